@@ -1,1 +1,18 @@
-//! Placeholder until the first module lands.
+//! An ingress gateway that is extended by uploading WebAssembly plugins.
+//!
+//! The house, from the street to the cellar (ARCHITECTURE.md tells more):
+//! [`app`] wires everything; [`config`] turns Istio resources ([`istio`]) into a [`snapshot`]; [`plugins`]
+//! is the control side of plugins; [`worker`] runs one thread per core, which serves requests ([`http`])
+//! from the snapshot and forwards them ([`upstream`]); [`telemetry`] counts and logs; [`admin`] answers operators.
+
+pub mod admin;
+pub mod app;
+pub mod cli;
+pub mod config;
+pub mod http;
+pub mod istio;
+pub mod plugins;
+pub mod snapshot;
+pub mod telemetry;
+pub mod upstream;
+pub mod worker;

@@ -1,1 +1,4 @@
-//! Placeholder until the first module lands.
+//! The proxy-wasm ABI on wasmtime.
+
+/// A plugin that is ready to be instantiated.
+pub struct Plugin;

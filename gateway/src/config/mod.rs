@@ -1,0 +1,1 @@
+//! (first module lands soon)
