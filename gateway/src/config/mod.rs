@@ -1,1 +1,4 @@
-//! (first module lands soon)
+//! The control side of configuration, a one-way street:
+//! source → store (last good per resource) → validate → compile → snapshot → published to the workers.
+
+pub mod problem;
