@@ -8,9 +8,11 @@
 pub mod admin;
 pub mod app;
 pub mod cli;
+mod clock;
 pub mod config;
 pub mod http;
 pub mod istio;
+pub mod net;
 pub mod plugins;
 pub mod snapshot;
 pub mod telemetry;

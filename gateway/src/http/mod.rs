@@ -1,1 +1,37 @@
-//! (first module lands soon)
+//! The request path, in the order in which a request meets it:
+//!
+//! | file | what happens |
+//! |---|---|
+//! | `connection` | one client connection: HTTP/1.1 or HTTP/2, its limits and timeouts, its end |
+//! | `service` | one request, from its head to the response that hyper writes |
+//! | `request` | the head is checked and normalised; forwarding headers are set |
+//! | `plugins` | request callbacks of the listener's plugins, and later the response callbacks in reverse |
+//! | `route` | the virtual host and route, resolved when first needed and again when a plugin changed the head |
+//! | `forward` | endpoint, rewrite, header edits, sending, trying again |
+//! | `reply`, `redirect` | answers that need no upstream |
+//! | `body` | bodies both ways, with back-pressure |
+//! | `record` | when all is over: metrics and the access log |
+//!
+//! `serving` is what a worker knows: the current configuration with its private pools and plugin instances.
+//! Nothing here knows Istio's resources. Nothing here is shared between threads.
+
+mod body;
+mod connection;
+mod forward;
+pub mod limits;
+mod plugins;
+mod record;
+mod redirect;
+mod reply;
+mod request;
+mod route;
+mod service;
+mod serving;
+
+pub(crate) use connection::{Connections, serve};
+pub(crate) use plugins::{PluginSet, Prepared, SpareOrder};
+pub use serving::Identity;
+pub(crate) use serving::{Config, Port, Worker};
+
+/// A cluster as this worker uses it.
+pub(crate) type Cluster = crate::upstream::Cluster<body::RequestBody>;

@@ -1,1 +1,29 @@
-//! (first module lands soon)
+//! Upstream: clusters as one worker sees them, their endpoints, and pools of connections.
+//!
+//! Everything here belongs to one worker thread (`Rc`, `Cell`); nothing is shared. HTTP/1 connections are
+//! lent to one request at a time together with hyper's connection future: the request, and then its
+//! response body, drive the connection themselves, so no task and no channel stands between the two
+//! sockets. An HTTP/2 connection carries many requests and therefore has a task of its own.
+//!
+//! This module knows neither routes nor plugins; it is generic over the request body it sends.
+
+mod body;
+mod cluster;
+mod connect;
+mod endpoint;
+mod error;
+mod http1;
+mod http2;
+pub mod limits;
+
+pub use body::ResponseBody;
+pub use cluster::Cluster;
+pub use endpoint::{Endpoint, Sent};
+pub use error::{Failure, UpstreamError};
+
+/// What a request body has to be.
+pub trait RequestBody: http_body::Body<Data = bytes::Bytes, Error = BodyError> + Unpin + 'static {}
+impl<B: http_body::Body<Data = bytes::Bytes, Error = BodyError> + Unpin + 'static> RequestBody for B {}
+
+/// Why a request body ended early.
+pub type BodyError = Box<dyn std::error::Error + Send + Sync>;

@@ -1,0 +1,204 @@
+//! Bodies in both directions. A body is pulled: nothing is read from one side before the other side has
+//! taken what came before, so a slow peer slows its counterpart and memory stays bounded.
+
+use std::{
+    cell::Cell,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::Sleep;
+
+use super::{plugins::FilteredBody, record::Record};
+use crate::{
+    telemetry::ResponseFlags,
+    upstream::{self, BodyError},
+};
+
+/// What is sent to an upstream.
+pub(super) enum RequestBody {
+    /// Nothing.
+    Empty,
+    /// What the client sends, as it comes.
+    Client(ClientBody),
+    /// What plugins make of it.
+    Filtered(Box<FilteredBody<ClientBody>>),
+}
+
+/// What the client sends, counted.
+pub(super) struct ClientBody {
+    incoming: Incoming,
+    bytes: Rc<Cell<u64>>,
+}
+
+impl ClientBody {
+    pub(super) fn new(incoming: Incoming, bytes: Rc<Cell<u64>>) -> Self {
+        Self { incoming, bytes }
+    }
+}
+
+impl Body for ClientBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let polled = Pin::new(&mut self.incoming).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &polled
+            && let Some(data) = frame.data_ref()
+        {
+            self.bytes.set(self.bytes.get() + data.len() as u64);
+        }
+        polled.map_err(Into::into)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut *self {
+            Self::Empty => Poll::Ready(None),
+            Self::Client(body) => Pin::new(body).poll_frame(cx),
+            Self::Filtered(body) => Pin::new(&mut **body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Client(body) => body.is_end_stream(),
+            Self::Filtered(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Client(body) => body.size_hint(),
+            Self::Filtered(body) => body.size_hint(),
+        }
+    }
+}
+
+/// An upstream's response as it comes.
+pub(super) type UpstreamBody = upstream::ResponseBody<RequestBody>;
+
+/// Where the bytes of a response come from.
+pub(super) enum Source {
+    /// Us; empty once sent.
+    Local(Bytes),
+    /// The upstream.
+    Upstream(UpstreamBody),
+    /// What plugins make of either.
+    Filtered(Box<FilteredBody<Box<Source>>>),
+}
+
+impl Body for Source {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut *self {
+            Self::Local(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Local(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Self::Upstream(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Self::Filtered(body) => Pin::new(&mut **body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Local(bytes) => bytes.is_empty(),
+            Self::Upstream(body) => body.is_end_stream(),
+            Self::Filtered(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Local(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Upstream(body) => body.size_hint(),
+            Self::Filtered(body) => body.size_hint(),
+        }
+    }
+}
+
+/// What the client gets. When it is dropped, the request is over.
+pub(super) struct ResponseBody {
+    source: Source,
+    record: Record,
+    /// The route's timeout covers the body too.
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl ResponseBody {
+    pub(super) fn new(source: Source, mut record: Record, deadline: Option<Pin<Box<Sleep>>>) -> Self {
+        record.complete = source.is_end_stream();
+        Self { source, record, deadline }
+    }
+
+    fn observe(&mut self, polled: &Poll<Option<Result<Frame<Bytes>, BodyError>>>) {
+        match polled {
+            Poll::Pending => {}
+            Poll::Ready(None) => self.record.complete = true,
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(data) = frame.data_ref() {
+                    self.record.response_body_bytes += data.len() as u64;
+                } else if let Some(trailers) = frame.trailers_ref() {
+                    self.record.grpc_status = trailers
+                        .get("grpc-status")
+                        .and_then(|value| value.to_str().ok()?.parse().ok())
+                        .or(self.record.grpc_status);
+                }
+                self.record.complete = self.source.is_end_stream();
+            }
+            Poll::Ready(Some(Err(error))) => {
+                tracing::debug!(%error, "response ended early");
+                if self.record.flags.is_empty() {
+                    self.record.flags = ResponseFlags::UPSTREAM_CONNECTION_TERMINATION;
+                    self.record.details = "upstream_reset_after_response_started{connection_termination}".into();
+                }
+            }
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        if let Some(deadline) = &mut this.deadline
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            this.record.flags = ResponseFlags::UPSTREAM_REQUEST_TIMEOUT;
+            this.record.details = "response_timeout".into();
+            return Poll::Ready(Some(Err("the timeout of the route has passed".into())));
+        }
+        let polled = Pin::new(&mut this.source).poll_frame(cx);
+        this.observe(&polled);
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.source.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.source.size_hint()
+    }
+}

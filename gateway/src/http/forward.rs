@@ -1,0 +1,307 @@
+//! Sending a request to an upstream: which cluster and endpoint, the edits on the way, trying again.
+
+use std::{net::SocketAddr, rc::Rc, time::Duration};
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, Version, header, response, uri::Scheme,
+};
+use proxy_wasm_host::RequestHead;
+use smallvec::SmallVec;
+
+use super::{
+    body::{RequestBody, UpstreamBody},
+    connection::Connection,
+    record::Record,
+    redirect,
+    reply::Reply,
+    request::named_by_connection,
+    route::authority,
+    serving::PinnedRoute,
+};
+use crate::{
+    snapshot::{Destination, Forward, TemplateContext, UpstreamProtocol},
+    telemetry::{Limit, ResponseFlags},
+    upstream::{Failure, Sent, UpstreamError},
+};
+
+static X_ENVOY_ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
+static X_ENVOY_ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
+static X_ENVOY_ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host");
+
+/// Attempts after the first when no connection can be made (Istio's default retry policy).
+const CONNECT_RETRIES: u32 = 2;
+/// Base of the randomised pause before such an attempt (Istio's default).
+const RETRY_BACKOFF: Duration = Duration::from_millis(25);
+
+/// An upstream's answer.
+pub(super) struct Answer {
+    pub(super) head: response::Parts,
+    pub(super) body: UpstreamBody,
+    /// Which of the route's destinations gave it.
+    pub(super) destination: usize,
+    pub(super) endpoint: SocketAddr,
+}
+
+/// Why there is no answer.
+pub(super) enum Failed {
+    /// Say this to the client.
+    Reply(Reply),
+    /// The client is gone or broke off its request.
+    Client,
+}
+
+/// The context of header values that contain operators.
+pub(super) fn template_context<'a>(
+    connection: &'a Connection,
+    version: Version,
+    head: Option<&'a RequestHead>,
+    route: &'a PinnedRoute,
+    upstream: Option<SocketAddr>,
+) -> TemplateContext<'a> {
+    TemplateContext {
+        remote: connection.remote,
+        local: connection.local,
+        protocol: super::record::protocol(version),
+        method: head.map_or("", |head| head.method.as_str()),
+        path: head.map_or("", |head| head.target.as_str()),
+        authority: head.map_or("", authority),
+        route_name: &route.route.name,
+        upstream,
+        hostname: &connection.worker.identity.hostname,
+    }
+}
+
+/// Sends a request along a route and waits for the head of the answer.
+pub(super) async fn send(
+    connection: &Connection,
+    version: Version,
+    mut head: RequestHead,
+    body: RequestBody,
+    route: &PinnedRoute,
+    forward: &Forward,
+    record: &mut Record,
+) -> Result<Answer, Failed> {
+    let (index, destination) = choose(forward).ok_or_else(no_cluster)?;
+    if let Some(log) = &mut record.log {
+        log.cluster = Some(destination.cluster_name.clone());
+    }
+    let (cluster, counted) = route.destinations.get(index).and_then(Option::as_ref).ok_or_else(no_cluster)?;
+    record.destination = Rc::clone(counted);
+    edit(connection, version, &mut head, route, forward, destination)?;
+
+    let settings = cluster.settings();
+    let counters = connection.worker.telemetry.counters();
+    let mut request = build(head, body, settings.protocol)?;
+    let mut retries = 0;
+    let mut fresh = false;
+    loop {
+        let Some(endpoint) = cluster.pick() else {
+            return Err(Failed::Reply(Reply::unavailable(
+                "no_healthy_upstream",
+                ResponseFlags::NO_HEALTHY_UPSTREAM,
+                "no healthy upstream",
+            )));
+        };
+        if let Some(log) = &mut record.log {
+            log.upstream = Some(endpoint.address());
+        }
+        // The upstream may close a kept connection at the very moment we use it. A request that may be
+        // repeated is then sent once more on a new connection; only for that is a copy kept.
+        let copy = (!fresh && endpoint.has_idle() && is_repeatable(&request)).then(|| repeat(&request));
+        let sent = endpoint.send(request, settings.protocol, settings.connect_timeout, fresh).await;
+        request = match (sent, copy) {
+            (Ok(Sent { response, local, reused }), _) => {
+                let counter =
+                    if reused { &counters.upstream_connections_reused } else { &counters.upstream_connections_total };
+                counter.inc();
+                if let Some(log) = &mut record.log {
+                    log.upstream_local = local;
+                }
+                let (head, body) = response.into_parts();
+                return Ok(Answer { head, body, destination: index, endpoint: endpoint.address() });
+            }
+            (Err(UpstreamError { failure: Failure::Reset { reused: true, .. }, .. }), Some(copy)) => {
+                fresh = true;
+                copy
+            }
+            (Err(UpstreamError { failure, request: Some(unsent) }), _) if failure.is_connect() => {
+                counters.upstream_connect_failures.inc();
+                if retries == CONNECT_RETRIES {
+                    return Err(failed(&failure, retries, connection, record));
+                }
+                tokio::time::sleep(RETRY_BACKOFF.mul_f64(fastrand::f64())).await;
+                unsent
+            }
+            (Err(UpstreamError { failure, .. }), _) => return Err(failed(&failure, retries, connection, record)),
+        };
+        retries += 1;
+        counters.upstream_retries.inc();
+        request.headers_mut().insert(&X_ENVOY_ATTEMPT_COUNT, HeaderValue::from(retries + 1));
+    }
+}
+
+fn no_cluster() -> Failed {
+    Failed::Reply(Reply::unavailable("cluster_not_found", ResponseFlags::NO_CLUSTER, ""))
+}
+
+/// A destination by weight; one that stands alone gets everything.
+fn choose(forward: &Forward) -> Option<(usize, &Destination)> {
+    match &*forward.destinations {
+        [only] => Some((0, only)),
+        several => {
+            let mut ticket = fastrand::u64(..forward.total_weight.max(1));
+            several.iter().enumerate().find(|(_, destination)| {
+                let weight = u64::from(destination.weight);
+                let hit = ticket < weight;
+                ticket = ticket.saturating_sub(weight);
+                hit
+            })
+        }
+    }
+}
+
+/// Rewrites and header edits of the route.
+fn edit(
+    connection: &Connection,
+    version: Version,
+    head: &mut RequestHead,
+    route: &PinnedRoute,
+    forward: &Forward,
+    destination: &Destination,
+) -> Result<(), Failed> {
+    let route_ops = &route.route.request_headers;
+    let ops = [&destination.request_headers, route_ops];
+    if ops.iter().any(|ops| !ops.is_empty()) {
+        let mut headers = std::mem::take(&mut head.headers);
+        // Operators see the request as it is before this step.
+        let host = headers.get(header::HOST).cloned();
+        let context = TemplateContext {
+            authority: host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default(),
+            ..template_context(connection, version, Some(head), route, None)
+        };
+        for ops in ops {
+            ops.apply(&mut headers, &context);
+        }
+        head.headers = headers;
+    }
+    if let Some(rewrite) = &forward.path_rewrite {
+        let rewritten = redirect::rewrite(&head.target, rewrite)
+            .ok_or_else(|| Failed::Reply(Reply::bad_request("path_rewrite_failed")))?;
+        let original = std::mem::replace(&mut head.target, rewritten);
+        if let Ok(original) = HeaderValue::from_str(original.as_str()) {
+            head.headers.insert(&X_ENVOY_ORIGINAL_PATH, original);
+        }
+    }
+    if let Some(rewritten) = &forward.authority_rewrite
+        && let Some(original) = head.headers.insert(header::HOST, rewritten.clone())
+    {
+        head.headers.insert(&X_ENVOY_ORIGINAL_HOST, original);
+    }
+    head.headers.insert(&X_ENVOY_ATTEMPT_COUNT, HeaderValue::from_static("1"));
+    Ok(())
+}
+
+/// The request in the form that the upstream's protocol wants.
+fn build(head: RequestHead, body: RequestBody, protocol: UpstreamProtocol) -> Result<Request<RequestBody>, Failed> {
+    let RequestHead { method, target, mut headers, .. } = head;
+    let mut request = Request::new(body);
+    *request.method_mut() = method;
+    match protocol {
+        UpstreamProtocol::Http1 => *request.uri_mut() = Uri::from(target),
+        UpstreamProtocol::Http2 => {
+            let mut uri = http::uri::Parts::default();
+            uri.scheme = Some(Scheme::HTTP);
+            uri.authority = headers.remove(header::HOST).and_then(|host| host.as_bytes().try_into().ok());
+            uri.path_and_query = Some(target);
+            *request.uri_mut() =
+                Uri::from_parts(uri).map_err(|_| Failed::Reply(Reply::bad_request("invalid_host")))?;
+            *request.version_mut() = Version::HTTP_2;
+        }
+    }
+    *request.headers_mut() = headers;
+    Ok(request)
+}
+
+/// Whether sending a request twice does no harm (RFC 9110 9.2.2), and we still have all of it.
+fn is_repeatable(request: &Request<RequestBody>) -> bool {
+    matches!(request.body(), RequestBody::Empty)
+        && matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE)
+}
+
+/// A second copy of a request without a body.
+fn repeat(request: &Request<RequestBody>) -> Request<RequestBody> {
+    let mut copy = Request::new(RequestBody::Empty);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    copy
+}
+
+/// Envoy's words for a failure.
+fn failed(failure: &Failure, retries: u32, connection: &Connection, record: &mut Record) -> Failed {
+    let mut flags = ResponseFlags::NONE;
+    let (flag, details, body) = match failure {
+        Failure::RequestBody(_) => return Failed::Client,
+        Failure::Connect(_) => (
+            ResponseFlags::UPSTREAM_CONNECTION_FAILURE,
+            "upstream_reset_before_response_started{remote_connection_failure}",
+            "upstream connect error or disconnect/reset before headers. retried and the latest reset reason: \
+             remote connection failure",
+        ),
+        Failure::ConnectTimeout => {
+            connection.worker.telemetry.counters().limit_exceeded(Limit::UpstreamConnectTime);
+            (
+                ResponseFlags::UPSTREAM_CONNECTION_FAILURE,
+                "upstream_reset_before_response_started{connection_timeout}",
+                "upstream connect error or disconnect/reset before headers. retried and the latest reset reason: \
+                 connection timeout",
+            )
+        }
+        Failure::Reset { .. } => (
+            ResponseFlags::UPSTREAM_CONNECTION_TERMINATION,
+            "upstream_reset_before_response_started{connection_termination}",
+            "upstream connect error or disconnect/reset before headers. reset reason: connection termination",
+        ),
+        Failure::Protocol(_) => (
+            ResponseFlags::UPSTREAM_PROTOCOL_ERROR,
+            "upstream_reset_before_response_started{protocol_error}",
+            "upstream connect error or disconnect/reset before headers. reset reason: protocol error",
+        ),
+    };
+    flags.insert(flag);
+    if failure.is_connect() && retries == CONNECT_RETRIES {
+        flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
+    }
+    if let Some(log) = &mut record.log {
+        log.upstream_failure = Some(failure.to_string());
+    }
+    tracing::debug!(%failure, "no answer from upstream");
+    let mut reply = Reply::unavailable(details, flags, body);
+    if matches!(failure, Failure::Protocol(_)) {
+        reply.status = StatusCode::BAD_GATEWAY;
+    }
+    Failed::Reply(reply)
+}
+
+/// Headers of an answer that belong to the upstream's connection (RFC 9110 7.6.1), removed in one pass.
+/// Returns the size of all fields.
+pub(super) fn clean_answer(headers: &mut HeaderMap) -> u64 {
+    let mut bytes = 0;
+    let mut gone: SmallVec<[HeaderName; 8]> = SmallVec::new();
+    for (name, value) in headers.iter() {
+        bytes += name.as_str().len() + value.len() + 4;
+        match name.as_str() {
+            "connection" => {
+                named_by_connection(value, &mut gone);
+            }
+            "keep-alive" | "proxy-connection" | "transfer-encoding" | "upgrade" => {}
+            _ => continue,
+        }
+        gone.push(name.clone());
+    }
+    for name in gone {
+        headers.remove(name);
+    }
+    bytes as u64
+}

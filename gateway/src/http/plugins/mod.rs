@@ -1,0 +1,14 @@
+//! Plugins on the request path of one worker.
+//!
+//! `vm` keeps a plugin's instance and its spares; `filters` takes one stream through the callbacks of a
+//! chain; `body` does the same for a body while it streams. The ABI itself is the business of
+//! `proxy-wasm-host`; here its effects are carried out.
+
+mod body;
+mod filters;
+mod vm;
+
+pub(super) use body::FilteredBody;
+pub(super) use filters::{Direction, Filters, Interrupted};
+pub(super) use vm::Link;
+pub(crate) use vm::{PluginSet, Prepared, SpareOrder};

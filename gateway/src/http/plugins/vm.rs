@@ -1,0 +1,344 @@
+//! A plugin version on one worker: the instance that serves, and configured spares.
+//!
+//! A trap kills the instance. The streams that were in it fail by the plugin's policy, the next request
+//! takes the spare, and another spare is ordered from the control side, where start-up code may take its
+//! time. Until it comes the plugin's streams fail by policy: a crash never turns protection off.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    rc::{Rc, Weak},
+    sync::Arc,
+    task::Waker,
+    time::{Duration, Instant},
+};
+
+use proxy_wasm_host::{Callbacks, ContextId, Instance, Trap, TrapKind};
+use tokio::{sync::mpsc, task::AbortHandle};
+
+use crate::{
+    snapshot::{self, Code, FailStrategy, PluginId},
+    telemetry::{Callback, Limit, PluginStats, WorkerTelemetry},
+};
+
+/// A tick shorter than this would keep a worker busy with nothing else.
+const SHORTEST_TICK: Duration = Duration::from_millis(10);
+
+/// Wish for one more configured instance.
+pub(crate) struct SpareOrder {
+    /// Which worker wants it.
+    pub(crate) worker: usize,
+    /// Of which version.
+    pub(crate) id: PluginId,
+    /// What to instantiate.
+    pub(crate) plugin: proxy_wasm_host::Plugin,
+}
+
+/// Configured instances of one plugin version for one worker.
+pub(crate) struct Prepared {
+    /// Which version.
+    pub(crate) id: PluginId,
+    /// The first serves, the others are spares.
+    pub(crate) instances: Vec<Instance>,
+}
+
+/// All plugin versions of a worker.
+pub(crate) struct PluginSet {
+    worker: usize,
+    orders: mpsc::UnboundedSender<SpareOrder>,
+    telemetry: Rc<WorkerTelemetry>,
+    live: RefCell<HashMap<PluginId, Rc<Live>>>,
+}
+
+/// A plugin's place in the chain of a listener.
+pub(crate) struct Link {
+    pub(super) live: Rc<Live>,
+    pub(super) fail: FailStrategy,
+}
+
+impl PluginSet {
+    pub(crate) fn new(
+        worker: usize,
+        orders: mpsc::UnboundedSender<SpareOrder>,
+        telemetry: Rc<WorkerTelemetry>,
+    ) -> Self {
+        Self { worker, orders, telemetry, live: RefCell::default() }
+    }
+
+    /// Takes over new versions, before a configuration refers to them.
+    pub(crate) fn install(&self, plugins: &[Arc<snapshot::Plugin>], prepared: Vec<Prepared>) {
+        let mut instances: HashMap<_, _> = prepared.into_iter().map(|ready| (ready.id, ready.instances)).collect();
+        let mut live = self.live.borrow_mut();
+        for plugin in plugins {
+            if !live.contains_key(&plugin.id) {
+                let ready = instances.remove(&plugin.id).unwrap_or_default();
+                live.insert(plugin.id, Live::new(plugin, ready, self));
+            }
+        }
+    }
+
+    /// Forgets versions that the current configuration does not use; streams in flight keep theirs.
+    pub(crate) fn retain(&self, plugins: &[Arc<snapshot::Plugin>]) {
+        self.live.borrow_mut().retain(|id, _| plugins.iter().any(|plugin| plugin.id == *id));
+    }
+
+    /// A spare has come.
+    pub(crate) fn add_spare(&self, id: PluginId, spare: Option<Instance>) {
+        if let Some(live) = self.live.borrow().get(&id) {
+            live.ordered.set(false);
+            if let Some(spare) = spare {
+                live.spares.borrow_mut().push(spare);
+            }
+        }
+    }
+
+    /// The place of a plugin in a chain.
+    pub(crate) fn link(&self, plugin: &Arc<snapshot::Plugin>) -> Link {
+        let known = self.live.borrow().get(&plugin.id).map(Rc::clone);
+        let live = known.unwrap_or_else(|| {
+            let live = Live::new(plugin, Vec::new(), self);
+            self.live.borrow_mut().insert(plugin.id, Rc::clone(&live));
+            live
+        });
+        Link { live, fail: plugin.fail_strategy }
+    }
+}
+
+/// One plugin version.
+pub(super) struct Live {
+    pub(super) id: PluginId,
+    /// `namespace/name`
+    pub(super) name: String,
+    /// What can be instantiated; `None`: nothing could be loaded.
+    plugin: Option<proxy_wasm_host::Plugin>,
+    pub(super) callbacks: Callbacks,
+    pub(super) stats: Rc<PluginStats>,
+    telemetry: Rc<WorkerTelemetry>,
+    current: RefCell<Option<Rc<Vm>>>,
+    spares: RefCell<Vec<Instance>>,
+    ordered: Cell<bool>,
+    orders: mpsc::UnboundedSender<SpareOrder>,
+    worker: usize,
+}
+
+impl Live {
+    fn new(plugin: &snapshot::Plugin, mut instances: Vec<Instance>, set: &PluginSet) -> Rc<Self> {
+        instances.reverse();
+        let code = match &plugin.code {
+            Code::Loaded(plugin) => Some(plugin.clone()),
+            Code::Unavailable { .. } => None,
+        };
+        Rc::new(Self {
+            id: plugin.id,
+            name: format!("{}/{}", plugin.namespace, plugin.name),
+            callbacks: code.as_ref().map(|plugin| plugin.module().callbacks()).unwrap_or_default(),
+            plugin: code,
+            stats: set.telemetry.plugin(&plugin.namespace, &plugin.name, &plugin.digest),
+            telemetry: Rc::clone(&set.telemetry),
+            current: RefCell::default(),
+            spares: RefCell::new(instances),
+            ordered: Cell::new(false),
+            orders: set.orders.clone(),
+            worker: set.worker,
+        })
+    }
+
+    /// Whether there is code at all.
+    pub(super) fn is_loaded(&self) -> bool {
+        self.plugin.is_some()
+    }
+
+    /// The module may change bodies, so their length is not known before they have passed.
+    pub(super) fn edits_bodies(&self) -> bool {
+        self.plugin.as_ref().is_some_and(|plugin| plugin.module().edits_bodies())
+    }
+
+    /// The instance for a new stream; `None` while a crashed one is being replaced.
+    pub(super) fn vm(self: &Rc<Self>) -> Option<Rc<Vm>> {
+        if let Some(vm) = &*self.current.borrow()
+            && !vm.dead.get()
+        {
+            return Some(Rc::clone(vm));
+        }
+        let next = self.spares.borrow_mut().pop().map(|instance| Vm::new(instance, self));
+        if self.spares.borrow().is_empty() && !self.ordered.get() {
+            self.order();
+        }
+        if next.is_none() {
+            self.telemetry.counters().limit_exceeded(Limit::PluginInstances);
+        }
+        self.current.replace(next.clone());
+        next
+    }
+
+    fn order(&self) {
+        if let Some(plugin) = &self.plugin {
+            let order = SpareOrder { worker: self.worker, id: self.id, plugin: plugin.clone() };
+            // Fails only while everything is shutting down.
+            self.ordered.set(self.orders.send(order).is_ok());
+        }
+    }
+}
+
+/// An instance and the streams that wait in it.
+pub(super) struct Vm {
+    instance: RefCell<Instance>,
+    live: Weak<Live>,
+    stats: Rc<PluginStats>,
+    telemetry: Rc<WorkerTelemetry>,
+    name: String,
+    pub(super) dead: Cell<bool>,
+    waiting: RefCell<HashMap<ContextId, Waker>>,
+    ticks: bool,
+    period: Cell<Option<Duration>>,
+    ticker: RefCell<Option<AbortHandle>>,
+}
+
+impl Vm {
+    fn new(instance: Instance, live: &Rc<Live>) -> Rc<Self> {
+        let vm = Rc::new(Self {
+            instance: RefCell::new(instance),
+            live: Rc::downgrade(live),
+            stats: Rc::clone(&live.stats),
+            telemetry: Rc::clone(&live.telemetry),
+            name: live.name.clone(),
+            dead: Cell::new(false),
+            waiting: RefCell::default(),
+            ticks: live.callbacks.tick,
+            period: Cell::new(None),
+            ticker: RefCell::default(),
+        });
+        vm.stats.memory(vm.instance.borrow().memory_bytes());
+        vm.update_ticker();
+        vm
+    }
+
+    /// Works on the instance without running plugin code.
+    pub(super) fn with<R>(&self, work: impl FnOnce(&mut Instance) -> R) -> R {
+        work(&mut self.instance.borrow_mut())
+    }
+
+    /// Runs a callback: measures it, wakes the streams it resumed, and buries the instance if it trapped.
+    pub(super) fn call<R, E: Failure>(
+        self: &Rc<Self>,
+        which: Callback,
+        callback: impl FnOnce(&mut Instance) -> Result<R, E>,
+    ) -> Result<R, E> {
+        let started = Instant::now();
+        let result = callback(&mut self.instance.borrow_mut());
+        self.stats.callback(which, started.elapsed());
+        if let Err(failure) = &result {
+            self.bury(failure.trap());
+        } else {
+            for context in self.instance.borrow_mut().take_woken() {
+                if let Some(stream) = self.waiting.borrow_mut().remove(&context) {
+                    stream.wake();
+                }
+            }
+            if self.ticks {
+                self.update_ticker();
+            }
+        }
+        result
+    }
+
+    /// Wakes `waker` when something happens to a stream that is paused here.
+    pub(super) fn wait(&self, context: ContextId, waker: &Waker) {
+        self.waiting.borrow_mut().insert(context, waker.clone());
+    }
+
+    pub(super) fn forget(&self, context: ContextId) {
+        self.waiting.borrow_mut().remove(&context);
+    }
+
+    /// A trap has ended this instance: everybody who waits in it has to know.
+    fn bury(&self, trap: &Trap) {
+        if trap.kind == TrapKind::Detached || self.dead.replace(true) {
+            return;
+        }
+        match trap.kind {
+            TrapKind::CpuDeadline => {
+                self.stats.deadline();
+                self.telemetry.counters().limit_exceeded(Limit::PluginCpuTime);
+            }
+            TrapKind::WallDeadline => {
+                self.stats.deadline();
+                self.telemetry.counters().limit_exceeded(Limit::PluginWallTime);
+            }
+            TrapKind::Memory => {
+                self.stats.trap();
+                self.telemetry.counters().limit_exceeded(Limit::PluginMemory);
+            }
+            TrapKind::Trap | TrapKind::Exit | TrapKind::Detached => self.stats.trap(),
+        }
+        tracing::warn!(
+            plugin = %self.name, kind = %trap.kind, callback = trap.callback, message = %trap.message,
+            "plugin instance failed and is replaced; its streams fail by their failStrategy"
+        );
+        if let Some(ticker) = self.ticker.borrow_mut().take() {
+            ticker.abort();
+        }
+        for (_, stream) in self.waiting.borrow_mut().drain() {
+            stream.wake();
+        }
+        // The next request must not be the one that finds out.
+        if let Some(live) = self.live.upgrade() {
+            live.vm();
+        }
+    }
+
+    /// Follows the plugin's wish to be called regularly.
+    fn update_ticker(self: &Rc<Self>) {
+        let period = self.instance.borrow().tick_period();
+        if self.period.replace(period) == period {
+            return;
+        }
+        let ticker = period.map(|period| {
+            let vm = Rc::downgrade(self);
+            let period = period.max(SHORTEST_TICK);
+            tokio::task::spawn_local(async move {
+                loop {
+                    tokio::time::sleep(period).await;
+                    let Some(vm) = vm.upgrade() else { return };
+                    if vm.call(Callback::Tick, Instance::on_tick).is_err() {
+                        return;
+                    }
+                }
+            })
+            .abort_handle()
+        });
+        if let Some(old) = self.ticker.replace(ticker) {
+            old.abort();
+        }
+    }
+
+    pub(super) fn record_memory(&self) {
+        self.stats.memory(self.instance.borrow().memory_bytes());
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        if let Some(ticker) = self.ticker.borrow_mut().take() {
+            ticker.abort();
+        }
+    }
+}
+
+/// What a failed callback says.
+pub(super) trait Failure {
+    /// How the instance died.
+    fn trap(&self) -> &Trap;
+}
+
+impl Failure for Trap {
+    fn trap(&self) -> &Trap {
+        self
+    }
+}
+
+impl<T> Failure for (T, Trap) {
+    fn trap(&self) -> &Trap {
+        &self.1
+    }
+}

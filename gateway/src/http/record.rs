@@ -1,0 +1,194 @@
+//! What is remembered of a request until it is over: then it is counted and logged, whatever way it ended.
+
+use std::{
+    borrow::Cow,
+    cell::Cell,
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use http::{HeaderMap, header, request::Parts};
+use proxy_wasm_host::RequestHead;
+
+use super::{
+    connection::Connection,
+    plugins::Filters,
+    request::{X_FORWARDED_FOR, X_REQUEST_ID},
+};
+use crate::telemetry::{Destination, Entry, Observation, RequestProtocol, ResponseFlags};
+
+/// Follows a request; dropping it is the end of the request.
+pub(super) struct Record {
+    connection: Rc<Connection>,
+    started: Instant,
+    grpc: bool,
+    /// Status sent to the client; 0 as long as none was.
+    pub(super) code: u16,
+    pub(super) flags: ResponseFlags,
+    /// `%RESPONSE_CODE_DETAILS%`
+    pub(super) details: Cow<'static, str>,
+    pub(super) destination: Rc<Destination>,
+    pub(super) request_head_bytes: u64,
+    pub(super) request_body_bytes: Option<Rc<Cell<u64>>>,
+    pub(super) response_head_bytes: u64,
+    pub(super) response_body_bytes: u64,
+    pub(super) grpc_status: Option<u16>,
+    /// Whether the whole response was handed to the connection.
+    pub(super) complete: bool,
+    /// Told that the stream has ended.
+    pub(super) filters: Option<Rc<Filters>>,
+    /// Only if there is an access log.
+    pub(super) log: Option<Box<LogFields>>,
+}
+
+/// Copies of what the access log prints. Copies, because a kept header value would keep hyper's read buffer.
+#[derive(Default)]
+pub(super) struct LogFields {
+    wall: Option<SystemTime>,
+    method: String,
+    pub(super) path: String,
+    protocol: &'static str,
+    authority: Option<Vec<u8>>,
+    user_agent: Option<Vec<u8>>,
+    forwarded_for: Option<Vec<u8>>,
+    request_id: Option<Vec<u8>>,
+    pub(super) route: Option<Arc<str>>,
+    pub(super) cluster: Option<Arc<str>>,
+    pub(super) upstream: Option<SocketAddr>,
+    pub(super) upstream_local: Option<SocketAddr>,
+    pub(super) upstream_time: Option<Duration>,
+    pub(super) upstream_failure: Option<String>,
+}
+
+impl Record {
+    /// A request has arrived.
+    pub(super) fn start(connection: &Rc<Connection>, parts: &Parts, grpc: bool) -> Self {
+        connection.activity.begin();
+        connection.worker.telemetry.counters().requests_in_flight.inc();
+        let log = connection.worker.telemetry.access_log().map(|_| {
+            Box::new(LogFields {
+                wall: Some(SystemTime::now()),
+                method: parts.method.as_str().to_owned(),
+                path: parts.uri.path_and_query().map(|path| path.as_str().to_owned()).unwrap_or_default(),
+                protocol: protocol(parts.version),
+                authority: parts
+                    .uri
+                    .authority()
+                    .map(|authority| authority.as_str().as_bytes().to_vec())
+                    .or_else(|| copy(&parts.headers, &header::HOST)),
+                user_agent: copy(&parts.headers, &header::USER_AGENT),
+                ..LogFields::default()
+            })
+        });
+        Self {
+            started: Instant::now(),
+            grpc,
+            code: 0,
+            flags: ResponseFlags::NONE,
+            details: Cow::Borrowed(""),
+            destination: Rc::clone(&connection.worker.nowhere),
+            request_head_bytes: 0,
+            request_body_bytes: None,
+            response_head_bytes: 0,
+            response_body_bytes: 0,
+            grpc_status: None,
+            complete: false,
+            filters: None,
+            log,
+            connection: Rc::clone(connection),
+        }
+    }
+
+    /// The head was accepted: the forwarding headers are in it now.
+    pub(super) fn admitted(&mut self, head: &RequestHead, bytes: u64) {
+        self.request_head_bytes = bytes;
+        if let Some(log) = &mut self.log {
+            log.forwarded_for = copy(&head.headers, &X_FORWARDED_FOR);
+            log.request_id = copy(&head.headers, &X_REQUEST_ID);
+        }
+    }
+
+    /// Since the request arrived.
+    pub(super) fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    pub(super) fn started(&self) -> Instant {
+        self.started
+    }
+
+    pub(super) fn is_grpc(&self) -> bool {
+        self.grpc
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        if !self.complete {
+            if self.flags.is_empty() {
+                self.flags = ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION;
+                self.details = Cow::Borrowed("downstream_remote_disconnect");
+            }
+        }
+        let duration = self.started.elapsed();
+        let worker = &self.connection.worker;
+        let request_body = self.request_body_bytes.as_ref().map_or(0, |count| count.get());
+        self.destination.observe(&Observation {
+            protocol: if self.grpc { RequestProtocol::Grpc } else { RequestProtocol::Http },
+            code: self.code,
+            flags: self.flags,
+            grpc_status: self.grpc_status,
+            duration,
+            request_bytes: self.request_head_bytes + request_body,
+            response_bytes: self.response_head_bytes + self.response_body_bytes,
+        });
+        if let Some(filters) = self.filters.take() {
+            filters.close(self.code, self.flags, &self.details, duration);
+        }
+        worker.telemetry.counters().requests_in_flight.dec();
+        self.connection.activity.end();
+        if let (Some(log), Some(writer)) = (&self.log, worker.telemetry.access_log()) {
+            writer.log(&Entry {
+                start: log.wall.unwrap_or(SystemTime::UNIX_EPOCH),
+                duration,
+                method: &log.method,
+                path: log.path.as_bytes(),
+                protocol: log.protocol,
+                code: self.code,
+                flags: self.flags,
+                code_details: &self.details,
+                connection_termination_details: "",
+                upstream_transport_failure_reason: log.upstream_failure.as_deref().unwrap_or_default(),
+                bytes_received: request_body,
+                bytes_sent: self.response_body_bytes,
+                upstream_service_time: log.upstream_time.map(|time| time.as_millis() as u64),
+                x_forwarded_for: log.forwarded_for.as_deref(),
+                user_agent: log.user_agent.as_deref(),
+                request_id: log.request_id.as_deref(),
+                authority: log.authority.as_deref(),
+                upstream_host: log.upstream,
+                upstream_cluster: log.cluster.as_deref().unwrap_or_default(),
+                upstream_local_address: log.upstream_local,
+                downstream_local_address: Some(self.connection.local),
+                downstream_remote_address: Some(self.connection.remote),
+                requested_server_name: None,
+                route_name: log.route.as_deref().unwrap_or_default(),
+            });
+        }
+    }
+}
+
+fn copy(headers: &HeaderMap, name: &header::HeaderName) -> Option<Vec<u8>> {
+    headers.get(name).map(|value| value.as_bytes().to_vec())
+}
+
+/// As Envoy's `%PROTOCOL%`.
+pub(super) fn protocol(version: http::Version) -> &'static str {
+    match version {
+        http::Version::HTTP_2 => "HTTP/2",
+        http::Version::HTTP_10 => "HTTP/1.0",
+        _ => "HTTP/1.1",
+    }
+}

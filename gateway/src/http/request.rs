@@ -1,0 +1,437 @@
+//! The head of a request: checked, brought into one normal form, and given its forwarding headers.
+//!
+//! The form that leaves here is what routes match, plugins see and upstreams get: path normalised, `host`
+//! always present and in the header map, hop-by-hop and internal headers gone. What hyper cannot tell any
+//! more (both framing headers, bare line feeds, …) is the business of a guard in front of hyper.
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header,
+    request::Parts,
+    uri::{Authority, PathAndQuery},
+};
+use proxy_wasm_host::{RequestHead, Scheme};
+use smallvec::SmallVec;
+
+use super::{connection::Connection, limits, reply::Reply};
+use crate::telemetry::ResponseFlags;
+
+pub(super) static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub(super) static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+static X_ENVOY_EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
+
+/// Methods that are passed on (those that Envoy's HTTP/1 codec knows). TRACE and CONNECT are answered.
+const EXTENSION_METHODS: &[&str] = &[
+    "ACL", "BIND", "CHECKOUT", "COPY", "LINK", "LOCK", "M-SEARCH", "MERGE", "MKACTIVITY", "MKCALENDAR", "MKCOL",
+    "MOVE", "NOTIFY", "PROPFIND", "PROPPATCH", "PURGE", "REBIND", "REPORT", "SEARCH", "SOURCE", "SUBSCRIBE", "UNBIND",
+    "UNLINK", "UNLOCK", "UNSUBSCRIBE",
+];
+
+/// A head in its normal form.
+pub(super) struct Admitted {
+    pub(super) head: RequestHead,
+    /// Size of the header fields as they arrived.
+    pub(super) bytes: u64,
+}
+
+/// Checks and normalises a head.
+pub(super) fn admit(parts: Parts, connection: &Connection) -> Result<Admitted, Reply> {
+    let Parts { method, uri, version, mut headers, .. } = parts;
+    if version < Version::HTTP_11 {
+        return Err(Reply::new(StatusCode::UPGRADE_REQUIRED, "low_version", ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR)
+            .with_body("Upgrade Required")
+            .closing());
+    }
+    check_method(&method)?;
+    let uri = uri.into_parts();
+    set_host(&mut headers, uri.authority.as_ref(), version)?;
+    let target = match uri.path_and_query {
+        Some(target) if method == Method::OPTIONS && target.as_str() == "*" => {
+            drop(target);
+            return Err(Reply::new(StatusCode::NOT_FOUND, "absolute_path_rejected", ResponseFlags::NONE));
+        }
+        Some(target) => normalise(target)?,
+        // Absolute form without a path.
+        None => PathAndQuery::from_static("/"),
+    };
+    let bytes = clean(&mut headers)?;
+    set_forwarding_headers(&mut headers, connection);
+    Ok(Admitted { head: RequestHead { method, target, scheme: Scheme::Http, headers }, bytes })
+}
+
+fn check_method(method: &Method) -> Result<(), Reply> {
+    match *method {
+        Method::GET | Method::HEAD | Method::POST | Method::PUT | Method::DELETE | Method::OPTIONS | Method::PATCH => {
+            Ok(())
+        }
+        Method::CONNECT => Err(Reply::not_found()),
+        Method::TRACE => {
+            Err(Reply::new(StatusCode::METHOD_NOT_ALLOWED, "trace_rejected", ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR))
+        }
+        _ if EXTENSION_METHODS.contains(&method.as_str()) => Ok(()),
+        _ => Err(Reply::bad_request("http1.codec_error")),
+    }
+}
+
+/// Exactly one valid host, in the header map. An absolute target and HTTP/2's `:authority` win over the
+/// header, which must then agree or be absent in HTTP/2 (RFC 9112 3.2.2, RFC 9113 8.3.1).
+fn set_host(headers: &mut HeaderMap, authority: Option<&Authority>, version: Version) -> Result<(), Reply> {
+    let mut values = headers.get_all(header::HOST).iter();
+    let (first, second) = (values.next(), values.next());
+    if second.is_some() {
+        return Err(Reply::bad_request("http1.codec_error"));
+    }
+    if let Some(authority) = authority {
+        let name = authority.as_str();
+        if version == Version::HTTP_2
+            && first.is_some_and(|host| !host.as_bytes().eq_ignore_ascii_case(name.as_bytes()))
+        {
+            return Err(Reply::bad_request("http2.conflicting_host"));
+        }
+        if first.is_none_or(|host| host.as_bytes() != name.as_bytes()) {
+            let value = HeaderValue::try_from(name).map_err(|_| Reply::bad_request("invalid_host"))?;
+            headers.insert(header::HOST, value);
+        }
+    }
+    match headers.get(header::HOST) {
+        None => Err(Reply::bad_request("missing_host_header")),
+        Some(host) if is_authority(host.as_bytes()) => Ok(()),
+        Some(_) => Err(Reply::bad_request("invalid_host")),
+    }
+}
+
+/// `host [ ":" port ]` without user information (RFC 3986 3.2). Names are as long as DNS allows.
+fn is_authority(text: &[u8]) -> bool {
+    let (host, port) = match text {
+        [b'[', rest @ ..] => {
+            let Some(end) = rest.iter().position(|byte| *byte == b']') else { return false };
+            let (address, behind) = rest.split_at(end);
+            let valid = str::from_utf8(address).is_ok_and(|text| text.parse::<std::net::Ipv6Addr>().is_ok());
+            match (valid, &behind[1..]) {
+                (true, []) => return true,
+                (true, [b':', port @ ..]) => (b"v6".as_slice(), port),
+                _ => return false,
+            }
+        }
+        _ => match text.iter().position(|byte| *byte == b':') {
+            Some(colon) => (&text[..colon], &text[colon + 1..]),
+            None => (text, b"".as_slice()),
+        },
+    };
+    let name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=%".contains(byte);
+    !host.is_empty()
+        && host.len() <= 255
+        && host.iter().all(name)
+        && port.len() <= 5
+        && port.iter().all(u8::is_ascii_digit)
+}
+
+/// Istio's BASE normalisation: dot segments resolved, `\` becomes `/`, escapes of unreserved characters are
+/// decoded, `%2F` and `//` stay. `%00` and bytes that do not belong into a target are refused. One pass
+/// decides whether there is anything to do; for almost every request there is not.
+fn normalise(target: PathAndQuery) -> Result<PathAndQuery, Reply> {
+    let bytes = target.as_str().as_bytes();
+    if bytes.first() != Some(&b'/') {
+        return Err(Reply::bad_request("path_normalization_failed"));
+    }
+    let mut work = false;
+    let mut in_path = true;
+    for (at, byte) in bytes.iter().enumerate() {
+        match byte {
+            b'?' => in_path = false,
+            0..=0x20 | 0x7f.. | b'#' => return Err(Reply::bad_request("path_normalization_failed")),
+            b'%' | b'\\' if in_path => work = true,
+            b'.' if in_path && bytes.get(at.wrapping_sub(1)) == Some(&b'/') => work = true,
+            _ => {}
+        }
+    }
+    if !work {
+        return Ok(target);
+    }
+    let path = normal_path(target.path()).ok_or_else(|| Reply::bad_request("path_normalization_failed"))?;
+    let text = match target.query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path,
+    };
+    PathAndQuery::try_from(text).map_err(|_| Reply::bad_request("path_normalization_failed"))
+}
+
+/// `None` if the path has an escaped NUL.
+fn normal_path(path: &str) -> Option<String> {
+    let mut plain = Vec::with_capacity(path.len());
+    let bytes = path.as_bytes();
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        let escape = || {
+            let digit = |byte: &u8| char::from(*byte).to_digit(16);
+            Some((digit(bytes.get(at + 1)?)? * 16 + digit(bytes.get(at + 2)?)?) as u8)
+        };
+        match byte {
+            b'\\' => plain.push(b'/'),
+            b'%' => match escape() {
+                Some(0) => return None,
+                Some(code) if code.is_ascii_alphanumeric() || b"-._~".contains(&code) => {
+                    plain.push(code);
+                    at += 2;
+                }
+                _ => plain.push(byte),
+            },
+            _ => plain.push(byte),
+        }
+        at += 1;
+    }
+    let plain = String::from_utf8(plain).ok()?;
+    let mut segments: Vec<&str> = Vec::new();
+    let mut rest = plain.strip_prefix('/').unwrap_or(&plain).split('/').peekable();
+    while let Some(segment) = rest.next() {
+        let last = rest.peek().is_none();
+        match segment {
+            "." | ".." => {
+                if segment == ".." {
+                    segments.pop();
+                }
+                if last {
+                    segments.push("");
+                }
+            }
+            _ => segments.push(segment),
+        }
+    }
+    Some(format!("/{}", segments.join("/")))
+}
+
+/// Removes headers that belong to one connection or that only we may set, in one pass over the names.
+/// Returns the size of all fields as they arrived. An upgrade that we do not do is answered.
+fn clean(headers: &mut HeaderMap) -> Result<u64, Reply> {
+    if headers.len() > limits::MAX_HEADERS {
+        return Err(too_large("http2.too_many_headers"));
+    }
+    let mut bytes = 0;
+    let mut gone: SmallVec<[HeaderName; 8]> = SmallVec::new();
+    let mut upgrade = None;
+    for (name, value) in headers.iter() {
+        bytes += name.as_str().len() + value.len() + 4;
+        match name.as_str() {
+            "connection" => {
+                let upgrades = named_by_connection(value, &mut gone);
+                upgrade = upgrade.or(upgrades.then_some(()));
+            }
+            "keep-alive" | "proxy-connection" | "transfer-encoding" | "upgrade" | "http2-settings" | "expect"
+            | "x-forwarded-client-cert" => {}
+            "te" if value.as_bytes().eq_ignore_ascii_case(b"trailers") => continue,
+            "te" => {}
+            "referer" if is_private_referer(value.as_bytes()) => {}
+            name if name.starts_with("x-envoy-") => {}
+            _ => continue,
+        }
+        gone.push(name.clone());
+    }
+    if bytes > limits::MAX_HEAD_BYTES {
+        return Err(too_large("http2.headers_too_large"));
+    }
+    if upgrade.is_some() && is_foreign_upgrade(headers) {
+        return Err(Reply::new(StatusCode::FORBIDDEN, "upgrade_failed", ResponseFlags::NONE).closing());
+    }
+    for name in gone {
+        headers.remove(name);
+    }
+    Ok(bytes as u64)
+}
+
+fn too_large(details: &'static str) -> Reply {
+    Reply::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, details, ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR)
+        .with_body("Request Header Fields Too Large")
+        .closing()
+}
+
+/// Adds the headers that a `Connection` value names, except those a client must not be able to remove.
+/// Returns whether it asks for an upgrade.
+pub(super) fn named_by_connection(value: &HeaderValue, gone: &mut SmallVec<[HeaderName; 8]>) -> bool {
+    let mut upgrades = false;
+    for token in value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+        if token.eq_ignore_ascii_case(b"upgrade") {
+            upgrades = true;
+        } else if let Ok(name) = HeaderName::from_bytes(token)
+            && !matches!(name.as_str(), "host" | "content-length" | "authorization" | "te" | "x-forwarded-for" | "x-request-id")
+        {
+            gone.push(name);
+        }
+    }
+    upgrades
+}
+
+/// `h2c` is ignored (served as HTTP/1.1); anything else needs a tunnel.
+fn is_foreign_upgrade(headers: &HeaderMap) -> bool {
+    headers.get_all(header::UPGRADE).iter().any(|value| !value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"h2c"))
+}
+
+/// User information or a fragment does not belong into a referer (Envoy drops the header).
+fn is_private_referer(value: &[u8]) -> bool {
+    let authority = value.splitn(4, |byte| *byte == b'/').nth(2).unwrap_or_default();
+    value.contains(&b'#') || authority.contains(&b'@')
+}
+
+fn set_forwarding_headers(headers: &mut HeaderMap, connection: &Connection) {
+    let peer = &connection.forwarded_for;
+    let chain = match headers.get(&X_FORWARDED_FOR) {
+        None => peer.clone(),
+        Some(_) => {
+            let mut chain = Vec::new();
+            for value in headers.get_all(&X_FORWARDED_FOR) {
+                chain.extend_from_slice(value.as_bytes());
+                chain.push(b',');
+            }
+            chain.extend_from_slice(peer.as_bytes());
+            HeaderValue::from_maybe_shared(bytes::Bytes::from(chain)).unwrap_or_else(|_| peer.clone())
+        }
+    };
+    headers.insert(&X_FORWARDED_FOR, chain);
+    headers.insert(&X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    headers.insert(&X_ENVOY_EXTERNAL_ADDRESS, peer.clone());
+    headers.insert(&X_REQUEST_ID, request_id());
+}
+
+/// A random UUID (version 4). It need not be secret, only unique.
+fn request_id() -> HeaderValue {
+    let id = uuid::Builder::from_random_bytes(fastrand::u128(..).to_ne_bytes()).into_uuid();
+    let mut text = uuid::Uuid::encode_buffer();
+    let text = id.hyphenated().encode_lower(&mut text);
+    // A UUID is a legal header value; the fallback is never taken.
+    HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static("-"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    fn normal(path: &'static str) -> Option<String> {
+        normalise(PathAndQuery::from_static(path)).ok().map(|target| target.to_string())
+    }
+
+    #[test]
+    fn paths_are_normalised_as_base() {
+        for (path, expected) in [
+            ("/plain/path?x=/../y", "/plain/path?x=/../y"),
+            ("/a/./b", "/a/b"),
+            ("/a/../b", "/b"),
+            ("/a/../../x", "/x"),
+            ("/a/b/..", "/a/"),
+            ("/a/.", "/a/"),
+            ("/..", "/"),
+            ("/a//b", "/a//b"),
+            ("/a\\b", "/a/b"),
+            ("/a\\..\\b", "/b"),
+            ("/%41%2d%7E", "/A-~"),
+            ("/a%2Fb", "/a%2Fb"),
+            ("/a/%2e%2e/b", "/b"),
+            ("/a/%2E/b", "/a/b"),
+            ("/%252e", "/%252e"),
+            ("/a%zz%4", "/a%zz%4"),
+            ("/.hidden", "/.hidden"),
+            ("/a/..b", "/a/..b"),
+            ("/a/...?q", "/a/...?q"),
+        ] {
+            assert_eq!(normal(path).as_deref(), Some(expected), "{path}");
+        }
+        assert_eq!(normal("/a%00b"), None);
+        assert!(normalise(PathAndQuery::try_from("/caf\u{e9}").unwrap()).is_err());
+    }
+
+    #[test]
+    fn normalising_twice_changes_nothing() {
+        for path in ["/a/../b", "/%2e%2e/x", "/a/./.././b//", "/\\..\\", "/a/%2e./"] {
+            let once = normal(path).unwrap();
+            let twice = normalise(PathAndQuery::try_from(once.clone()).unwrap()).ok().unwrap().to_string();
+            assert_eq!(once, twice, "{path}");
+        }
+    }
+
+    #[test]
+    fn hosts_are_checked() {
+        for host in ["a", "a.example.com", "a:80", "1.2.3.4:8080", "[::1]", "[2001:db8::1]:443", "a_b"] {
+            assert!(is_authority(host.as_bytes()), "{host}");
+        }
+        for host in
+            ["", ":80", "a b", "a@b", "a,b", "a/b", "a:80x", "a:123456", "[::1", "[x]", "[::1]x", "a:1:2", "[fe80::1%25eth0]", "a\u{e9}"]
+        {
+            assert!(!is_authority(host.as_bytes()), "{host}");
+        }
+        assert!(!is_authority("a".repeat(256).as_bytes()));
+    }
+
+    fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in pairs {
+            map.append(*name, HeaderValue::from_static(value));
+        }
+        map
+    }
+
+    #[test]
+    fn one_host_and_only_one() {
+        let http1 = |pairs: &[(&'static str, &'static str)], authority: Option<&'static str>| {
+            let mut headers = map(pairs);
+            let authority = authority.map(Authority::from_static);
+            set_host(&mut headers, authority.as_ref(), Version::HTTP_11)
+                .map(|()| headers[header::HOST].to_str().unwrap().to_owned())
+                .ok()
+        };
+        assert_eq!(http1(&[("host", "a.com")], None).unwrap(), "a.com");
+        assert_eq!(http1(&[("host", "a.com")], Some("b.com:1")).unwrap(), "b.com:1");
+        assert_eq!(http1(&[], None), None);
+        assert_eq!(http1(&[("host", "a"), ("host", "a")], None), None);
+        assert_eq!(http1(&[("host", "")], None), None);
+        let mut headers = map(&[("host", "b.com")]);
+        assert!(set_host(&mut headers, Some(&Authority::from_static("a.com")), Version::HTTP_2).is_err());
+        let mut headers = HeaderMap::new();
+        assert!(set_host(&mut headers, Some(&Authority::from_static("a.com")), Version::HTTP_2).is_ok());
+        assert_eq!(headers[header::HOST], "a.com");
+    }
+
+    #[test]
+    fn hop_by_hop_and_internal_headers_go() {
+        let mut headers = map(&[
+            ("host", "a"),
+            ("connection", "x-mine, Host, keep-alive"),
+            ("x-mine", "1"),
+            ("keep-alive", "5"),
+            ("transfer-encoding", "chunked"),
+            ("te", "gzip"),
+            ("x-envoy-internal", "true"),
+            ("x-envoy-retry-on", "5xx"),
+            ("x-forwarded-client-cert", "By=x"),
+            ("x-forwarded-host", "b"),
+            ("referer", "http://u:p@c/"),
+            ("accept", "*/*"),
+        ]);
+        clean(&mut headers).unwrap();
+        let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["accept", "host", "x-forwarded-host"]);
+    }
+
+    #[test]
+    fn upgrades_are_answered_but_h2c_is_ignored() {
+        assert!(clean(&mut map(&[("connection", "upgrade"), ("upgrade", "foo")])).is_err());
+        let mut h2c = map(&[("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c"), ("http2-settings", "x")]);
+        clean(&mut h2c).unwrap();
+        assert!(h2c.is_empty());
+    }
+
+    #[test]
+    fn too_many_headers_are_refused() {
+        let mut headers = HeaderMap::new();
+        for number in 0..101 {
+            headers.append(HeaderName::try_from(format!("x-{number}")).unwrap(), HeaderValue::from_static("v"));
+        }
+        assert_eq!(clean(&mut headers).unwrap_err().status, 431);
+    }
+
+    #[test]
+    fn request_ids_are_uuids() {
+        let one = request_id();
+        assert_eq!(uuid::Uuid::try_parse_ascii(one.as_bytes()).unwrap().get_version_num(), 4);
+        assert_ne!(one, request_id());
+    }
+}

@@ -1,0 +1,342 @@
+//! One request from head to answer. This file is the order of things; each step has a file of its own.
+
+use std::{cell::Cell, convert::Infallible, pin::Pin, rc::Rc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version, header, response};
+use http_body::Body;
+use hyper::body::Incoming;
+use proxy_wasm_host::RequestHead;
+use tokio::time::Sleep;
+
+use super::{
+    body::{ClientBody, RequestBody, ResponseBody, Source},
+    connection::Connection,
+    forward::{self, Answer, Failed, clean_answer, template_context},
+    plugins::{Direction, FilteredBody, Filters, Interrupted},
+    record::Record,
+    redirect,
+    reply::{self, Reply},
+    request,
+    route,
+    serving::{PinnedRoute, Serving},
+};
+use crate::{
+    snapshot::Action,
+    telemetry::{Limit, ResponseFlags},
+};
+
+static X_ENVOY_UPSTREAM_SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
+/// `server` of every response, as Istio's gateway.
+const SERVER: HeaderValue = HeaderValue::from_static("istio-envoy");
+
+/// The stream ends without (the rest of) an answer: HTTP/1 closes the connection, HTTP/2 resets the stream.
+#[derive(Debug, thiserror::Error)]
+#[error("the stream was reset")]
+pub(super) struct Aborted;
+
+impl From<Infallible> for Aborted {
+    fn from(never: Infallible) -> Self {
+        match never {}
+    }
+}
+
+/// What is known of a request on its way.
+struct Stream {
+    connection: Rc<Connection>,
+    version: Version,
+    record: Record,
+    filters: Option<Rc<Filters>>,
+    /// The route's timeout, from the arrival of the request to the end of the response.
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+/// The head and body of an answer, whoever made it.
+struct Outcome {
+    head: response::Parts,
+    body: Source,
+    /// Whether the connection ends with it.
+    close: bool,
+}
+
+/// Serves one request.
+pub(super) async fn serve(
+    connection: Rc<Connection>,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Aborted> {
+    let (parts, incoming) = request.into_parts();
+    let version = parts.version;
+    let grpc = reply::is_grpc(&parts.headers);
+    let record = Record::start(&connection, &parts, grpc);
+    let mut stream = Stream { connection, version, record, filters: None, deadline: None };
+    let outcome = match request::admit(parts, &stream.connection) {
+        Err(rejected) => {
+            count_rejection(&stream, &rejected);
+            stream.local(rejected)
+        }
+        Ok(request::Admitted { head, bytes }) => {
+            stream.record.admitted(&head, bytes);
+            let serving = stream.connection.port.serving();
+            if serving.plugins.is_empty() {
+                stream.dispatch(&serving, head, plain_body(&mut stream.record, incoming)).await?
+            } else {
+                stream.filtered(&serving, head, incoming).await?
+            }
+        }
+    };
+    stream.finish(outcome)
+}
+
+fn count_rejection(stream: &Stream, rejected: &Reply) {
+    let counters = stream.connection.worker.telemetry.counters();
+    counters.downstream_protocol_errors.inc();
+    match &*rejected.details {
+        "http2.too_many_headers" => counters.limit_exceeded(Limit::RequestHeaders),
+        "http2.headers_too_large" => counters.limit_exceeded(Limit::RequestHeadBytes),
+        _ => {}
+    }
+}
+
+/// The client's body, counted.
+fn client_body(record: &mut Record, incoming: Incoming) -> ClientBody {
+    let bytes = Rc::new(Cell::new(0));
+    record.request_body_bytes = Some(Rc::clone(&bytes));
+    ClientBody::new(incoming, bytes)
+}
+
+fn plain_body(record: &mut Record, incoming: Incoming) -> RequestBody {
+    if incoming.is_end_stream() { RequestBody::Empty } else { RequestBody::Client(client_body(record, incoming)) }
+}
+
+impl Stream {
+    /// A request on a listener with plugins: their request callbacks, the request itself, their response callbacks.
+    async fn filtered(
+        &mut self,
+        serving: &Serving,
+        head: RequestHead,
+        incoming: Incoming,
+    ) -> Result<Outcome, Aborted> {
+        let has_body = !incoming.is_end_stream();
+        let filters = Filters::open(&serving.plugins, &self.connection, self.version, head);
+        self.filters = Some(Rc::clone(&filters));
+        self.record.filters = Some(Rc::clone(&filters));
+        let outcome = match self.request_callbacks(&filters, incoming, has_body).await {
+            Ok((head, body)) => self.dispatch(serving, head, body).await?,
+            Err(interrupted) => self.local(interrupted.reply()?),
+        };
+        // A plugin that looked at the request's body may have answered while the upstream was waiting for it.
+        let outcome = match filters.take_interruption() {
+            Some(interrupted) => self.local(interrupted.reply()?),
+            None => outcome,
+        };
+        self.response_callbacks(&filters, outcome).await
+    }
+
+    async fn request_callbacks(
+        &mut self,
+        filters: &Rc<Filters>,
+        incoming: Incoming,
+        has_body: bool,
+    ) -> Result<(RequestHead, RequestBody), Interrupted> {
+        filters.request_headers(!has_body).await?;
+        let body = if !has_body {
+            RequestBody::Empty
+        } else if !filters.sees_body(Direction::Request) {
+            RequestBody::Client(client_body(&mut self.record, incoming))
+        } else {
+            let mut body = FilteredBody::new(
+                client_body(&mut self.record, incoming),
+                Rc::clone(filters),
+                Direction::Request,
+            );
+            if filters.edits_body(Direction::Request) {
+                let length = body.look_ahead().await?;
+                filters.set_content_length(Direction::Request, length);
+            }
+            RequestBody::Filtered(Box::new(body))
+        };
+        Ok((filters.take_request(), body))
+    }
+
+    /// Finds the route and does what it says.
+    async fn dispatch(&mut self, serving: &Serving, head: RequestHead, body: RequestBody) -> Result<Outcome, Aborted> {
+        let Some(route) = route::find(serving, &head) else { return Ok(self.local(Reply::not_found())) };
+        if let Some(log) = &mut self.record.log {
+            log.route = Some(route.route.name.clone());
+        }
+        if let Some(filters) = &self.filters {
+            filters.set_route(&route.route.name);
+        }
+        match &route.route.action {
+            Action::Forward(settings) => {
+                let sent = forward::send(
+                    &self.connection,
+                    self.version,
+                    head,
+                    body,
+                    &route,
+                    settings,
+                    &mut self.record,
+                );
+                let answer = match settings.timeout {
+                    None => sent.await,
+                    Some(timeout) => {
+                        // Most routes have no timeout and pay for none.
+                        let mut deadline = Box::pin(tokio::time::sleep_until(deadline(&self.record, timeout)));
+                        let answer = tokio::select! {
+                            answer = sent => answer,
+                            () = &mut deadline => Err(Failed::Reply(timed_out())),
+                        };
+                        self.deadline = Some(deadline);
+                        answer
+                    }
+                };
+                match answer {
+                    Ok(answer) => Ok(self.answered(&route, answer)),
+                    Err(Failed::Reply(reply)) => {
+                        if reply.flags.contains(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT) {
+                            self.connection.worker.telemetry.counters().limit_exceeded(Limit::RequestTime);
+                        }
+                        Ok(self.local(reply))
+                    }
+                    // The plugin that broke it off has the word; else the client is gone.
+                    Err(Failed::Client) if self.filters.as_ref().is_some_and(|filters| filters.is_interrupted()) => {
+                        Ok(self.local(Reply::not_found()))
+                    }
+                    Err(Failed::Client) => Err(Aborted),
+                }
+            }
+            Action::Redirect(settings) => {
+                let reply = redirect::reply(settings, &head, serving.listener.declared_port);
+                Ok(self.routed(&route, &head, reply))
+            }
+            Action::Direct(settings) => {
+                let reply = Reply::new(settings.status, "direct_response", ResponseFlags::NONE)
+                    .with_body(settings.body.clone());
+                Ok(self.routed(&route, &head, reply))
+            }
+        }
+    }
+
+    /// The answer of a route that needs no upstream: its response header edits apply.
+    fn routed(&mut self, route: &PinnedRoute, head: &RequestHead, reply: Reply) -> Outcome {
+        let mut outcome = self.local(reply);
+        let ops = &route.route.response_headers;
+        if !ops.is_empty() {
+            ops.apply(
+                &mut outcome.head.headers,
+                &template_context(&self.connection, self.version, Some(head), route, None),
+            );
+        }
+        outcome
+    }
+
+    /// An upstream has answered.
+    fn answered(&mut self, route: &PinnedRoute, answer: Answer) -> Outcome {
+        let Answer { mut head, body, destination, endpoint } = answer;
+        let elapsed = self.record.elapsed();
+        if let Some(log) = &mut self.record.log {
+            log.upstream_time = Some(elapsed);
+        }
+        self.record.details = "via_upstream".into();
+        self.record.response_head_bytes = clean_answer(&mut head.headers);
+        head.headers.insert(&X_ENVOY_UPSTREAM_SERVICE_TIME, HeaderValue::from(elapsed.as_millis() as u64));
+        if self.record.is_grpc() {
+            // A response without a body carries its status in the head.
+            self.record.grpc_status =
+                head.headers.get("grpc-status").and_then(|value| value.to_str().ok()?.parse().ok());
+        }
+        let levels = [
+            match &route.route.action {
+                Action::Forward(forward) => forward.destinations.get(destination).map(|to| &to.response_headers),
+                Action::Redirect(_) | Action::Direct(_) => None,
+            },
+            Some(&route.route.response_headers),
+        ];
+        for ops in levels.into_iter().flatten().filter(|ops| !ops.is_empty()) {
+            let context = template_context(&self.connection, self.version, None, route, Some(endpoint));
+            ops.apply(&mut head.headers, &context);
+        }
+        if let Some(filters) = &self.filters {
+            filters.set_upstream(endpoint);
+        }
+        Outcome { head, body: Source::Upstream(body), close: false }
+    }
+
+    /// We answer ourselves.
+    fn local(&mut self, reply: Reply) -> Outcome {
+        self.record.flags.insert(reply.flags);
+        self.record.details = reply.details.clone();
+        let close = reply.close;
+        let (status, headers, body) = reply.into_parts(self.record.is_grpc());
+        if self.record.is_grpc() {
+            self.record.grpc_status =
+                headers.get("grpc-status").and_then(|value| value.to_str().ok()?.parse().ok());
+        }
+        let (mut head, ()) = Response::new(()).into_parts();
+        head.status = status;
+        head.headers = headers;
+        Outcome { head, body: Source::Local(body), close }
+    }
+
+    async fn response_callbacks(&mut self, filters: &Rc<Filters>, outcome: Outcome) -> Result<Outcome, Aborted> {
+        let Outcome { head, body, close } = outcome;
+        let ends = body.is_end_stream();
+        match self.run_response_callbacks(filters, head, body, ends).await {
+            Ok((head, body)) => Ok(Outcome { head, body, close }),
+            Err(interrupted) => {
+                // The plugin's own answer takes the place of the upstream's; the other plugins have seen this stream.
+                self.record.flags = ResponseFlags::NONE;
+                Ok(self.local(interrupted.reply()?))
+            }
+        }
+    }
+
+    async fn run_response_callbacks(
+        &mut self,
+        filters: &Rc<Filters>,
+        head: response::Parts,
+        body: Source,
+        ends: bool,
+    ) -> Result<(response::Parts, Source), Interrupted> {
+        filters.response_headers(head, ends).await?;
+        let body = if ends || !filters.sees_body(Direction::Response) {
+            body
+        } else {
+            let mut filtered = FilteredBody::new(Box::new(body), Rc::clone(filters), Direction::Response);
+            if filters.edits_body(Direction::Response) {
+                let length = filtered.look_ahead().await?;
+                filters.set_content_length(Direction::Response, length);
+            }
+            Source::Filtered(Box::new(filtered))
+        };
+        Ok((filters.take_response(), body))
+    }
+
+    /// The last touch: what every response of the gateway has.
+    fn finish(mut self, outcome: Outcome) -> Result<Response<ResponseBody>, Aborted> {
+        let Outcome { mut head, body, close } = outcome;
+        head.headers.insert(header::SERVER, SERVER);
+        head.version = self.version;
+        head.extensions.clear();
+        if close && self.version < Version::HTTP_2 {
+            head.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        self.record.code = head.status.as_u16();
+        Ok(Response::from_parts(head, ResponseBody::new(body, self.record, self.deadline)))
+    }
+}
+
+fn timed_out() -> Reply {
+    let mut reply = Reply::new(
+        StatusCode::GATEWAY_TIMEOUT,
+        "response_timeout",
+        ResponseFlags::UPSTREAM_REQUEST_TIMEOUT,
+    );
+    reply.body = Bytes::from_static(b"upstream request timeout");
+    reply
+}
+
+fn deadline(record: &Record, timeout: Duration) -> tokio::time::Instant {
+    tokio::time::Instant::from_std(record.started() + timeout)
+}

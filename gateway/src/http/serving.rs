@@ -1,0 +1,181 @@
+//! What one worker knows while it serves: the current configuration and its private part of it.
+
+use std::{cell::RefCell, collections::HashMap, net::IpAddr, rc::Rc, sync::Arc};
+
+use http::HeaderValue;
+
+use super::{
+    Cluster, Connections,
+    plugins::{Link, PluginSet},
+};
+use crate::{
+    clock::{Clock, Moment},
+    snapshot::{self, Action, Listener, RouteId, Snapshot},
+    telemetry::{Destination, WorkerTelemetry},
+};
+
+/// Who this gateway is, for headers.
+#[derive(Debug, Default)]
+pub struct Identity {
+    /// `%HOSTNAME%`
+    pub hostname: String,
+    /// Address of this pod. Envoy puts it into `x-forwarded-for` for clients on the loopback interface.
+    pub instance_ip: Option<IpAddr>,
+}
+
+impl Identity {
+    /// A client's address as forwarding headers carry it.
+    pub(super) fn forwarded_for(&self, peer: IpAddr) -> HeaderValue {
+        let address = match self.instance_ip {
+            Some(own) if peer.is_loopback() => own,
+            _ => peer.to_canonical(),
+        };
+        HeaderValue::try_from(address.to_string()).unwrap_or(HeaderValue::from_static("unknown"))
+    }
+}
+
+/// One worker.
+pub(crate) struct Worker {
+    pub(crate) index: usize,
+    pub(crate) clock: Clock,
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) telemetry: Rc<WorkerTelemetry>,
+    pub(crate) connections: Rc<Connections>,
+    pub(crate) plugins: PluginSet,
+    /// What requests without a destination are counted for.
+    pub(super) nowhere: Rc<Destination>,
+}
+
+impl Worker {
+    pub(crate) fn new(
+        index: usize,
+        identity: Arc<Identity>,
+        telemetry: Rc<WorkerTelemetry>,
+        plugins: PluginSet,
+    ) -> Rc<Self> {
+        let nowhere = telemetry.destination(None);
+        Rc::new(Self {
+            index,
+            clock: Clock::default(),
+            identity,
+            telemetry,
+            connections: Rc::default(),
+            plugins,
+            nowhere,
+        })
+    }
+}
+
+/// A configuration as one worker uses it.
+pub(crate) struct Config {
+    pub(crate) snapshot: Arc<Snapshot>,
+    clusters: Vec<(Rc<Cluster>, Rc<Destination>)>,
+    /// Filled when a route is first used, so that a configuration with many routes is quick to take over.
+    routes: RefCell<Vec<Option<Rc<PinnedRoute>>>>,
+}
+
+/// A route with everything a request needs, whatever happens to the configuration meanwhile.
+pub(super) struct PinnedRoute {
+    pub(super) route: Arc<snapshot::Route>,
+    /// In the order of [`snapshot::Forward::destinations`]; `None`: no such cluster.
+    pub(super) destinations: Vec<Option<(Rc<Cluster>, Rc<Destination>)>>,
+}
+
+impl Config {
+    /// Takes over a snapshot. Clusters that stay keep their connections.
+    pub(crate) fn new(snapshot: Arc<Snapshot>, previous: Option<&Self>, worker: &Worker) -> Rc<Self> {
+        let known: HashMap<&str, &(Rc<Cluster>, Rc<Destination>)> = previous
+            .map(|config| config.clusters.iter().map(|entry| (&*entry.0.settings().name, entry)).collect())
+            .unwrap_or_default();
+        let clusters = snapshot
+            .clusters
+            .iter()
+            .map(|settings| match known.get(&*settings.name) {
+                Some((cluster, destination)) if cluster.settings() == settings => {
+                    (Rc::clone(cluster), Rc::clone(destination))
+                }
+                Some((cluster, _)) => {
+                    (Rc::new(cluster.renew(Arc::clone(settings))), worker.telemetry.destination(Some(settings)))
+                }
+                None => (
+                    Rc::new(Cluster::new(Arc::clone(settings), worker.clock.clone())),
+                    worker.telemetry.destination(Some(settings)),
+                ),
+            })
+            .collect();
+        let routes = RefCell::new(vec![None; snapshot.routes.len()]);
+        Rc::new(Self { snapshot, clusters, routes })
+    }
+
+    /// The route with its clusters; only the first request of a route pays for putting it together.
+    pub(super) fn route(&self, id: RouteId) -> Option<Rc<PinnedRoute>> {
+        if let Some(Some(pinned)) = self.routes.borrow().get(id as usize) {
+            return Some(Rc::clone(pinned));
+        }
+        let route = Arc::clone(self.snapshot.route(id)?);
+        let destinations = match &route.action {
+            Action::Forward(forward) => forward
+                .destinations
+                .iter()
+                .map(|destination| {
+                    let (cluster, counted) = self.clusters.get(destination.cluster? as usize)?;
+                    Some((Rc::clone(cluster), Rc::clone(counted)))
+                })
+                .collect(),
+            Action::Redirect(_) | Action::Direct(_) => Vec::new(),
+        };
+        let pinned = Rc::new(PinnedRoute { route, destinations });
+        if let Some(slot) = self.routes.borrow_mut().get_mut(id as usize) {
+            *slot = Some(Rc::clone(&pinned));
+        }
+        Some(pinned)
+    }
+
+    /// Replaces the endpoints of a cluster without anything else being touched.
+    pub(crate) fn set_endpoints(&self, cluster: &str, endpoints: &[snapshot::Endpoint]) {
+        if let Some((cluster, _)) = self.clusters.iter().find(|(known, _)| &*known.settings().name == cluster) {
+            cluster.set_endpoints(endpoints);
+        }
+    }
+
+    /// Closes upstream connections that are too old or that the upstream closed.
+    pub(crate) fn sweep(&self) {
+        for (cluster, _) in &self.clusters {
+            cluster.sweep();
+        }
+    }
+}
+
+/// What a listener serves right now.
+pub(super) struct Serving {
+    pub(super) listener: Arc<Listener>,
+    pub(super) config: Rc<Config>,
+    pub(super) plugins: Vec<Link>,
+}
+
+/// A listening port: what it serves is exchanged under its open connections.
+pub(crate) struct Port {
+    current: RefCell<Rc<Serving>>,
+}
+
+impl Port {
+    pub(crate) fn new(listener: Arc<Listener>, config: Rc<Config>, worker: &Worker) -> Rc<Self> {
+        Rc::new(Self { current: RefCell::new(Serving::new(listener, config, worker)) })
+    }
+
+    /// Requests that begin from now on see the new configuration; those in flight finish with theirs.
+    pub(crate) fn serve(&self, listener: Arc<Listener>, config: Rc<Config>, worker: &Worker) {
+        *self.current.borrow_mut() = Serving::new(listener, config, worker);
+    }
+
+    pub(super) fn serving(&self) -> Rc<Serving> {
+        Rc::clone(&self.current.borrow())
+    }
+}
+
+impl Serving {
+    fn new(listener: Arc<Listener>, config: Rc<Config>, worker: &Worker) -> Rc<Self> {
+        let plugins = listener.plugins.iter().map(|plugin| worker.plugins.link(plugin)).collect();
+        Rc::new(Self { listener, config, plugins })
+    }
+}

@@ -1,0 +1,112 @@
+//! Sockets: binding listeners, and the adapter between tokio's streams and hyper's.
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use hyper::rt::ReadBufCursor;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Connections the kernel may hold before we accept them.
+pub const LISTEN_BACKLOG: i32 = 4096;
+
+/// Binds one listening socket per worker to the same address (`SO_REUSEPORT`): the kernel spreads
+/// connections over them and no worker waits for another. A plain bind comes first, because
+/// `SO_REUSEPORT` would hide that another process of this user already listens there.
+///
+/// With port 0 the kernel chooses one port for all. The first error is returned.
+pub fn bind(address: SocketAddr, sockets: usize) -> io::Result<(SocketAddr, Vec<std::net::TcpListener>)> {
+    if address.port() != 0 {
+        let probe = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+        // As every server does, so that connections of a predecessor in TIME_WAIT do not count as taken.
+        probe.set_reuse_address(true)?;
+        probe.bind(&address.into())?;
+        probe.listen(1)?;
+    }
+    let mut address = address;
+    let mut listeners = Vec::with_capacity(sockets);
+    for _ in 0..sockets.max(1) {
+        let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(LISTEN_BACKLOG)?;
+        let listener = std::net::TcpListener::from(socket);
+        address = listener.local_addr()?;
+        listeners.push(listener);
+    }
+    Ok((address, listeners))
+}
+
+/// A tokio stream as hyper wants to read and write it.
+#[derive(Debug)]
+pub struct Io<T>(pub T);
+
+impl<T: AsyncRead + Unpin> hyper::rt::Read for Io<T> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        poll_read(Pin::new(&mut self.0), cx, buffer).map_ok(|_| ())
+    }
+}
+
+/// Reads into hyper's buffer and says how many bytes came; 0 is the end of the stream.
+pub(crate) fn poll_read<T: AsyncRead>(
+    stream: Pin<&mut T>,
+    cx: &mut Context<'_>,
+    mut buffer: ReadBufCursor<'_>,
+) -> Poll<io::Result<usize>> {
+    // SAFETY: `ReadBuf` never de-initialises bytes, and only what it says was filled is advanced over.
+    let filled = unsafe {
+        let mut target = ReadBuf::uninit(buffer.as_mut());
+        match stream.poll_read(cx, &mut target) {
+            Poll::Ready(Ok(())) => target.filled().len(),
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            Poll::Pending => return Poll::Pending,
+        }
+    };
+    // SAFETY: these bytes were just filled.
+    unsafe { buffer.advance(filled) };
+    Poll::Ready(Ok(filled))
+}
+
+impl<T: AsyncWrite + Unpin> hyper::rt::Write for Io<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write_vectored(cx, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+/// Spawns hyper's background work on the worker's own thread.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LocalExecutor;
+
+impl<F> hyper::rt::Executor<F> for LocalExecutor
+where
+    F: Future<Output: 'static> + 'static,
+{
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}

@@ -1,0 +1,74 @@
+//! Response bodies. An HTTP/1 body drives the connection it comes from and hands it back when it has ended.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::{RequestBody, endpoint::Active, http1::Http1};
+
+/// The body of an upstream's response.
+pub struct ResponseBody<B: RequestBody> {
+    incoming: Incoming,
+    /// HTTP/1 only: the connection, until the body has ended.
+    connection: Option<Http1<B>>,
+    active: Active<B>,
+}
+
+impl<B: RequestBody> ResponseBody<B> {
+    pub(super) fn http1(incoming: Incoming, connection: Http1<B>, active: Active<B>) -> Self {
+        let mut body = Self { incoming, connection: Some(connection), active };
+        if body.incoming.is_end_stream() {
+            body.release();
+        }
+        body
+    }
+
+    pub(super) fn http2(incoming: Incoming, active: Active<B>) -> Self {
+        Self { incoming, connection: None, active }
+    }
+
+    /// The message is complete: the connection can serve another request.
+    fn release(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            self.active.0.keep(connection);
+        }
+    }
+}
+
+impl<B: RequestBody> Body for ResponseBody<B> {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let this = &mut *self;
+        let mut polled = Pin::new(&mut this.incoming).poll_frame(cx);
+        if polled.is_pending()
+            && let Some(connection) = &mut this.connection
+        {
+            // Asking came first: only now does the connection know that somebody wants the next piece.
+            connection.drive(cx);
+            polled = Pin::new(&mut this.incoming).poll_frame(cx);
+        }
+        match &polled {
+            Poll::Ready(None) => this.release(),
+            Poll::Ready(Some(Ok(_))) if this.incoming.is_end_stream() => this.release(),
+            // Broken in the middle: the connection goes with the body.
+            Poll::Ready(Some(Err(_))) => this.connection = None,
+            _ => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}

@@ -1,0 +1,58 @@
+//! What can go wrong between us and an upstream, and whether trying again is safe.
+
+use std::io;
+
+use http::Request;
+
+/// At which point it failed; decides status, response flag and retry.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// No connection: refused, unreachable, ... Nothing was sent.
+    #[error("cannot connect: {0}")]
+    Connect(io::Error),
+    /// No connection within the cluster's connect timeout. Nothing was sent.
+    #[error("cannot connect: no answer within the connect timeout")]
+    ConnectTimeout,
+    #[error("connection ended before a response: {error}")]
+    /// The connection ended after (part of) the request was sent and before a response head came.
+    Reset {
+        /// The connection had served a request before: the upstream may have closed it for being idle.
+        reused: bool,
+        /// What hyper says.
+        error: hyper::Error,
+    },
+    /// What came back is not HTTP, or more than the limits allow.
+    #[error("not a valid response: {0}")]
+    Protocol(hyper::Error),
+    /// The request body ended early: the client left or broke the message.
+    #[error("the request ended early: {0}")]
+    RequestBody(hyper::Error),
+}
+
+/// A request that got no response.
+#[derive(Debug)]
+pub struct UpstreamError<B> {
+    /// What happened.
+    pub failure: Failure,
+    /// The request, if none of it left.
+    pub request: Option<Request<B>>,
+}
+
+impl Failure {
+    /// Whether there was no connection, so that nothing was sent.
+    #[must_use]
+    pub fn is_connect(&self) -> bool {
+        matches!(self, Self::Connect(_) | Self::ConnectTimeout)
+    }
+
+    /// Sorts an error of a connection.
+    pub(super) fn from_hyper(error: hyper::Error, reused: bool) -> Self {
+        if error.is_user() {
+            Self::RequestBody(error)
+        } else if error.is_parse() || error.is_parse_too_large() || error.is_parse_status() {
+            Self::Protocol(error)
+        } else {
+            Self::Reset { reused, error }
+        }
+    }
+}

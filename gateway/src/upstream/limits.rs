@@ -1,0 +1,19 @@
+//! Limits towards upstreams, which are as untrusted as clients. hyper's and h2's own defaults are unsafe
+//! for a proxy (reliability.md 1.3), so every one is set.
+
+/// Unused connections kept per endpoint and worker; the oldest is closed when one more comes back.
+pub const MAX_IDLE_PER_ENDPOINT: usize = 256;
+/// Buffer of an HTTP/1 connection: a response head must fit. Bodies are read in pieces of at most this size.
+pub const HTTP1_BUFFER_BYTES: usize = 64 * 1024;
+/// Headers of a response.
+pub const MAX_HEADERS: usize = 100;
+/// Receive window of one HTTP/2 stream in bytes.
+pub const HTTP2_STREAM_WINDOW: u32 = 64 * 1024;
+/// Receive window of an HTTP/2 connection in bytes.
+pub const HTTP2_CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Size of a decoded HTTP/2 header list in bytes.
+pub const HTTP2_HEADER_LIST_BYTES: u32 = 64 * 1024;
+/// Bytes of one HTTP/2 stream that may wait for the peer's window.
+pub const HTTP2_SEND_BUFFER_BYTES: usize = 64 * 1024;
+/// HTTP/2 streams that the peer reset and that still wait to be noticed.
+pub const HTTP2_PENDING_RESETS: usize = 20;
