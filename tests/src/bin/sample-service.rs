@@ -12,13 +12,25 @@ use hyper::service::service_fn;
 use std::fmt::Write as _;
 use std::io;
 use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 const USAGE: &str = "usage: sample-service [--listen ADDRESS:PORT]   (default 127.0.0.1:9080)";
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sample-service: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> anyhow::Result<()> {
     let Some(address) = address(std::env::args().skip(1))? else {
         println!("{USAGE}");
         return Ok(());
@@ -50,7 +62,7 @@ fn address(mut arguments: impl Iterator<Item = String>) -> anyhow::Result<Option
             other => anyhow::bail!("unknown argument {other:?}\n{USAGE}"),
         }
     }
-    let parsed = address.parse().with_context(|| format!("{address:?} is no address with a port\n{USAGE}"))?;
+    let parsed = address.parse().map_err(|_| anyhow::anyhow!("{address:?} is no address with a port\n{USAGE}"))?;
     Ok(Some(parsed))
 }
 
@@ -62,9 +74,9 @@ async fn accept(listener: TcpListener) {
                 tokio::spawn(async move { serve(stream, Protocol::Either, service_fn(describe)).await.is_ok() });
             }
             Err(error) => {
-                // Out of descriptors, mostly: connections that end give some back.
+                // Out of descriptors, mostly: connections that end give some back, so do not spin until then.
                 eprintln!("sample-service: accepting a connection: {error}");
-                tokio::task::yield_now().await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
     }
@@ -72,13 +84,18 @@ async fn accept(listener: TcpListener) {
 
 /// What the service received, line by line: request line, headers in alphabetical order, length of the body.
 async fn describe(request: Request<Incoming>) -> Result<Response<Outgoing>, hyper::Error> {
-    let (head, mut body) = request.into_parts();
+    let (mut head, mut body) = request.into_parts();
     let mut length = 0;
     while let Some(frame) = body.frame().await {
         length += frame?.data_ref().map_or(0, |data| data.len());
     }
 
-    let mut text = format!("{} {} {:?}\n", head.method, head.uri, head.version);
+    // HTTP/2 has the host in the URI.
+    if let (Some(host), false) = (head.uri.authority(), head.headers.contains_key(header::HOST)) {
+        head.headers.extend(HeaderValue::from_str(host.as_str()).map(|host| (header::HOST, host)));
+    }
+    let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+    let mut text = format!("{} {path} {:?}\n", head.method, head.version);
     // Writing to a string cannot fail.
     let _ = lines(&head.headers).iter().try_for_each(|line| writeln!(text, "{line}"));
     let _ = writeln!(text, "\n{length} bytes of body");
