@@ -1,1 +1,26 @@
-//! Placeholder until the first module lands.
+//! What end-to-end tests are made of: real servers and clients on real sockets, all on loopback.
+//!
+//! * [`upstream`]: a service behind the gateway that records what arrives and answers as it is told;
+//! * [`client`]: an HTTP/1.1 client that sends exactly the bytes it is given, and an HTTP/2 client;
+//! * [`body`]: bodies that a test sends piece by piece, for both;
+//! * [`server`]: HTTP/1.1 or HTTP/2 over one accepted connection, also what `sample-service` runs on.
+//!
+//! Tests wait for events (a request was received, a connection was closed), never for time to pass. Every wait ends
+//! with an error after [`PATIENCE`], so that a test that fails says what it was waiting for.
+
+pub mod body;
+pub mod client;
+pub mod server;
+pub mod upstream;
+
+use std::future::Future;
+use std::time::Duration;
+
+/// How long anything may take before a test gives up on it. Far above what it takes on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits for something that must happen; `what` completes the sentence "waited for …".
+pub async fn within<T>(what: &str, event: impl Future<Output = T>) -> anyhow::Result<T> {
+    let waited = tokio::time::timeout(PATIENCE, event).await;
+    waited.map_err(|_| anyhow::anyhow!("waited for {what} for {} s", PATIENCE.as_secs()))
+}

@@ -1,0 +1,165 @@
+//! The access log: one line per request, formatted on the worker, written elsewhere.
+//!
+//! A worker appends lines to a buffer of its own and hands the buffer over when it is full or when it has
+//! time ([`AccessLog::flush`]). The queue to the writing thread is bounded: when the file or pipe does not take
+//! what comes, lines are dropped and counted, and no request waits. Whatever clients send, one request is
+//! one line, and a JSON line is valid JSON.
+
+mod escape;
+mod format;
+mod timestamp;
+mod writer;
+
+use std::{
+    cell::RefCell,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use format::Layout;
+use timestamp::Clock;
+pub(super) use writer::Writer;
+use writer::{Batch, Queue};
+
+use super::ResponseFlags;
+
+/// A worker's buffer is handed over when it holds this much.
+const BATCH_BYTES: usize = 16 * 1024;
+
+/// What is logged, how and where to.
+#[derive(Debug, Clone)]
+pub struct AccessLogOptions {
+    /// The shape of a line.
+    pub format: LogFormat,
+    /// Where lines go.
+    pub sink: LogSink,
+    /// How many bytes of lines may wait to be written. Default 4 MiB, about 15 000 lines.
+    pub queue_bytes: usize,
+}
+
+/// The shape of a line of the access log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// Istio's default text format (istio.md 5.2).
+    #[default]
+    Text,
+    /// Istio's default JSON fields, sorted by name. What is missing is `null`.
+    Json,
+}
+
+/// Where the access log goes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum LogSink {
+    /// Standard output.
+    #[default]
+    Stdout,
+    /// Appended to a file, which is created if it does not exist.
+    File(PathBuf),
+}
+
+impl Default for AccessLogOptions {
+    fn default() -> Self {
+        Self { format: LogFormat::default(), sink: LogSink::default(), queue_bytes: 4 * 1024 * 1024 }
+    }
+}
+
+/// The access log as one worker sees it.
+#[derive(Debug)]
+pub struct AccessLog {
+    queue: Arc<Queue>,
+    layout: Layout,
+    pending: RefCell<Pending>,
+}
+
+#[derive(Debug, Default)]
+struct Pending {
+    batch: Batch,
+    clock: Clock,
+}
+
+/// One request for the log. Empty text means that there is nothing to say and is shown as `-` (JSON: `null`).
+/// Nothing in here is trusted; a value over 16 KiB is cut and ends with `...`.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry<'a> {
+    /// When the first byte of the request arrived.
+    pub start: SystemTime,
+    /// From then until the last byte of the response was sent.
+    pub duration: Duration,
+    /// Method.
+    pub method: &'a str,
+    /// Path and query as the client sent them (`x-envoy-original-path` if there is one, else `:path`).
+    pub path: &'a [u8],
+    /// `HTTP/1.1`, `HTTP/2`.
+    pub protocol: &'a str,
+    /// Status sent to the client; 0 if none was.
+    pub code: u16,
+    /// Why.
+    pub flags: ResponseFlags,
+    /// Where the response came from, `via_upstream`.
+    pub code_details: &'a str,
+    /// Why the connection was closed.
+    pub connection_termination_details: &'a str,
+    /// Why the upstream could not be reached.
+    pub upstream_transport_failure_reason: &'a str,
+    /// Bytes of the request's body.
+    pub bytes_received: u64,
+    /// Bytes of the response's body.
+    pub bytes_sent: u64,
+    /// Milliseconds until the upstream answered (`x-envoy-upstream-service-time`).
+    pub upstream_service_time: Option<u64>,
+    /// The header.
+    pub x_forwarded_for: Option<&'a [u8]>,
+    /// The header.
+    pub user_agent: Option<&'a [u8]>,
+    /// `x-request-id`.
+    pub request_id: Option<&'a [u8]>,
+    /// Host or `:authority`.
+    pub authority: Option<&'a [u8]>,
+    /// The endpoint.
+    pub upstream_host: Option<SocketAddr>,
+    /// Name of the cluster.
+    pub upstream_cluster: &'a str,
+    /// Our address on the connection to the endpoint.
+    pub upstream_local_address: Option<SocketAddr>,
+    /// The address the client connected to.
+    pub downstream_local_address: Option<SocketAddr>,
+    /// The client.
+    pub downstream_remote_address: Option<SocketAddr>,
+    /// SNI.
+    pub requested_server_name: Option<&'a [u8]>,
+    /// Name of the route.
+    pub route_name: &'a str,
+}
+
+impl AccessLog {
+    pub(super) fn new(writer: &Writer) -> Self {
+        Self { queue: writer.queue(), layout: writer.layout(), pending: RefCell::default() }
+    }
+
+    /// Logs one request. Never waits for the file.
+    pub fn log(&self, entry: &Entry<'_>) {
+        let pending = &mut *self.pending.borrow_mut();
+        self.layout.write(entry, &mut pending.clock, &mut pending.batch.bytes);
+        pending.batch.lines += 1;
+        if pending.batch.bytes.len() >= BATCH_BYTES {
+            self.queue.push(&mut pending.batch);
+        }
+    }
+
+    /// Hands what was logged to the writing thread. A worker calls this when it is idle, at least once a second,
+    /// and when it ends (dropping does it too). Free if nothing was logged.
+    pub fn flush(&self) {
+        let pending = &mut *self.pending.borrow_mut();
+        if pending.batch.lines > 0 {
+            self.queue.push(&mut pending.batch);
+        }
+    }
+}
+
+impl Drop for AccessLog {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}

@@ -1,0 +1,303 @@
+//! Metrics as Prometheus reads them: names, labels, and the sums over all workers.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Instant,
+};
+
+use prometheus::{
+    TextEncoder,
+    core::{Collector, Desc},
+    proto,
+};
+
+use super::{
+    Process, WorkerCounters,
+    destination::{Child, ChildKey, ServiceLabels},
+    histogram::{ISTIO_BOUNDS, IstioHistogram, LogHistogram},
+    plugin::{Callback, PluginCells, PluginLabels},
+    worker::Sample,
+};
+
+const REQUESTS: &str = "istio_requests_total";
+const DURATION: &str = "istio_request_duration_milliseconds";
+const REQUEST_BYTES: &str = "istio_request_bytes";
+const RESPONSE_BYTES: &str = "istio_response_bytes";
+const BUILD: &str = "istio_build";
+const PLUGIN_STREAMS: &str = "gateway_plugin_streams_total";
+const PLUGIN_CALLBACKS: &str = "gateway_plugin_callback_duration_seconds";
+const PLUGIN_TRAPS: &str = "gateway_plugin_traps_total";
+const PLUGIN_DEADLINES: &str = "gateway_plugin_deadlines_total";
+const PLUGIN_LOCAL_RESPONSES: &str = "gateway_plugin_local_responses_total";
+const PLUGIN_FAILED: &str = "gateway_plugin_failed_streams_total";
+const PLUGIN_MEMORY: &str = "gateway_plugin_memory_bytes";
+const PLUGIN_INSTANCES: &str = "gateway_plugin_instances";
+const LIMITS: &str = "gateway_limit_exceeded_total";
+const CONFIG_VERSION: &str = "gateway_config_version";
+const CONFIG_PROBLEMS: &str = "gateway_config_problems";
+const WORKERS: &str = "gateway_workers";
+const LOG_LINES: &str = "gateway_access_log_lines_total";
+const LOG_DROPPED: &str = "gateway_access_log_dropped_total";
+
+/// Everything that is not in [`WorkerCounters::NAMES`].
+const HELP: &[(&str, &str)] = &[
+    (REQUESTS, "Requests that were answered."),
+    (DURATION, "Time from the first byte of a request to the last of its response."),
+    (REQUEST_BYTES, "Size of requests, heads included."),
+    (RESPONSE_BYTES, "Size of responses, heads included."),
+    (BUILD, "Version of this program."),
+    (PLUGIN_STREAMS, "Streams that entered a plugin."),
+    (PLUGIN_CALLBACKS, "Time in a callback of a plugin, calls into the gateway included."),
+    (PLUGIN_TRAPS, "Crashes of a plugin."),
+    (PLUGIN_DEADLINES, "Callbacks of a plugin that were stopped because they took too long."),
+    (PLUGIN_LOCAL_RESPONSES, "Requests that a plugin answered itself."),
+    (PLUGIN_FAILED, "Streams that had to do without a plugin, by what the plugin's fail strategy made of them."),
+    (PLUGIN_MEMORY, "Memory of a plugin's instances."),
+    (PLUGIN_INSTANCES, "Instances of a plugin, spares included."),
+    (LIMITS, "How often a limit was hit."),
+    (CONFIG_VERSION, "Version of the configuration that all workers use."),
+    (CONFIG_PROBLEMS, "Problems of the current configuration."),
+    (WORKERS, "Worker threads that serve requests."),
+    (LOG_LINES, "Lines of the access log that were handed to its file."),
+    (LOG_DROPPED, "Lines of the access log that were lost because its file did not take them."),
+];
+
+/// The collector of everything that this module counts.
+pub(super) struct Sums {
+    process: Arc<Process>,
+    descriptions: Vec<Desc>,
+}
+
+impl Sums {
+    /// Fails if a name is not one that Prometheus accepts.
+    pub(super) fn new(process: Arc<Process>) -> prometheus::Result<Self> {
+        let descriptions = names()
+            .map(|(name, help)| Desc::new(name.to_owned(), help.to_owned(), Vec::new(), HashMap::new()))
+            .collect::<prometheus::Result<_>>()?;
+        Ok(Self { process, descriptions })
+    }
+}
+
+impl Collector for Sums {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descriptions.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<proto::MetricFamily> {
+        let now = Instant::now();
+        let process = &*self.process;
+        let mut families = Families::default();
+
+        families.gauge(BUILD, &[("component", "proxy"), ("tag", &process.build_tag)], 1);
+        families.gauge(WORKERS, &[], process.workers.holders() as u64);
+        families.gauge(CONFIG_VERSION, &[], process.config.version.load(Relaxed));
+        let config = &process.config;
+        for (level, count) in [("error", &config.errors), ("warning", &config.warnings), ("info", &config.infos)] {
+            families.gauge(CONFIG_PROBLEMS, &[("level", level)], count.load(Relaxed));
+        }
+        if let Some(log) = &process.access_log {
+            families.counter(LOG_LINES, &[], log.written());
+            families.counter(LOG_DROPPED, &[], log.dropped());
+        }
+
+        let workers = process.workers.total();
+        for ((name, _), sample) in WorkerCounters::NAMES.iter().zip(workers.samples()) {
+            match sample {
+                Sample::Counter(count) => families.counter(name, &[], count),
+                Sample::Gauge(value) => families.gauge(name, &[], value),
+            }
+        }
+        for ((limit, hits), elsewhere) in workers.limits().zip(&process.limits) {
+            families.counter(LIMITS, &[("limit", limit.as_str())], hits + elsewhere.load(Relaxed));
+        }
+
+        for (service, series) in process.destinations.entries(now) {
+            for (key, child) in series.totals() {
+                families.requests(process, &service, key, &child);
+            }
+        }
+        for (labels, series) in process.plugins.entries(now) {
+            families.plugin(&labels, &series.total());
+        }
+        families.0.into_values().collect()
+    }
+}
+
+/// Text format. A family that cannot be encoded (somebody else's collector) is left out; the rest is delivered.
+pub(super) fn render(families: &[proto::MetricFamily]) -> Vec<u8> {
+    let encoder = TextEncoder::new();
+    let mut text = String::new();
+    for family in families {
+        // The encoder panics on this one type.
+        if family.get_field_type() == proto::MetricType::UNTYPED {
+            tracing::warn!(metric = family.name(), "metric left out: untyped metrics cannot be exported");
+            continue;
+        }
+        let before = text.len();
+        if let Err(error) = encoder.encode_utf8(std::slice::from_ref(family), &mut text) {
+            text.truncate(before);
+            tracing::warn!(metric = family.name(), %error, "metric left out");
+        }
+    }
+    text.into_bytes()
+}
+
+fn names() -> impl Iterator<Item = (&'static str, &'static str)> {
+    HELP.iter().chain(WorkerCounters::NAMES).copied()
+}
+
+type Labels<'a> = [(&'a str, &'a str)];
+
+/// Metric families by name while they are filled.
+#[derive(Default)]
+struct Families(HashMap<&'static str, proto::MetricFamily>);
+
+impl Families {
+    fn family(&mut self, name: &'static str, kind: proto::MetricType) -> &mut Vec<proto::Metric> {
+        let family = self.0.entry(name).or_insert_with(|| {
+            let mut family = proto::MetricFamily::default();
+            family.set_name(name.to_owned());
+            family.set_field_type(kind);
+            let help = names().find(|(known, _)| *known == name).map_or("", |(_, help)| help);
+            family.set_help(help.to_owned());
+            family
+        });
+        family.mut_metric()
+    }
+
+    fn counter(&mut self, name: &'static str, labels: &Labels<'_>, value: u64) {
+        let mut counter = proto::Counter::default();
+        counter.set_value(value as f64);
+        let mut metric = proto::Metric::from_label(pairs(labels));
+        metric.set_counter(counter);
+        self.family(name, proto::MetricType::COUNTER).push(metric);
+    }
+
+    fn gauge(&mut self, name: &'static str, labels: &Labels<'_>, value: u64) {
+        let mut gauge = proto::Gauge::default();
+        gauge.set_value(value as f64);
+        let mut metric = proto::Metric::from_label(pairs(labels));
+        metric.set_gauge(gauge);
+        self.family(name, proto::MetricType::GAUGE).push(metric);
+    }
+
+    fn histogram(&mut self, name: &'static str, labels: &Labels<'_>, histogram: proto::Histogram) {
+        let mut metric = proto::Metric::from_label(pairs(labels));
+        metric.set_histogram(histogram);
+        self.family(name, proto::MetricType::HISTOGRAM).push(metric);
+    }
+
+    /// Istio's metrics of one way in which requests to one service ended.
+    fn requests(&mut self, process: &Process, service: &ServiceLabels, key: ChildKey, child: &Child) {
+        let source = &process.identity;
+        let [protocol, code, grpc_status, flags] = key.labels();
+        // Istio's order (istio.md 5.1). What only a mesh peer could tell is unknown at the edge.
+        let labels = [
+            ("reporter", "source"),
+            ("source_workload", or_unknown(&source.workload)),
+            ("source_canonical_service", or_unknown(&source.canonical_service)),
+            ("source_canonical_revision", if_empty(&source.canonical_revision, "latest")),
+            ("source_workload_namespace", or_unknown(&source.namespace)),
+            ("source_principal", "unknown"),
+            ("source_app", or_unknown(&source.app)),
+            ("source_version", or_unknown(&source.version)),
+            ("source_cluster", or_unknown(&source.cluster)),
+            ("destination_workload", "unknown"),
+            ("destination_workload_namespace", "unknown"),
+            ("destination_principal", "unknown"),
+            ("destination_app", "unknown"),
+            ("destination_version", "unknown"),
+            ("destination_service", or_unknown(&service.host)),
+            ("destination_canonical_service", "unknown"),
+            ("destination_canonical_revision", "latest"),
+            ("destination_service_name", or_unknown(&service.name)),
+            ("destination_service_namespace", or_unknown(&service.namespace)),
+            ("destination_cluster", "unknown"),
+            ("request_protocol", &protocol),
+            ("response_code", &code),
+            ("grpc_response_status", &grpc_status),
+            ("response_flags", &flags),
+            ("connection_security_policy", "unknown"),
+        ];
+        self.counter(REQUESTS, &labels, child.duration.count());
+        self.histogram(DURATION, &labels, istio_histogram(&child.duration, 1000.0));
+        self.histogram(REQUEST_BYTES, &labels, istio_histogram(&child.request_bytes, 1.0));
+        self.histogram(RESPONSE_BYTES, &labels, istio_histogram(&child.response_bytes, 1.0));
+    }
+
+    fn plugin(&mut self, plugin: &PluginLabels, cells: &PluginCells) {
+        let labels = [("namespace", &*plugin.namespace), ("plugin", &*plugin.name), ("digest", &*plugin.digest)];
+        let [namespace, name, digest] = labels;
+        for (metric, counter) in [
+            (PLUGIN_STREAMS, &cells.streams),
+            (PLUGIN_TRAPS, &cells.traps),
+            (PLUGIN_DEADLINES, &cells.deadlines),
+            (PLUGIN_LOCAL_RESPONSES, &cells.local_responses),
+        ] {
+            self.counter(metric, &labels, counter.get());
+        }
+        for (strategy, counter) in cells.failures() {
+            let labels = [namespace, name, digest, ("fail_strategy", strategy.as_str())];
+            self.counter(PLUGIN_FAILED, &labels, counter.get());
+        }
+        self.gauge(PLUGIN_MEMORY, &labels, cells.memory.get());
+        self.gauge(PLUGIN_INSTANCES, &labels, cells.instances.get());
+        for (callback, histogram) in Callback::ALL.iter().zip(&cells.callbacks) {
+            // A plugin has two or three of the ten; the others would be noise.
+            if histogram.count() > 0 {
+                let labels = [namespace, name, digest, ("callback", callback.as_str())];
+                self.histogram(PLUGIN_CALLBACKS, &labels, log_histogram(histogram));
+            }
+        }
+    }
+}
+
+fn if_empty<'a>(value: &'a str, instead: &'a str) -> &'a str {
+    if value.is_empty() { instead } else { value }
+}
+
+fn or_unknown(value: &str) -> &str {
+    if_empty(value, "unknown")
+}
+
+fn pairs(labels: &Labels<'_>) -> Vec<proto::LabelPair> {
+    labels
+        .iter()
+        .map(|(name, value)| {
+            let mut pair = proto::LabelPair::default();
+            pair.set_name((*name).to_owned());
+            pair.set_value((*value).to_owned());
+            pair
+        })
+        .collect()
+}
+
+fn istio_histogram(histogram: &IstioHistogram, unit: f64) -> proto::Histogram {
+    let mut below = 0;
+    let cumulative = ISTIO_BOUNDS.iter().zip(histogram.counts()).map(|(bound, count)| {
+        below += count;
+        (*bound, below)
+    });
+    buckets(cumulative, histogram.count(), histogram.sum() as f64 / unit)
+}
+
+fn log_histogram(histogram: &LogHistogram) -> proto::Histogram {
+    buckets(histogram.cumulative().into_iter(), histogram.count(), histogram.sum() as f64 / 1e9)
+}
+
+fn buckets(cumulative: impl Iterator<Item = (f64, u64)>, count: u64, sum: f64) -> proto::Histogram {
+    let buckets = cumulative
+        .map(|(bound, count)| {
+            let mut bucket = proto::Bucket::default();
+            bucket.set_upper_bound(bound);
+            bucket.set_cumulative_count(count);
+            bucket
+        })
+        .collect();
+    let mut histogram = proto::Histogram::default();
+    histogram.set_bucket(buckets);
+    histogram.set_sample_count(count);
+    histogram.set_sample_sum(sum);
+    histogram
+}

@@ -1,0 +1,206 @@
+//! The streams that are open in one instance, and the exchanges attached to them.
+//!
+//! A [`ContextId`] carries the place in the table, so that attaching, detaching and every callback are
+//! one index operation. Only a number that comes from the plugin has to be searched for.
+
+use crate::Exchange;
+
+/// The plugin's root context. There is one per instance.
+pub(crate) const ROOT: u32 = 1;
+
+/// One open stream of one instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ContextId {
+    id: u32,
+    slot: u32,
+}
+
+impl ContextId {
+    /// The number by which the plugin knows the stream; what its log lines show.
+    pub fn number(self) -> u32 {
+        self.id
+    }
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    /// 0 while the slot is free.
+    id: u32,
+    /// Already in the list of woken streams.
+    woken: bool,
+    exchange: Option<Box<Exchange>>,
+}
+
+/// The table of open streams.
+#[derive(Debug)]
+pub(crate) struct Contexts {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    next: u32,
+    wrapped: bool,
+    woken: Vec<ContextId>,
+}
+
+impl Contexts {
+    pub(crate) fn new() -> Self {
+        Self { slots: Vec::new(), free: Vec::new(), next: ROOT + 1, wrapped: false, woken: Vec::new() }
+    }
+
+    /// A new context with this exchange attached. Numbers count up as in Envoy; plugins keep them in
+    /// maps, so one is not given again while it could be confused with an open stream.
+    pub(crate) fn open(&mut self, exchange: Box<Exchange>) -> ContextId {
+        let id = self.next_number();
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot::default());
+            // One slot takes more than one byte of guest memory, so there are fewer than 2^32.
+            u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
+        });
+        if let Some(place) = self.slots.get_mut(slot as usize) {
+            *place = Slot { id, woken: false, exchange: Some(exchange) };
+        }
+        ContextId { id, slot }
+    }
+
+    fn next_number(&mut self) -> u32 {
+        loop {
+            let id = self.next;
+            self.next = self.next.checked_add(1).unwrap_or_else(|| {
+                self.wrapped = true;
+                ROOT + 1
+            });
+            if !self.wrapped || self.find(id).is_none() {
+                return id;
+            }
+        }
+    }
+
+    /// Forgets a context; answers what was attached.
+    pub(crate) fn close(&mut self, context: ContextId) -> Option<Box<Exchange>> {
+        let slot = self.slot_mut(context)?;
+        let exchange = slot.exchange.take();
+        slot.id = 0;
+        self.free.push(context.slot);
+        exchange
+    }
+
+    /// Whether the context is open.
+    pub(crate) fn contains(&self, context: ContextId) -> bool {
+        self.slots.get(context.slot as usize).is_some_and(|slot| slot.id == context.id)
+    }
+
+    /// Attaches an exchange. Answers it back if the context is closed.
+    pub(crate) fn attach(&mut self, context: ContextId, exchange: Box<Exchange>) -> Option<Box<Exchange>> {
+        match self.slot_mut(context) {
+            Some(slot) => slot.exchange.replace(exchange),
+            None => Some(exchange),
+        }
+    }
+
+    /// Takes the attached exchange away.
+    pub(crate) fn detach(&mut self, context: ContextId) -> Option<Box<Exchange>> {
+        self.slot_mut(context)?.exchange.take()
+    }
+
+    /// The attached exchange.
+    pub(crate) fn exchange(&self, context: ContextId) -> Option<&Exchange> {
+        let slot = self.slots.get(context.slot as usize)?;
+        if slot.id == context.id { slot.exchange.as_deref() } else { None }
+    }
+
+    /// The attached exchange, to change it.
+    pub(crate) fn exchange_mut(&mut self, context: ContextId) -> Option<&mut Exchange> {
+        self.slot_mut(context)?.exchange.as_deref_mut()
+    }
+
+    /// The open context with a number that the plugin named.
+    pub(crate) fn find(&self, id: u32) -> Option<ContextId> {
+        if id == 0 {
+            return None;
+        }
+        let slot = self.slots.iter().position(|slot| slot.id == id)?;
+        Some(ContextId { id, slot: u32::try_from(slot).ok()? })
+    }
+
+    /// Notes that a stream other than the calling one has something to carry out.
+    pub(crate) fn wake(&mut self, context: ContextId) {
+        if let Some(slot) = self.slot_mut(context)
+            && !std::mem::replace(&mut slot.woken, true)
+        {
+            self.woken.push(context);
+        }
+    }
+
+    /// Takes the list of woken streams.
+    pub(crate) fn take_woken(&mut self) -> std::vec::Drain<'_, ContextId> {
+        for context in &self.woken {
+            if let Some(slot) = self.slots.get_mut(context.slot as usize) {
+                slot.woken = false;
+            }
+        }
+        self.woken.drain(..)
+    }
+
+    fn slot_mut(&mut self, context: ContextId) -> Option<&mut Slot> {
+        self.slots.get_mut(context.slot as usize).filter(|slot| slot.id == context.id)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use http::uri::PathAndQuery;
+    use http::{HeaderMap, Method};
+
+    use super::*;
+    use crate::{RequestHead, Scheme};
+
+    fn exchange(path: &'static str) -> Box<Exchange> {
+        Exchange::new(RequestHead {
+            method: Method::GET,
+            target: PathAndQuery::from_static(path),
+            scheme: Scheme::Http,
+            headers: HeaderMap::new(),
+        })
+    }
+
+    #[test]
+    fn a_place_is_reused_but_its_old_name_is_not() {
+        let mut contexts = Contexts::new();
+        let first = contexts.open(exchange("/1"));
+        let second = contexts.open(exchange("/2"));
+        assert_eq!((first.number(), second.number()), (2, 3));
+        assert!(contexts.close(first).is_some());
+        let third = contexts.open(exchange("/3"));
+        assert_eq!((third.number(), third.slot), (4, first.slot));
+        assert!(contexts.exchange(first).is_none());
+        assert!(contexts.detach(first).is_none());
+        assert!(contexts.close(first).is_none());
+        assert!(contexts.attach(first, exchange("/x")).is_some(), "handed back");
+        assert_eq!(contexts.exchange(third).unwrap().request.target, "/3");
+        assert_eq!(contexts.find(3), Some(second));
+        assert_eq!(contexts.find(2), None);
+        assert_eq!(contexts.find(0), None);
+        assert_eq!(contexts.find(ROOT), None);
+    }
+
+    #[test]
+    fn numbers_in_use_are_skipped_after_the_wrap() {
+        let mut contexts = Contexts::new();
+        let old = contexts.open(exchange("/"));
+        contexts.next = u32::MAX;
+        assert_eq!(contexts.open(exchange("/")).number(), u32::MAX);
+        assert_eq!(contexts.open(exchange("/")).number(), old.number() + 1);
+    }
+
+    #[test]
+    fn a_stream_is_woken_once() {
+        let mut contexts = Contexts::new();
+        let context = contexts.open(exchange("/"));
+        contexts.wake(context);
+        contexts.wake(context);
+        assert_eq!(contexts.take_woken().collect::<Vec<_>>(), [context]);
+        assert_eq!(contexts.take_woken().count(), 0);
+        contexts.wake(context);
+        assert_eq!(contexts.take_woken().count(), 1);
+    }
+}

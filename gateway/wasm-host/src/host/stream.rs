@@ -1,0 +1,172 @@
+//! What becomes of a stream: resume, reset, local response, effective context, ticks.
+//!
+//! Nothing happens inside the host call: it is noted in the exchange's effects and carried out after
+//! the callback, because plugins are not re-entrant.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+
+use crate::abi::Status;
+use crate::contexts::ROOT;
+use crate::exchange::{LocalResponse, Phase};
+use crate::guest::{Call, HostResult, Span, slice, view};
+use crate::state::State;
+use crate::{fields, log, pairs};
+
+/// Stream types of the ABI.
+pub(super) const REQUEST: u32 = 0;
+pub(super) const RESPONSE: u32 = 1;
+const DOWNSTREAM: u32 = 2;
+const UPSTREAM: u32 = 3;
+
+/// Resumes a paused request or response; without an attached stream nothing. TCP: as Envoy, success
+/// for downstream and `UNIMPLEMENTED` for upstream.
+pub(super) fn resume(call: &mut Call<'_>, kind: u32) -> HostResult {
+    let state = call.data_mut();
+    let Some(exchange) = state.exchange_mut() else { return known(kind) };
+    match kind {
+        REQUEST => exchange.effects.resume_request = true,
+        RESPONSE => exchange.effects.resume_response = true,
+        _ => return known(kind),
+    }
+    state.wake_effective();
+    Ok(())
+}
+
+/// Resets the stream.
+pub(super) fn close(call: &mut Call<'_>, kind: u32) -> HostResult {
+    let state = call.data_mut();
+    if let (REQUEST | RESPONSE, Some(exchange)) = (kind, state.exchange_mut()) {
+        exchange.effects.reset = true;
+        state.wake_effective();
+        return Ok(());
+    }
+    known(kind)
+}
+
+fn known(kind: u32) -> HostResult {
+    match kind {
+        REQUEST | RESPONSE | DOWNSTREAM => Ok(()),
+        UPSTREAM => Err(Status::Unimplemented.into()),
+        _ => Err(Status::BadArgument.into()),
+    }
+}
+
+/// Has the route resolved again. Without an attached stream nothing.
+pub(super) fn clear_route_cache(call: &mut Call<'_>) -> HostResult {
+    if let Some(exchange) = call.data_mut().exchange_mut() {
+        exchange.effects.request_head_changed = true;
+    }
+    Ok(())
+}
+
+/// Answers the client. The first response wins; without an attached stream nothing happens; in
+/// `on_log` `BAD_ARGUMENT`. What is invalid in it must not let the request pass, so it becomes a 500 or
+/// is left out, with a note in the log.
+pub(super) fn send_local_response(
+    call: &mut Call<'_>,
+    code: u32,
+    details: Span,
+    body: Span,
+    headers: Span,
+    grpc_status: u32,
+) -> HostResult {
+    let (memory, state) = view(call)?;
+    let (details, body, headers) = (slice(memory, details)?, slice(memory, body)?, slice(memory, headers)?);
+    let limit = state.limits().body_bytes;
+    let Some(exchange) = state.exchange() else { return Ok(()) };
+    if exchange.phase == Phase::Log {
+        return Err(Status::BadArgument.into());
+    }
+    if exchange.effects.local_response.is_some() {
+        state.note("a second local response for one stream was ignored");
+        return Ok(());
+    }
+    let mut problems = Vec::new();
+    let status = u16::try_from(code)
+        .ok()
+        .filter(|code| (200..=599).contains(code))
+        .and_then(|code| StatusCode::from_u16(code).ok())
+        .unwrap_or_else(|| {
+            problems.push(format!("status {code} is not between 200 and 599, 500 is sent"));
+            StatusCode::INTERNAL_SERVER_ERROR
+        });
+    let (status, body) = if body.len() > limit {
+        problems.push(format!("the body of {} bytes is longer than {limit}, an empty 500 is sent", body.len()));
+        (StatusCode::INTERNAL_SERVER_ERROR, Bytes::new())
+    } else {
+        (status, Bytes::copy_from_slice(body))
+    };
+    let response = LocalResponse {
+        status,
+        details: log::text(details, 256).replace(char::is_whitespace, "_"),
+        headers: response_headers(headers, state.limits().header_fields, &mut problems),
+        body,
+        grpc_status: u8::try_from(grpc_status).ok().filter(|status| *status <= 16),
+    };
+    if let Some(exchange) = state.exchange_mut() {
+        exchange.effects.local_response = Some(response);
+    }
+    for problem in problems {
+        state.note(&format!("local response: {problem}"));
+    }
+    state.wake_effective();
+    Ok(())
+}
+
+fn response_headers(map: &[u8], max: usize, problems: &mut Vec<String>) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let pairs = match pairs::decode(map) {
+        Ok(pairs) => pairs,
+        Err(malformed) => {
+            problems.push(format!("its headers were left out: {malformed}"));
+            return headers;
+        }
+    };
+    let mut left_out = 0;
+    for (name, value) in pairs {
+        let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) else {
+            left_out += 1;
+            continue;
+        };
+        if fields::is_framing(&name) {
+            continue;
+        }
+        if headers.len() >= max || headers.try_append(name, value).is_err() {
+            left_out += 1;
+        }
+    }
+    if left_out > 0 {
+        problems.push(format!("{left_out} of its headers were left out: illegal name or value, or too many"));
+    }
+    headers
+}
+
+/// Chooses the stream that host functions work on until the callback ends. Unknown: `BAD_ARGUMENT`,
+/// by which a plugin learns that its stream has gone.
+pub(super) fn set_effective_context(call: &mut Call<'_>, id: u32) -> HostResult {
+    let state = call.data_mut();
+    if id == ROOT {
+        state.effective = None;
+    } else if state.current.is_none_or(|current| current.number() != id) {
+        state.effective = Some(state.contexts.find(id).ok_or(Status::BadArgument)?);
+    } else {
+        state.effective = state.current;
+    }
+    Ok(())
+}
+
+/// Nothing is ever pending: `on_done` cannot postpone the end of a stream.
+pub(super) fn done(_call: &mut Call<'_>) -> HostResult {
+    Err(Status::NotFound.into())
+}
+
+/// 0 stops ticks. A period shorter than the limit is raised to it.
+pub(super) fn set_tick_period(call: &mut Call<'_>, milliseconds: u32) -> HostResult {
+    let state: &mut State = call.data_mut();
+    let shortest = state.limits().tick_period;
+    state.tick_period = (milliseconds > 0).then(|| Duration::from_millis(u64::from(milliseconds)).max(shortest));
+    Ok(())
+}

@@ -1,0 +1,161 @@
+//! Reads what a module declares, before anything is compiled: ABI version, imports, exports, memory.
+//!
+//! Only the outline is read, code sections are skipped. Every problem is collected, so that whoever
+//! uploads a module fixes them in one go.
+
+use wasmparser::{CompositeInnerType, ExternalKind, FuncType, Parser, Payload, TypeRef, ValType};
+
+use crate::abi::AbiVersion;
+use crate::callbacks::{self, Callbacks};
+use crate::host;
+use crate::module::ModuleError;
+
+/// What a module declares.
+#[derive(Debug)]
+pub(crate) struct Outline {
+    pub(crate) abi: AbiVersion,
+    pub(crate) callbacks: Callbacks,
+}
+
+/// Sections of interest, as they were read.
+#[derive(Default)]
+struct Sections<'a> {
+    types: Vec<Option<FuncType>>,
+    /// Type of every function, imported ones first.
+    functions: Vec<u32>,
+    imports: Vec<(&'a str, &'a str, TypeRef)>,
+    exports: Vec<(&'a str, ExternalKind, u32)>,
+}
+
+/// Reads the outline of a module and checks it against the ABI.
+pub(crate) fn inspect(wasm: &[u8]) -> Result<Outline, ModuleError> {
+    let sections = read(wasm)?;
+    let abi = sections
+        .exports
+        .iter()
+        .find_map(|(name, _, _)| AbiVersion::from_export(name))
+        .ok_or_else(|| ModuleError::AbiUnknown { declared: sections.declared_abi() })?;
+    let unknown = sections.unknown_imports();
+    if !unknown.is_empty() {
+        return Err(ModuleError::ImportUnknown { imports: unknown.join(", ") });
+    }
+    let wrong = sections.wrong_exports(abi);
+    if !wrong.is_empty() {
+        return Err(ModuleError::ExportType { exports: wrong.join("; ") });
+    }
+    if !sections.has("memory", ExternalKind::Memory) {
+        return Err(ModuleError::MemoryMissing);
+    }
+    if !sections.has("malloc", ExternalKind::Func) && !sections.has("proxy_on_memory_allocate", ExternalKind::Func) {
+        return Err(ModuleError::AllocatorMissing);
+    }
+    let functions = sections.exports.iter().filter(|(_, kind, _)| *kind == ExternalKind::Func);
+    Ok(Outline { abi, callbacks: Callbacks::of(functions.map(|(name, _, _)| *name)) })
+}
+
+fn read(wasm: &[u8]) -> Result<Sections<'_>, ModuleError> {
+    if !wasm.starts_with(b"\0asm") {
+        return Err(ModuleError::Malformed("it does not begin with the bytes of a WebAssembly module".to_owned()));
+    }
+    let mut sections = Sections::default();
+    for payload in Parser::new(0).parse_all(wasm) {
+        match payload? {
+            Payload::Version { encoding: wasmparser::Encoding::Component, .. } => {
+                return Err(ModuleError::Malformed(
+                    "it is a component; proxy-wasm needs a core module (for Rust: crate type cdylib, target wasm32-wasip1)".to_owned(),
+                ));
+            }
+            Payload::TypeSection(reader) => {
+                for group in reader {
+                    for sub in group?.into_types() {
+                        sections.types.push(match sub.composite_type.inner {
+                            CompositeInnerType::Func(function) => Some(function),
+                            _ => None,
+                        });
+                    }
+                }
+            }
+            Payload::ImportSection(reader) => {
+                for import in reader.into_imports() {
+                    let import = import?;
+                    if let TypeRef::Func(index) = import.ty {
+                        sections.functions.push(index);
+                    }
+                    sections.imports.push((import.module, import.name, import.ty));
+                }
+            }
+            Payload::FunctionSection(reader) => {
+                for index in reader {
+                    sections.functions.push(index?);
+                }
+            }
+            Payload::ExportSection(reader) => {
+                for export in reader {
+                    let export = export?;
+                    sections.exports.push((export.name, export.kind, export.index));
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(sections)
+}
+
+impl Sections<'_> {
+    fn has(&self, name: &str, kind: ExternalKind) -> bool {
+        self.exports.iter().any(|(export, exported, _)| *export == name && *exported == kind)
+    }
+
+    /// ABI markers this host does not know, for the message.
+    fn declared_abi(&self) -> String {
+        let markers: Vec<_> = self
+            .exports
+            .iter()
+            .map(|(name, _, _)| *name)
+            .filter(|name| name.starts_with("proxy_abi_version_"))
+            .collect();
+        if markers.is_empty() { "none".to_owned() } else { markers.join(", ") }
+    }
+
+    fn unknown_imports(&self) -> Vec<String> {
+        let mut unknown: Vec<_> = self
+            .imports
+            .iter()
+            .filter(|(module, name, ty)| !matches!(ty, TypeRef::Func(_)) || !host::provides(module, name))
+            .map(|(module, name, _)| format!("{module}.{name}"))
+            .collect();
+        unknown.sort();
+        unknown.dedup();
+        unknown
+    }
+
+    /// Callbacks whose type is not the ABI's.
+    fn wrong_exports(&self, abi: AbiVersion) -> Vec<String> {
+        let mut wrong = Vec::new();
+        for (name, kind, index) in &self.exports {
+            let Some((params, result)) = callbacks::signature(name, abi) else { continue };
+            let right = *kind == ExternalKind::Func
+                && self.function_type(*index).is_some_and(|function| {
+                    function.params().len() == params
+                        && function.results().len() == usize::from(result)
+                        && function.params().iter().chain(function.results()).all(|ty| *ty == ValType::I32)
+                });
+            if !right {
+                let result = if result { "one i32 result" } else { "no result" };
+                wrong.push(format!("{name} must be a function with {params} i32 parameters and {result}"));
+            }
+        }
+        wrong
+    }
+
+    fn function_type(&self, function: u32) -> Option<&FuncType> {
+        let index = *self.functions.get(function as usize)?;
+        self.types.get(index as usize)?.as_ref()
+    }
+}
+
+impl From<wasmparser::BinaryReaderError> for ModuleError {
+    fn from(error: wasmparser::BinaryReaderError) -> Self {
+        Self::Malformed(error.to_string())
+    }
+}

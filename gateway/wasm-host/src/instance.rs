@@ -1,0 +1,311 @@
+//! One live VM of a plugin: the callbacks of HTTP streams, ticks, and what happens when one fails.
+
+use std::time::Duration;
+
+use wasmtime::{Store, TypedFunc, WasmParams, WasmResults};
+
+use crate::callbacks::{Exports, OnHeaders};
+use crate::contexts::{ContextId, Contexts, ROOT};
+use crate::exchange::{Action, Exchange, Phase};
+use crate::fields::Fields;
+use crate::state::State;
+use crate::trap::Trap;
+
+/// One live VM of a plugin on one worker: many streams at a time, one thread at a time.
+///
+/// A stream's life: [`open`](Self::open), callbacks, [`close`](Self::close). While the stream runs its
+/// exchange is attached here only during this plugin's callbacks and while the stream is paused by
+/// this plugin; in between the HTTP layer detaches it, to lend it to the next plugin. A plugin can
+/// touch no exchange that is not attached to it.
+///
+/// After a [`Trap`] the instance is dead: every further call answers the same trap at once.
+/// [`detach`](Self::detach) still works.
+pub struct Instance {
+    vm: Vm,
+    exports: Exports,
+}
+
+/// A store and whether plugin code may still run in it.
+struct Vm {
+    store: Store<State>,
+    dead: Option<Trap>,
+}
+
+impl Instance {
+    pub(crate) fn new(store: Store<State>, exports: Exports) -> Self {
+        Self { vm: Vm { store, dead: None }, exports }
+    }
+
+    /// Opens a stream context (`on_context_create`). On a trap the exchange comes back.
+    pub fn open(&mut self, exchange: Box<Exchange>) -> Result<ContextId, (Box<Exchange>, Trap)> {
+        if let Err(trap) = self.vm.alive() {
+            return Err((exchange, trap));
+        }
+        let context = self.vm.contexts().open(exchange);
+        if let Some(create) = &self.exports.on_context_create {
+            let params = (context.number(), ROOT);
+            if let Err(trap) = self.vm.enter("proxy_on_context_create", create, Some(context), params) {
+                // It was attached three lines above, and nothing but `close` takes it away.
+                return match self.vm.contexts().close(context) {
+                    Some(exchange) => Err((exchange, trap)),
+                    None => Ok(context),
+                };
+            }
+        }
+        Ok(context)
+    }
+
+    /// Attaches an exchange to its context. A closed context or a dead instance answers it back.
+    pub fn attach(&mut self, context: ContextId, exchange: Box<Exchange>) -> Result<(), Box<Exchange>> {
+        self.vm.contexts().attach(context, exchange).map_or(Ok(()), Err)
+    }
+
+    /// Takes the exchange of a context away, also from a dead instance.
+    pub fn detach(&mut self, context: ContextId) -> Option<Box<Exchange>> {
+        self.vm.contexts().detach(context)
+    }
+
+    /// The exchange attached to a context.
+    pub fn exchange(&mut self, context: ContextId) -> Option<&mut Exchange> {
+        self.vm.contexts().exchange_mut(context)
+    }
+
+    /// `on_request_headers`. As all callbacks: [`Action::Continue`] without entering the plugin if the
+    /// module does not export it.
+    pub fn on_request_headers(&mut self, context: ContextId, end_of_stream: bool) -> Result<Action, Trap> {
+        const NAME: &str = "proxy_on_request_headers";
+        let Some(function) = &self.exports.on_request_headers else {
+            return self.vm.alive().map(|()| Action::Continue);
+        };
+        let exchange = self.vm.begin(NAME, context, Phase::RequestHeaders, end_of_stream)?;
+        let count = number(Fields::Request(&exchange.request).count());
+        let returned = self.vm.headers(NAME, function, context, count, end_of_stream)?;
+        Ok(self.finish(context, returned, Part::Request, head_action))
+    }
+
+    /// `on_request_body`, about everything that [`Exchange::request_body`] holds.
+    pub fn on_request_body(&mut self, context: ContextId, end_of_stream: bool) -> Result<Action, Trap> {
+        const NAME: &str = "proxy_on_request_body";
+        let Some(function) = &self.exports.on_request_body else { return self.vm.alive().map(|()| Action::Continue) };
+        let exchange = self.vm.begin(NAME, context, Phase::RequestBody, end_of_stream)?;
+        let params = (context.number(), number(exchange.request_body.len()), u32::from(end_of_stream));
+        let returned = self.vm.enter(NAME, function, Some(context), params)?;
+        Ok(self.finish(context, returned, Part::Request, body_action))
+    }
+
+    /// `on_request_trailers`. [`Exchange::request_trailers`] holds them.
+    pub fn on_request_trailers(&mut self, context: ContextId) -> Result<Action, Trap> {
+        const NAME: &str = "proxy_on_request_trailers";
+        let Some(function) = &self.exports.on_request_trailers else {
+            return self.vm.alive().map(|()| Action::Continue);
+        };
+        let exchange = self.vm.begin(NAME, context, Phase::RequestTrailers, true)?;
+        let count = number(exchange.request_trailers.as_ref().map_or(0, http::HeaderMap::len));
+        let params = (context.number(), count);
+        let returned = self.vm.enter(NAME, function, Some(context), params)?;
+        Ok(self.finish(context, returned, Part::Request, trailer_action))
+    }
+
+    /// `on_response_headers`. [`Exchange::response`] holds them.
+    pub fn on_response_headers(&mut self, context: ContextId, end_of_stream: bool) -> Result<Action, Trap> {
+        const NAME: &str = "proxy_on_response_headers";
+        let Some(function) = &self.exports.on_response_headers else {
+            return self.vm.alive().map(|()| Action::Continue);
+        };
+        let exchange = self.vm.begin(NAME, context, Phase::ResponseHeaders, end_of_stream)?;
+        let count = number(exchange.response.as_ref().map_or(0, |head| Fields::Response(head).count()));
+        let returned = self.vm.headers(NAME, function, context, count, end_of_stream)?;
+        Ok(self.finish(context, returned, Part::Response, head_action))
+    }
+
+    /// `on_response_body`, about everything that [`Exchange::response_body`] holds.
+    pub fn on_response_body(&mut self, context: ContextId, end_of_stream: bool) -> Result<Action, Trap> {
+        const NAME: &str = "proxy_on_response_body";
+        let Some(function) = &self.exports.on_response_body else { return self.vm.alive().map(|()| Action::Continue) };
+        let exchange = self.vm.begin(NAME, context, Phase::ResponseBody, end_of_stream)?;
+        let params = (context.number(), number(exchange.response_body.len()), u32::from(end_of_stream));
+        let returned = self.vm.enter(NAME, function, Some(context), params)?;
+        Ok(self.finish(context, returned, Part::Response, body_action))
+    }
+
+    /// `on_response_trailers`. [`Exchange::response_trailers`] holds them.
+    pub fn on_response_trailers(&mut self, context: ContextId) -> Result<Action, Trap> {
+        const NAME: &str = "proxy_on_response_trailers";
+        let Some(function) = &self.exports.on_response_trailers else {
+            return self.vm.alive().map(|()| Action::Continue);
+        };
+        let exchange = self.vm.begin(NAME, context, Phase::ResponseTrailers, true)?;
+        let count = number(exchange.response_trailers.as_ref().map_or(0, http::HeaderMap::len));
+        let params = (context.number(), count);
+        let returned = self.vm.enter(NAME, function, Some(context), params)?;
+        Ok(self.finish(context, returned, Part::Response, trailer_action))
+    }
+
+    /// Ends a stream: `on_log`, `on_done`, `on_delete`, the order of Envoy's HTTP streams. Answers the
+    /// exchange if one was attached. After a trap it is still there to be detached.
+    pub fn close(&mut self, context: ContextId) -> Result<Option<Box<Exchange>>, Trap> {
+        self.vm.alive()?;
+        if !self.vm.contexts().contains(context) {
+            return Err(Trap::detached("proxy_on_log"));
+        }
+        if let Some(exchange) = self.vm.contexts().exchange_mut(context) {
+            exchange.phase = Phase::Log;
+        }
+        let id = context.number();
+        if let Some(log) = &self.exports.on_log {
+            self.vm.enter("proxy_on_log", log, Some(context), id)?;
+        }
+        if let Some(done) = &self.exports.on_done {
+            // What it returns matters for root contexts only.
+            self.vm.enter("proxy_on_done", done, Some(context), id)?;
+        }
+        if let Some(delete) = &self.exports.on_delete {
+            self.vm.enter("proxy_on_delete", delete, Some(context), id)?;
+        }
+        Ok(self.vm.contexts().close(context))
+    }
+
+    /// `on_tick` of the root context. Call it every [`Instance::tick_period`], the first time one
+    /// period after the plugin asked for it.
+    pub fn on_tick(&mut self) -> Result<(), Trap> {
+        self.vm.alive()?;
+        match &self.exports.on_tick {
+            Some(tick) => self.vm.enter("proxy_on_tick", tick, None, ROOT),
+            None => Ok(()),
+        }
+    }
+
+    /// How often the plugin wants to be woken at present; may change in any callback.
+    pub fn tick_period(&self) -> Option<Duration> {
+        self.vm.store.data().tick_period.filter(|_| self.exports.on_tick.is_some())
+    }
+
+    /// Streams that callbacks about *others* resumed, answered, or reset since the last call, each once.
+    /// Their exchanges' [`effects`](Exchange::effects) say what to do.
+    pub fn take_woken(&mut self) -> impl Iterator<Item = ContextId> + '_ {
+        self.vm.contexts().take_woken()
+    }
+
+    /// Whether a callback has trapped.
+    pub fn is_dead(&self) -> bool {
+        self.vm.dead.is_some()
+    }
+
+    /// Size of the linear memory, in bytes. Memory never shrinks.
+    pub fn memory_bytes(&self) -> usize {
+        self.vm.store.data().memory.map_or(0, |memory| memory.data_size(&self.vm.store))
+    }
+
+    /// What a returned number means, together with what the callback did.
+    fn finish(&mut self, context: ContextId, returned: u32, part: Part, action: fn(u32) -> Action) -> Action {
+        let Some(exchange) = self.vm.contexts().exchange_mut(context) else { return Action::Pause };
+        let effects = &mut exchange.effects;
+        // Taken in any case: a resume in the callback itself is used up by it.
+        let resumed = match part {
+            Part::Request => std::mem::take(&mut effects.resume_request),
+            Part::Response => std::mem::take(&mut effects.resume_response),
+        };
+        if effects.interrupts() {
+            Action::Pause
+        } else if resumed {
+            Action::Continue
+        } else {
+            action(returned)
+        }
+    }
+}
+
+/// Which half of an exchange a callback is about.
+#[derive(Clone, Copy)]
+enum Part {
+    Request,
+    Response,
+}
+
+/// 1 is the ABI's pause; 2 was Envoy's "continue and end the stream" and acts as continue; 3, 4 and
+/// everything above stop all iteration.
+fn head_action(returned: u32) -> Action {
+    match returned {
+        0 | 2 => Action::Continue,
+        _ => Action::Pause,
+    }
+}
+
+fn body_action(returned: u32) -> Action {
+    match returned {
+        0 => Action::Continue,
+        1 => Action::Pause,
+        2 => Action::PauseWatermark,
+        _ => Action::PauseDiscard,
+    }
+}
+
+fn trailer_action(returned: u32) -> Action {
+    if returned == 0 { Action::Continue } else { Action::Pause }
+}
+
+impl Vm {
+    /// The trap that killed the instance, if one has.
+    fn alive(&self) -> Result<(), Trap> {
+        self.dead.clone().map_or(Ok(()), Err)
+    }
+
+    fn contexts(&mut self) -> &mut Contexts {
+        &mut self.store.data_mut().contexts
+    }
+
+    /// Prepares the exchange of a context for a callback.
+    fn begin(
+        &mut self,
+        callback: &'static str,
+        context: ContextId,
+        phase: Phase,
+        end_of_stream: bool,
+    ) -> Result<&mut Exchange, Trap> {
+        self.alive()?;
+        let exchange = self.contexts().exchange_mut(context).ok_or_else(|| Trap::detached(callback))?;
+        exchange.phase = phase;
+        exchange.end_of_stream = end_of_stream;
+        Ok(exchange)
+    }
+
+    /// Runs plugin code about a stream, or about the root context. This is the only way into a started
+    /// plugin.
+    fn enter<P: WasmParams, R: WasmResults>(
+        &mut self,
+        callback: &'static str,
+        function: &TypedFunc<P, R>,
+        context: Option<ContextId>,
+        params: P,
+    ) -> Result<R, Trap> {
+        self.store.data_mut().enter(context);
+        self.store.set_epoch_deadline(1);
+        function.call(&mut self.store, params).map_err(|error| {
+            let trap = Trap::explain(callback, &error, self.store.data().growth.refused);
+            self.dead = Some(trap.clone());
+            trap
+        })
+    }
+
+    /// As [`Vm::enter`], for either form of a header callback.
+    fn headers(
+        &mut self,
+        callback: &'static str,
+        function: &OnHeaders,
+        context: ContextId,
+        count: u32,
+        end_of_stream: bool,
+    ) -> Result<u32, Trap> {
+        let id = context.number();
+        match function {
+            OnHeaders::V0_1(function) => self.enter(callback, function, Some(context), (id, count)),
+            OnHeaders::V0_2(function) => {
+                self.enter(callback, function, Some(context), (id, count, u32::from(end_of_stream)))
+            }
+        }
+    }
+}
+
+fn number(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,139 @@
+//! A compiled, checked module: everything about a plugin that depends on its bytes alone.
+
+use std::sync::Arc;
+
+use thiserror::Error;
+use wasmtime::InstancePre;
+
+use crate::abi::AbiVersion;
+use crate::inspect::inspect;
+use crate::state::State;
+use crate::{Callbacks, Engine};
+
+/// A module ready to be instantiated. Cloning is cheap.
+#[derive(Clone)]
+pub struct Module(Arc<Inner>);
+
+struct Inner {
+    engine: Engine,
+    pre: InstancePre<State>,
+    abi: AbiVersion,
+    callbacks: Callbacks,
+    size: usize,
+}
+
+/// Why a module was refused. [`ModuleError::code`] is stable; messages say what to change.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum ModuleError {
+    /// Larger than [`Module::MAX_BYTES`].
+    #[error("the module has {0} bytes, more than the {max} allowed; strip debug information, or build it optimised for size", max = Module::MAX_BYTES)]
+    TooLarge(usize),
+    /// Not a valid WebAssembly module.
+    #[error("not a valid WebAssembly module: {0}")]
+    Malformed(String),
+    /// No export names a supported ABI version.
+    #[error(
+        "the module does not declare an ABI version this gateway knows; it must export one of proxy_abi_version_0_1_0, _0_2_0, _0_2_1 (declared: {declared})"
+    )]
+    AbiUnknown {
+        /// The markers it does export, or "none".
+        declared: String,
+    },
+    /// It imports what this host does not provide.
+    #[error("the module imports what the gateway does not provide: {imports}")]
+    ImportUnknown {
+        /// `module.name`, comma-separated, all of them.
+        imports: String,
+    },
+    /// It imports a host function with another signature.
+    #[error("the module imports a host function with a wrong type: {0}")]
+    ImportType(String),
+    /// A callback is exported with a signature that is not the ABI's.
+    #[error("the module exports callbacks with a wrong type: {exports}")]
+    ExportType {
+        /// What they must be, all of them.
+        exports: String,
+    },
+    /// No exported memory called `memory`.
+    #[error("the module exports no memory called `memory`")]
+    MemoryMissing,
+    /// Neither `malloc` nor `proxy_on_memory_allocate`.
+    #[error(
+        "the module exports neither `malloc` nor `proxy_on_memory_allocate`, so the gateway cannot return data to it"
+    )]
+    AllocatorMissing,
+    /// Valid, but needs more than an instance may have.
+    #[error("the module needs more than an instance may have: {0}")]
+    Limits(String),
+}
+
+impl ModuleError {
+    /// A stable name for the kind of error.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::TooLarge(_) => "module-too-large",
+            Self::Malformed(_) => "module-malformed",
+            Self::AbiUnknown { .. } => "module-abi-unknown",
+            Self::ImportUnknown { .. } => "module-import-unknown",
+            Self::ImportType(_) => "module-import-type",
+            Self::ExportType { .. } => "module-export-type",
+            Self::MemoryMissing => "module-memory-missing",
+            Self::AllocatorMissing => "module-allocator-missing",
+            Self::Limits(_) => "module-limits",
+        }
+    }
+}
+
+impl Module {
+    /// The largest module that is accepted, in bytes. Modules of standard Go with a rule engine have
+    /// about 12 MiB.
+    pub const MAX_BYTES: usize = 32 << 20;
+
+    /// Checks and compiles a module (binary format). Takes milliseconds to seconds of CPU on all
+    /// cores: keep it off threads that serve requests.
+    pub fn compile(engine: &Engine, wasm: &[u8]) -> Result<Self, ModuleError> {
+        if wasm.len() > Self::MAX_BYTES {
+            return Err(ModuleError::TooLarge(wasm.len()));
+        }
+        let outline = inspect(wasm)?;
+        wasmtime::Module::validate(&engine.wasmtime, wasm)
+            .map_err(|error| ModuleError::Malformed(format!("{error:#}")))?;
+        // Valid, so what is refused now is a matter of size.
+        let module = wasmtime::Module::from_binary(&engine.wasmtime, wasm)
+            .map_err(|error| ModuleError::Limits(format!("{error:#}")))?;
+        // All names are known, so what does not fit is a type.
+        let pre =
+            engine.linker.instantiate_pre(&module).map_err(|error| ModuleError::ImportType(format!("{error:#}")))?;
+        let (abi, callbacks, size) = (outline.abi, outline.callbacks, wasm.len());
+        Ok(Self(Arc::new(Inner { engine: engine.clone(), pre, abi, callbacks, size })))
+    }
+
+    /// The ABI version the module was written for.
+    pub fn abi(&self) -> AbiVersion {
+        self.0.abi
+    }
+
+    /// Which HTTP callbacks the module exports.
+    pub fn callbacks(&self) -> Callbacks {
+        self.0.callbacks
+    }
+
+    /// Size of the module as it was given, in bytes.
+    pub fn size(&self) -> usize {
+        self.0.size
+    }
+
+    pub(crate) fn pre(&self) -> &InstancePre<State> {
+        &self.0.pre
+    }
+
+    pub(crate) fn engine(&self) -> &wasmtime::Engine {
+        &self.0.engine.wasmtime
+    }
+}
+
+impl std::fmt::Debug for Module {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Module").field("abi", &self.0.abi).field("size", &self.0.size).finish_non_exhaustive()
+    }
+}
