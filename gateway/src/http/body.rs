@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// What is sent to an upstream.
-pub(super) enum RequestBody {
+pub(crate) enum RequestBody {
     /// Nothing.
     Empty,
     /// What the client sends, as it comes.
@@ -30,7 +30,7 @@ pub(super) enum RequestBody {
 }
 
 /// What the client sends, counted.
-pub(super) struct ClientBody {
+pub(crate) struct ClientBody {
     incoming: Incoming,
     bytes: Rc<Cell<u64>>,
 }

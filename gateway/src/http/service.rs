@@ -1,6 +1,6 @@
 //! One request from head to answer. This file is the order of things; each step has a file of its own.
 
-use std::{cell::Cell, convert::Infallible, pin::Pin, rc::Rc, time::Duration};
+use std::{cell::Cell, convert::Infallible, pin::Pin, rc::Rc};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version, header, response};
@@ -78,7 +78,8 @@ pub(super) async fn serve(
             stream.record.admitted(&head, bytes);
             let serving = stream.connection.port.serving();
             if serving.plugins.is_empty() {
-                stream.dispatch(&serving, head, plain_body(&mut stream.record, incoming)).await?
+                let body = plain_body(&mut stream.record, incoming);
+                stream.dispatch(&serving, head, body).await?
             } else {
                 stream.filtered(&serving, head, incoming).await?
             }
@@ -169,6 +170,7 @@ impl Stream {
         }
         match &route.route.action {
             Action::Forward(settings) => {
+                let started = self.record.started();
                 let sent = forward::send(
                     &self.connection,
                     self.version,
@@ -182,7 +184,7 @@ impl Stream {
                     None => sent.await,
                     Some(timeout) => {
                         // Most routes have no timeout and pay for none.
-                        let mut deadline = Box::pin(tokio::time::sleep_until(deadline(&self.record, timeout)));
+                        let mut deadline = Box::pin(tokio::time::sleep_until((started + timeout).into()));
                         let answer = tokio::select! {
                             answer = sent => answer,
                             () = &mut deadline => Err(Failed::Reply(timed_out())),
@@ -335,8 +337,4 @@ fn timed_out() -> Reply {
     );
     reply.body = Bytes::from_static(b"upstream request timeout");
     reply
-}
-
-fn deadline(record: &Record, timeout: Duration) -> tokio::time::Instant {
-    tokio::time::Instant::from_std(record.started() + timeout)
 }

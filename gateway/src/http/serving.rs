@@ -9,7 +9,7 @@ use super::{
     plugins::{Link, PluginSet},
 };
 use crate::{
-    clock::{Clock, Moment},
+    clock::Clock,
     snapshot::{self, Action, Listener, RouteId, Snapshot},
     telemetry::{Destination, WorkerTelemetry},
 };
@@ -129,13 +129,6 @@ impl Config {
             *slot = Some(Rc::clone(&pinned));
         }
         Some(pinned)
-    }
-
-    /// Replaces the endpoints of a cluster without anything else being touched.
-    pub(crate) fn set_endpoints(&self, cluster: &str, endpoints: &[snapshot::Endpoint]) {
-        if let Some((cluster, _)) = self.clusters.iter().find(|(known, _)| &*known.settings().name == cluster) {
-            cluster.set_endpoints(endpoints);
-        }
     }
 
     /// Closes upstream connections that are too old or that the upstream closed.

@@ -1,1 +1,197 @@
-//! (first module lands soon)
+//! A worker: one thread with its own runtime, sockets, pools, plugin instances and counters.
+//!
+//! Workers share nothing on the request path. Each follows the commands of the control side, one after the
+//! other, and acknowledges those that somebody waits for.
+
+mod accept;
+mod command;
+
+use std::{
+    cell::RefCell,
+    collections::{HashMap, HashSet},
+    io,
+    rc::Rc,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use tokio::{
+    runtime::{Builder, LocalOptions},
+    sync::mpsc,
+};
+
+pub(crate) use command::{Command, ListenerKey, Socket};
+
+use crate::{
+    clock,
+    http::{Config, Identity, PluginSet, Port, SpareOrder, Worker},
+    snapshot::{self, Snapshot},
+    telemetry::{Limit, Telemetry},
+};
+
+/// What a worker needs to know at start.
+pub(crate) struct Settings {
+    pub(crate) index: usize,
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) telemetry: Telemetry,
+    pub(crate) spare_orders: mpsc::UnboundedSender<SpareOrder>,
+}
+
+/// The control side's end of a worker.
+pub(crate) struct Handle {
+    commands: mpsc::UnboundedSender<Command>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Handle {
+    /// Starts a worker. It serves nothing until it is told to.
+    pub(crate) fn start(settings: Settings) -> io::Result<Self> {
+        let (commands, inbox) = mpsc::unbounded_channel();
+        let thread = thread::Builder::new().name(format!("worker-{}", settings.index)).spawn(move || {
+            let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+                Ok(runtime) => runtime,
+                Err(error) => return tracing::error!(%error, "a worker cannot start its runtime"),
+            };
+            runtime.block_on(run(settings, inbox));
+        })?;
+        Ok(Self { commands, thread: Some(thread) })
+    }
+
+    /// A way to give commands.
+    pub(crate) fn sender(&self) -> Sender {
+        Sender(self.commands.clone())
+    }
+
+    /// Waits until the worker has ended.
+    pub(crate) fn join(mut self) {
+        let Some(thread) = self.thread.take() else { return };
+        if thread.join().is_err() {
+            tracing::error!("a worker ended with a panic");
+        }
+    }
+}
+
+/// Gives commands to a worker.
+#[derive(Clone)]
+pub(crate) struct Sender(mpsc::UnboundedSender<Command>);
+
+impl Sender {
+    /// A command that cannot be delivered (the worker has ended) is dropped, and with it its
+    /// acknowledgement, which is how whoever waits for it learns.
+    pub(crate) fn send(&self, command: Command) {
+        if self.0.send(command).is_err() {
+            tracing::debug!("a command for a worker that has ended");
+        }
+    }
+}
+
+/// What a worker serves.
+#[derive(Default)]
+struct Served {
+    config: Option<Rc<Config>>,
+    ports: HashMap<ListenerKey, accept::Listening>,
+}
+
+async fn run(settings: Settings, mut inbox: mpsc::UnboundedReceiver<Command>) {
+    let telemetry = settings.telemetry.worker();
+    let plugins = PluginSet::new(settings.index, settings.spare_orders, Rc::clone(&telemetry));
+    let worker = Worker::new(settings.index, settings.identity, telemetry, plugins);
+    let served = Rc::new(RefCell::new(Served::default()));
+    let sweep = tokio::task::spawn_local(sweep(Rc::clone(&worker), Rc::clone(&served)));
+    while let Some(command) = inbox.recv().await {
+        match command {
+            Command::Prepare { plugins, prepared, acknowledge } => {
+                worker.plugins.install(&plugins, prepared);
+                // Whoever does not wait any more has given up on this configuration.
+                let _ = acknowledge.send(());
+            }
+            Command::Commit { snapshot, sockets, acknowledge } => {
+                commit(&worker, &mut served.borrow_mut(), &snapshot, sockets);
+                let _ = acknowledge.send(());
+            }
+            Command::Forget => {
+                if let Some(config) = &served.borrow().config {
+                    worker.plugins.retain(&config.snapshot.plugins());
+                }
+            }
+            Command::Spare { id, instance } => worker.plugins.add_spare(id, instance.map(|instance| *instance)),
+            Command::Drain { within, acknowledge } => {
+                served.borrow_mut().ports.clear();
+                worker.connections.drain();
+                if tokio::time::timeout(within, worker.connections.ended()).await.is_err() {
+                    tracing::warn!(
+                        connections = worker.connections.len(),
+                        "requests were still being served at the end of the drain time; they are cut off"
+                    );
+                    worker.connections.close();
+                    // Their tasks need a turn to notice.
+                    let _ = tokio::time::timeout(Duration::from_secs(1), worker.connections.ended()).await;
+                }
+                let _ = acknowledge.send(());
+                break;
+            }
+        }
+    }
+    sweep.abort();
+}
+
+/// Serves a new snapshot. Connections stay open; requests in flight finish on what they began with.
+fn commit(worker: &Rc<Worker>, served: &mut Served, snapshot: &Arc<Snapshot>, sockets: Vec<Socket>) {
+    let config = Config::new(Arc::clone(snapshot), served.config.as_deref(), worker);
+    let mut fresh: HashMap<ListenerKey, std::net::TcpListener> =
+        sockets.into_iter().map(|socket| (socket.key, socket.listener)).collect();
+    let mut wanted = HashSet::new();
+    for listener in &snapshot.listeners {
+        let key = ListenerKey::of(listener);
+        wanted.insert(key);
+        if let Some(listening) = served.ports.get(&key) {
+            listening.port.serve(Arc::clone(listener), Rc::clone(&config), worker);
+            continue;
+        }
+        let Some(socket) = fresh.remove(&key) else { continue };
+        match open(worker, listener, &config, socket) {
+            Ok(listening) => {
+                served.ports.insert(key, listening);
+            }
+            Err(error) => tracing::error!(%error, port = key.declared, "a worker cannot use its socket"),
+        }
+    }
+    // Dropping one accepts what its queue still holds, then closes it.
+    served.ports.retain(|key, _| wanted.contains(key));
+    worker.plugins.retain(&snapshot.plugins());
+    served.config = Some(config);
+}
+
+fn open(
+    worker: &Rc<Worker>,
+    listener: &Arc<snapshot::Listener>,
+    config: &Rc<Config>,
+    socket: std::net::TcpListener,
+) -> io::Result<accept::Listening> {
+    let socket = tokio::net::TcpListener::from_std(socket)?;
+    let port = Port::new(Arc::clone(listener), Rc::clone(config), worker);
+    Ok(accept::Listening::start(socket, port, Rc::clone(worker)))
+}
+
+/// Moves the coarse clock and closes what has been quiet for too long.
+async fn sweep(worker: Rc<Worker>, served: Rc<RefCell<Served>>) {
+    let mut turn = tokio::time::interval(clock::TICK);
+    turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        turn.tick().await;
+        worker.clock.advance();
+        let (heads, idle) = worker.connections.sweep(worker.clock.now());
+        let counters = worker.telemetry.counters();
+        for _ in 0..heads {
+            counters.limit_exceeded(Limit::RequestHeadTime);
+        }
+        counters.downstream_idle_closed.add(idle as u64);
+        if let Some(config) = &served.borrow().config {
+            config.sweep();
+        }
+        if let Some(log) = worker.telemetry.access_log() {
+            log.flush();
+        }
+    }
+}

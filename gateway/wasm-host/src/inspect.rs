@@ -15,6 +15,7 @@ use crate::module::ModuleError;
 pub(crate) struct Outline {
     pub(crate) abi: AbiVersion,
     pub(crate) callbacks: Callbacks,
+    pub(crate) edits_bodies: bool,
 }
 
 /// Sections of interest, as they were read.
@@ -50,7 +51,8 @@ pub(crate) fn inspect(wasm: &[u8]) -> Result<Outline, ModuleError> {
         return Err(ModuleError::AllocatorMissing);
     }
     let functions = sections.exports.iter().filter(|(_, kind, _)| *kind == ExternalKind::Func);
-    Ok(Outline { abi, callbacks: Callbacks::of(functions.map(|(name, _, _)| *name)) })
+    let edits_bodies = sections.imports.iter().any(|(_, name, _)| *name == "proxy_set_buffer_bytes");
+    Ok(Outline { abi, callbacks: Callbacks::of(functions.map(|(name, _, _)| *name)), edits_bodies })
 }
 
 fn read(wasm: &[u8]) -> Result<Sections<'_>, ModuleError> {

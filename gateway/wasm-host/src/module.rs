@@ -19,6 +19,7 @@ struct Inner {
     pre: InstancePre<State>,
     abi: AbiVersion,
     callbacks: Callbacks,
+    edits_bodies: bool,
     size: usize,
 }
 
@@ -104,8 +105,8 @@ impl Module {
         // All names are known, so what does not fit is a type.
         let pre =
             engine.linker.instantiate_pre(&module).map_err(|error| ModuleError::ImportType(format!("{error:#}")))?;
-        let (abi, callbacks, size) = (outline.abi, outline.callbacks, wasm.len());
-        Ok(Self(Arc::new(Inner { engine: engine.clone(), pre, abi, callbacks, size })))
+        let (abi, callbacks, edits_bodies) = (outline.abi, outline.callbacks, outline.edits_bodies);
+        Ok(Self(Arc::new(Inner { engine: engine.clone(), pre, abi, callbacks, edits_bodies, size: wasm.len() })))
     }
 
     /// The ABI version the module was written for.
@@ -116,6 +117,11 @@ impl Module {
     /// Which HTTP callbacks the module exports.
     pub fn callbacks(&self) -> Callbacks {
         self.0.callbacks
+    }
+
+    /// Whether the module imports the function that changes bodies. If not, a body leaves it as long as it came.
+    pub fn edits_bodies(&self) -> bool {
+        self.0.edits_bodies
     }
 
     /// Size of the module as it was given, in bytes.

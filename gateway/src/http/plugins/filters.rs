@@ -634,7 +634,7 @@ impl Inner {
     ) -> Result<Option<(Bytes, bool)>, Interrupted> {
         for stage in from..self.filters.len() {
             let index = self.index(direction, stage);
-            let Some(filter) = self.filters.get_mut(index) else { continue };
+            let Some(filter) = self.filters.get_mut(index) else { return Ok(None) };
             let runs = filter.vm.is_some()
                 && match direction {
                     Direction::Request => filter.callbacks.request_body,
@@ -662,7 +662,7 @@ impl Inner {
             }?;
             let Some(exchange) = self.home() else { return Ok(None) };
             let mut body = std::mem::take(body_of(exchange, direction));
-            let Some(filter) = self.filters.get_mut(index) else { continue };
+            let Some(filter) = self.filters.get_mut(index) else { return Ok(None) };
             let held = filter.stage(direction);
             held.ended = end;
             held.full = action == Action::PauseWatermark;

@@ -1,1 +1,0 @@
-//! (first module lands soon)

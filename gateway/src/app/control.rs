@@ -1,0 +1,267 @@
+//! The control task: every change of configuration goes through here, one after the other.
+//!
+//! A change is a file event or an upload. Each is worked out completely (resources, plugins, snapshot) and
+//! then published; what cannot be published leaves everything as it was.
+
+use std::{
+    fs,
+    hash::{DefaultHasher, Hash, Hasher},
+    path::Path,
+    sync::Arc,
+};
+
+use anyhow::bail;
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, watch};
+
+use super::publish::{BindFailure, BoundListener, PublishError, Publisher};
+use crate::{
+    config::{
+        Options, Store, compile,
+        problem::{Level, Problem},
+        source::{FileSource, SourceFile, Watch},
+    },
+    plugins::{ApiError, Command, Outcome, Registry, Staged},
+    telemetry::Telemetry,
+};
+
+/// How far the configuration has come.
+#[derive(Debug, Clone, Default)]
+pub struct Progress {
+    /// Times that the files were read.
+    pub read: u64,
+    /// Version of the snapshot that every worker serves.
+    pub version: u64,
+    /// The listeners of that snapshot.
+    pub listeners: Vec<BoundListener>,
+}
+
+pub(super) struct Control {
+    source: FileSource,
+    watch: Watch,
+    store: Store,
+    options: Options,
+    registry: Registry,
+    publisher: Publisher,
+    telemetry: Telemetry,
+    problems: Arc<ArcSwap<Vec<Problem>>>,
+    progress: watch::Sender<Progress>,
+    /// What the files and modules looked like when they were last taken over.
+    seen: Option<u64>,
+}
+
+/// Why a change did not take place.
+enum Refused {
+    /// The upload that was staged is at fault.
+    Upload(ApiError),
+    /// A worker is stuck; the change may be tried again.
+    Worker(PublishError),
+}
+
+impl Control {
+    pub(super) fn new(
+        source: FileSource,
+        options: Options,
+        registry: Registry,
+        publisher: Publisher,
+        telemetry: Telemetry,
+        problems: Arc<ArcSwap<Vec<Problem>>>,
+        progress: watch::Sender<Progress>,
+    ) -> anyhow::Result<Self> {
+        // Watching starts before the first reading, so that no change falls between them.
+        let watch = source.watch()?;
+        let store = Store::new(options.clone());
+        Ok(Self { source, watch, store, options, registry, publisher, telemetry, problems, progress, seen: None })
+    }
+
+    /// The first configuration. An address that cannot be bound is an error here: a gateway that cannot do what
+    /// it was started for should say so at once.
+    pub(super) async fn first(&mut self) -> anyhow::Result<()> {
+        let files = self.read();
+        self.seen = Some(self.fingerprint(&files));
+        self.store.update(files);
+        match self.apply(None).await {
+            Ok(failures) if failures.is_empty() => Ok(()),
+            Ok(failures) => bail!("{}", failures.iter().map(explain).collect::<Vec<_>>().join("\n")),
+            Err(Refused::Worker(error)) => bail!(error),
+            Err(Refused::Upload(error)) => bail!("{}", error.message),
+        }
+    }
+
+    /// Serves changes until the process ends.
+    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        loop {
+            self.watch.also(self.registry.watched_files().to_vec());
+            tokio::select! {
+                changed = self.watch.changed() => {
+                    if !changed {
+                        tracing::error!("files are not watched any more; changes take effect after a restart only");
+                        break;
+                    }
+                    self.files_changed().await;
+                }
+                command = commands.recv() => {
+                    let Some(Command { change, reply }) = command else { return };
+                    let outcome = self.change(change).await;
+                    // Whoever asked may have gone away; the change stands.
+                    drop(reply.send(outcome));
+                }
+            }
+        }
+        while let Some(Command { change, reply }) = commands.recv().await {
+            drop(reply.send(self.change(change).await));
+        }
+    }
+
+    fn read(&self) -> Vec<SourceFile> {
+        self.progress.send_modify(|progress| progress.read += 1);
+        self.source.read()
+    }
+
+    async fn files_changed(&mut self) {
+        let files = self.read();
+        let seen = self.fingerprint(&files);
+        if self.seen.replace(seen) == Some(seen) {
+            return;
+        }
+        self.store.update(files);
+        match self.apply(None).await {
+            Ok(failures) => {
+                for failure in &failures {
+                    tracing::error!("{}", explain(failure));
+                }
+            }
+            Err(Refused::Worker(error)) => {
+                // Not taken over: the next event, or the slow comparison, tries again.
+                self.seen = None;
+                tracing::error!(%error, "the configuration was not changed");
+            }
+            Err(Refused::Upload(error)) => tracing::error!(error = %error.message, "the configuration was not changed"),
+        }
+    }
+
+    /// A number that changes when the files, or the modules of plugins, change.
+    fn fingerprint(&self, files: &[SourceFile]) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        for file in files {
+            file.path.hash(&mut hasher);
+            match &file.contents {
+                Ok(contents) => contents.hash(&mut hasher),
+                Err(error) => error.to_string().hash(&mut hasher),
+            }
+        }
+        for module in self.registry.watched_files() {
+            module_state(module).hash(&mut hasher);
+        }
+        hasher.finish()
+    }
+
+    /// An upload or a deletion.
+    async fn change(&mut self, change: crate::plugins::Change) -> Result<Outcome, ApiError> {
+        let staged = self.registry.stage(change).await?;
+        let outcome = staged.outcome();
+        if outcome == Outcome::Unchanged {
+            return self.finish_unchanged(staged);
+        }
+        match self.apply(Some(staged)).await {
+            Ok(_) => Ok(outcome),
+            Err(Refused::Upload(error)) => Err(error),
+            Err(Refused::Worker(error)) => Err(ApiError::new(503, "worker-timeout", error.to_string())),
+        }
+    }
+
+    fn finish_unchanged(&mut self, staged: Staged) -> Result<Outcome, ApiError> {
+        self.registry.discard(staged);
+        Ok(Outcome::Unchanged)
+    }
+
+    /// Works everything out and publishes it. A plugin that does not start is left out, or stays what it was, and the
+    /// rest is published; only the upload that is being made fails as a whole.
+    async fn apply(&mut self, mut staged: Option<Staged>) -> Result<Vec<BindFailure>, Refused> {
+        loop {
+            let (declarations, declared) = compile::declarations(self.store.resources(), &self.options);
+            let mut resolved = self.registry.resolve(&declarations, staged.as_ref()).await;
+            let (snapshot, compiled) = compile::compile(self.store.resources(), &self.options, &resolved.attached);
+            match self.publisher.publish(snapshot).await {
+                Ok(published) => {
+                    let mut problems = self.store.problems().to_vec();
+                    problems.extend(declared);
+                    problems.append(&mut resolved.problems);
+                    problems.extend(compiled);
+                    problems.extend(published.failures.iter().map(problem));
+                    self.report(problems);
+                    let kept = self.registry.commit(resolved, staged.take());
+                    self.progress.send_modify(|progress| {
+                        progress.version += 1;
+                        progress.listeners = published.listeners;
+                    });
+                    self.telemetry.set_config_version(self.progress.borrow().version);
+                    return kept.map(|()| published.failures).map_err(Refused::Upload);
+                }
+                Err(PublishError::Plugin { plugin, error }) => {
+                    if let Some(staged) = staged.take_if(|staged| staged.concerns(&plugin)) {
+                        self.registry.discard(staged);
+                        return Err(Refused::Upload(ApiError::from_start_error(&error)));
+                    }
+                    tracing::error!(%error, plugin = %format_args!("{}/{}", plugin.namespace, plugin.name), "plugin does not start");
+                    self.registry.refuse(plugin.id, &error);
+                }
+                Err(error @ PublishError::Worker(_)) => {
+                    if let Some(staged) = staged.take() {
+                        self.registry.discard(staged);
+                    }
+                    return Err(Refused::Worker(error));
+                }
+            }
+        }
+    }
+
+    /// Shows what is wrong, and logs what was not wrong before.
+    fn report(&self, mut problems: Vec<Problem>) {
+        problems.sort_by(|a, b| (&a.file, a.line, &a.field).cmp(&(&b.file, b.line, &b.field)));
+        problems.dedup();
+        let known = self.problems.load();
+        for problem in problems.iter().filter(|problem| !known.contains(problem)) {
+            match problem.level {
+                Level::Error => tracing::error!("{problem}"),
+                Level::Warning => tracing::warn!("{problem}"),
+                Level::Info => tracing::info!("{problem}"),
+            }
+        }
+        self.telemetry.set_config_problems(&problems);
+        self.problems.store(Arc::new(problems));
+    }
+}
+
+/// Size and time of a module file: cheap, and enough to look at it again.
+fn module_state(path: &Path) -> Option<(u64, Option<std::time::SystemTime>)> {
+    let metadata = fs::metadata(path).ok()?;
+    Some((metadata.len(), metadata.modified().ok()))
+}
+
+fn explain(failure: &BindFailure) -> String {
+    let BindFailure { listener, error } = failure;
+    let advice = match error.kind() {
+        std::io::ErrorKind::AddrInUse => "another process has it (`ss -ltnp` shows which); stop it, or choose another address with --bind",
+        std::io::ErrorKind::PermissionDenied => "ports below 1024 need rights; use --privileged-ports offset, which binds port + 8000",
+        _ => "check the address, or choose another with --bind",
+    };
+    format!(
+        "cannot listen on {} for port {} of {}: {error}; {advice}",
+        listener.bind,
+        listener.declared_port,
+        listener.gateways.join(", "),
+    )
+}
+
+fn problem(failure: &BindFailure) -> Problem {
+    Problem {
+        level: Level::Error,
+        code: "GW0001",
+        resource: failure.listener.gateways.first().map(|name| format!("Gateway {name}")).unwrap_or_default(),
+        file: String::new(),
+        line: 0,
+        field: "spec.servers".to_owned(),
+        message: explain(failure),
+    }
+}

@@ -1,0 +1,236 @@
+//! Wires the house together: control side, workers, admin. Tests start whole gateways with it.
+//!
+//! Two sides. The **control side** is a small runtime of its own: it reads configuration, compiles plugins
+//! and answers operators. The **workers** serve. Between them there are only commands one way and
+//! acknowledgements the other ([`publish`]).
+
+mod control;
+mod publish;
+mod spares;
+
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, watch};
+
+pub use control::Progress;
+pub use publish::BoundListener;
+
+use crate::{
+    admin::{self, AdminState, Addresses, Readiness},
+    config::{self, problem::Problem, source::FileSource},
+    http::Identity,
+    plugins::{self, Registry, RegistryOptions},
+    telemetry::{Telemetry, TelemetryOptions},
+    worker,
+};
+use control::Control;
+use publish::{Publisher, Workers};
+
+/// Everything that is decided when the process starts.
+#[derive(Debug)]
+pub struct Options {
+    /// Files and folders with resources; folders are searched and watched.
+    pub files: Vec<PathBuf>,
+    /// Who this gateway is and how ports are bound.
+    pub config: config::Options,
+    /// Worker threads, at least 1.
+    pub workers: usize,
+    /// Where operators, probes and scrapers are answered.
+    pub addresses: Addresses,
+    /// Where uploads live; `None`: in memory.
+    pub data_dir: Option<PathBuf>,
+    /// Start without uploads.
+    pub safe_mode: bool,
+    /// How long requests in flight may take when the process ends.
+    pub drain: Duration,
+    /// Metrics and the access log.
+    pub telemetry: TelemetryOptions,
+    /// Host name and address for headers.
+    pub identity: Identity,
+    /// Budgets of plugins and limits of uploads.
+    pub limits: plugins::Limits,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            files: Vec::new(),
+            config: config::Options::default(),
+            workers: 1,
+            addresses: Addresses::default(),
+            data_dir: None,
+            safe_mode: false,
+            drain: Duration::from_secs(25),
+            telemetry: TelemetryOptions::default(),
+            identity: Identity::default(),
+            limits: plugins::Limits::default(),
+        }
+    }
+}
+
+/// A running gateway. Dropping it without [`Gateway::shutdown`] ends it abruptly.
+pub struct Gateway {
+    control: tokio::runtime::Runtime,
+    workers: Arc<Workers>,
+    threads: Vec<worker::Handle>,
+    admin: Option<admin::Serving>,
+    readiness: watch::Sender<Readiness>,
+    progress: watch::Receiver<Progress>,
+    problems: Arc<ArcSwap<Vec<Problem>>>,
+    stop: watch::Receiver<bool>,
+    drain: Duration,
+}
+
+/// Starts a gateway and returns when its first configuration serves on every worker.
+///
+/// # Errors
+/// No configuration could be read at all, an address is taken, or the data directory is in use. Problems of
+/// single resources are no errors: they are reported and the rest serves.
+pub async fn start(options: Options) -> anyhow::Result<Gateway> {
+    let started = Instant::now();
+    let control_runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .context("cannot start the control runtime")?;
+    let source = FileSource::new(options.files)?;
+    let bound = admin::bind(&options.addresses)?;
+    let telemetry = Telemetry::new(&options.telemetry)?;
+    let engine = proxy_wasm_host::Engine::new(&proxy_wasm_host::EngineOptions::default())
+        .context("cannot start the WebAssembly engine")?;
+    let shared = proxy_wasm_host::Shared::new(Arc::new(plugins::PluginLog));
+    telemetry.add_collector(Box::new(plugins::PluginMetrics::new(shared.clone())?))?;
+    let registry = Registry::new(RegistryOptions {
+        data_dir: options.data_dir,
+        namespace: options.config.namespace.clone(),
+        safe_mode: options.safe_mode,
+        engine,
+        shared,
+        limits: options.limits.clone(),
+    })?;
+
+    let identity = Arc::new(options.identity);
+    let (spare_orders, spare_inbox) = mpsc::unbounded_channel();
+    let threads = (0..options.workers.max(1))
+        .map(|index| {
+            worker::Handle::start(worker::Settings {
+                index,
+                identity: Arc::clone(&identity),
+                telemetry: telemetry.clone(),
+                spare_orders: spare_orders.clone(),
+            })
+        })
+        .collect::<Result<Vec<_>, _>>()
+        .context("cannot start a worker thread")?;
+    let workers = Arc::new(Workers::new(&threads));
+    control_runtime.spawn(spares::serve(spare_inbox, Arc::clone(&workers)));
+
+    let snapshot = Arc::new(ArcSwap::from_pointee(crate::snapshot::Snapshot::default()));
+    let problems = Arc::new(ArcSwap::from_pointee(Vec::new()));
+    let (readiness, ready) = watch::channel(Readiness::Starting("no configuration has been published yet".to_owned()));
+    let (progress, published) = watch::channel(Progress::default());
+    let (commands, command_inbox) = mpsc::channel(16);
+    let (quit, stop) = watch::channel(false);
+    let state = AdminState {
+        readiness: ready,
+        snapshot: Arc::clone(&snapshot),
+        problems: Arc::clone(&problems),
+        plugins: registry.views(),
+        commands,
+        telemetry: telemetry.clone(),
+        shutdown: Box::new(move || {
+            quit.send_replace(true);
+        }),
+        namespace: options.config.namespace.clone(),
+        workers: options.workers.max(1),
+        limits: options.limits,
+        started,
+    };
+    let admin = {
+        let _inside = control_runtime.enter();
+        bound.serve(state).context("cannot serve the admin API")?
+    };
+
+    let publisher = Publisher::new(Arc::clone(&workers), snapshot);
+    let mut control =
+        Control::new(source, options.config, registry, publisher, telemetry, Arc::clone(&problems), progress)?;
+    // On the control runtime, so that a test may call us on a runtime of its own.
+    let control = control_runtime
+        .spawn(async move { control.first().await.map(|()| control) })
+        .await
+        .context("the control task ended unexpectedly")??;
+    control_runtime.spawn(control.run(command_inbox));
+    readiness.send_replace(Readiness::Ready);
+    Ok(Gateway {
+        control: control_runtime,
+        workers,
+        threads,
+        admin: Some(admin),
+        readiness,
+        progress: published,
+        problems,
+        stop,
+        drain: options.drain,
+    })
+}
+
+impl Gateway {
+    /// The listeners that serve now, with their real addresses.
+    #[must_use]
+    pub fn listeners(&self) -> Vec<BoundListener> {
+        self.progress.borrow().listeners.clone()
+    }
+
+    /// The address of the listener with this declared port.
+    #[must_use]
+    pub fn address(&self, declared_port: u16) -> Option<SocketAddr> {
+        self.listeners().iter().find(|listener| listener.declared_port == declared_port).map(|found| found.address)
+    }
+
+    /// Where operators are answered, with the ports that the kernel chose.
+    #[must_use]
+    pub fn admin(&self) -> Addresses {
+        self.admin.as_ref().map(admin::Serving::addresses).unwrap_or_default()
+    }
+
+    /// What is wrong with the configuration.
+    #[must_use]
+    pub fn problems(&self) -> Arc<Vec<Problem>> {
+        self.problems.load_full()
+    }
+
+    /// Follows publications: every change that has been acknowledged by all workers, and every one that was
+    /// read and changed nothing.
+    #[must_use]
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.clone()
+    }
+
+    /// Waits until somebody asks for the end through the admin API.
+    pub async fn stopped(&self) {
+        let mut stop = self.stop.clone();
+        // An error means that the admin API has gone; then nobody can ask any more.
+        if stop.wait_for(|stop| *stop).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Ends in order: not ready any more, nothing new accepted, what is in flight finishes within the drain time.
+    pub async fn shutdown(mut self) {
+        self.readiness.send_replace(Readiness::Draining);
+        self.workers.drain(self.drain).await;
+        self.admin.take();
+        let threads = std::mem::take(&mut self.threads);
+        // Joining blocks; the threads have nothing left to do.
+        let _ = tokio::task::spawn_blocking(move || threads.into_iter().for_each(worker::Handle::join)).await;
+        self.control.shutdown_background();
+    }
+}

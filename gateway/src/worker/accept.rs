@@ -1,0 +1,84 @@
+//! The accept loop of one listener on one worker.
+
+use std::{io, net::SocketAddr, rc::Rc, time::Duration};
+
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::oneshot,
+};
+
+use crate::{
+    http::{self, Port, Worker, limits},
+    telemetry::Limit,
+};
+
+/// Pause after an error that will not go away by itself, such as no free file descriptors: no busy loop.
+const ERROR_PAUSE: Duration = Duration::from_millis(100);
+
+/// A listener that accepts; dropping it ends that in an orderly way.
+pub(super) struct Listening {
+    pub(super) port: Rc<Port>,
+    /// Its end is the sign to stop.
+    _stop: oneshot::Sender<()>,
+}
+
+impl Listening {
+    pub(super) fn start(socket: TcpListener, port: Rc<Port>, worker: Rc<Worker>) -> Self {
+        let (stop, stopped) = oneshot::channel();
+        tokio::task::spawn_local(accept(socket, Rc::clone(&port), worker, stopped));
+        Self { port, _stop: stop }
+    }
+}
+
+async fn accept(socket: TcpListener, port: Rc<Port>, worker: Rc<Worker>, mut stopped: oneshot::Receiver<()>) {
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            accepted = socket.accept() => accepted,
+            // Only when nothing is left to accept: closing a socket resets what its queue holds.
+            _ = &mut stopped => return,
+        };
+        match accepted {
+            Ok((stream, remote)) => begin(stream, remote, &port, &worker),
+            Err(error) if is_about_one_connection(&error) => {}
+            Err(error) => {
+                worker.telemetry.counters().accept_errors.inc();
+                tracing::warn!(%error, "cannot accept connections; check the limit of open files (ulimit -n)");
+                tokio::time::sleep(ERROR_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// The client was gone before it was accepted.
+fn is_about_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
+    )
+}
+
+fn begin(stream: TcpStream, remote: SocketAddr, port: &Rc<Port>, worker: &Rc<Worker>) {
+    let counters = worker.telemetry.counters();
+    if worker.connections.len() >= limits::MAX_CONNECTIONS_PER_WORKER {
+        counters.downstream_connections_refused.inc();
+        counters.limit_exceeded(Limit::DownstreamConnections);
+        return;
+    }
+    let (port, worker) = (Rc::clone(port), Rc::clone(worker));
+    tokio::task::spawn_local(async move {
+        let _guard = CountPanic(Rc::clone(&worker));
+        http::serve(stream, remote, port, worker).await;
+    });
+}
+
+/// A panic costs one connection: the runtime catches it. Here it is counted.
+struct CountPanic(Rc<Worker>);
+
+impl Drop for CountPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.telemetry.counters().panics.inc();
+        }
+    }
+}

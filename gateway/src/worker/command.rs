@@ -1,0 +1,44 @@
+//! What the control side tells a worker.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use proxy_wasm_host::Instance;
+use tokio::sync::oneshot;
+
+use crate::{
+    http::Prepared,
+    snapshot::{Listener, Plugin, PluginId, Snapshot},
+};
+
+/// What makes two listeners of successive snapshots the same socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct ListenerKey {
+    pub(crate) declared: u16,
+    pub(crate) bind: SocketAddr,
+}
+
+impl ListenerKey {
+    pub(crate) fn of(listener: &Listener) -> Self {
+        Self { declared: listener.declared_port, bind: listener.bind }
+    }
+}
+
+/// A worker's own listening socket of a new listener.
+pub(crate) struct Socket {
+    pub(crate) key: ListenerKey,
+    pub(crate) listener: std::net::TcpListener,
+}
+
+/// A command. They are carried out in order.
+pub(crate) enum Command {
+    /// Take over instances of plugin versions that a coming configuration uses. Changes nothing for requests.
+    Prepare { plugins: Vec<Arc<Plugin>>, prepared: Vec<Prepared>, acknowledge: oneshot::Sender<()> },
+    /// Serve this from now on.
+    Commit { snapshot: Arc<Snapshot>, sockets: Vec<Socket>, acknowledge: oneshot::Sender<()> },
+    /// The coming configuration does not come: forget what was prepared for it.
+    Forget,
+    /// An instance to replace a crashed one; `None`: it could not be started now.
+    Spare { id: PluginId, instance: Option<Box<Instance>> },
+    /// Stop accepting, finish what is in flight, then end.
+    Drain { within: Duration, acknowledge: oneshot::Sender<()> },
+}
