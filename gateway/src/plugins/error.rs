@@ -26,6 +26,12 @@ impl ApiError {
         Self { status, code, message: message.into(), field: None }
     }
 
+    /// 404: nobody declares a plugin of this name.
+    #[must_use]
+    pub fn plugin_unknown(name: &str) -> Self {
+        Self::new(404, "plugin-unknown", format!("there is no plugin {name:?}; GET /plugins lists them"))
+    }
+
     /// The same, about `field`.
     #[must_use]
     pub fn at(mut self, field: impl Into<String>) -> Self {

@@ -132,7 +132,7 @@ impl Registry {
         self.check_not_a_resource(&name)?;
         let mut uploads = self.store.uploads().clone();
         if uploads.remove(&name).is_none() {
-            return Err(ApiError::new(404, "plugin-unknown", format!("there is no plugin {name:?}; GET /plugins lists them")));
+            return Err(ApiError::plugin_unknown(&name));
         }
         let prepared = self.store.prepare(uploads, None).await.map_err(storage)?;
         Ok(self.staged(name, Outcome::Deleted, Some(prepared)))
