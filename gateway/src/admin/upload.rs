@@ -96,7 +96,7 @@ async fn read_form(name: String, mut request: Request, limits: &Limits) -> Resul
         while let Some(chunk) = progress(part.chunk()).await?.map_err(malformed)? {
             if bytes.len() + chunk.len() > limit {
                 drop(bytes);
-                discard(async || part.chunk().await.is_ok_and(|chunk| chunk.is_some())).await;
+                discard(async { while let Ok(Some(_)) = part.chunk().await {} }).await;
                 return Err(too_large(field, limit));
             }
             bytes.extend_from_slice(&chunk);
@@ -114,7 +114,7 @@ async fn read_form(name: String, mut request: Request, limits: &Limits) -> Resul
 
 async fn collect(mut body: Body, limit: usize, field: &'static str) -> Result<Bytes, ApiError> {
     if body.size_hint().lower() > limit as u64 {
-        discard(async || body.frame().await.is_some_and(|frame| frame.is_ok())).await;
+        discard(async { while let Some(Ok(_)) = body.frame().await {} }).await;
         return Err(too_large(field, limit));
     }
     let mut bytes = BytesMut::new();
@@ -123,7 +123,7 @@ async fn collect(mut body: Body, limit: usize, field: &'static str) -> Result<By
         let Ok(chunk) = frame.into_data() else { continue };
         if bytes.len() + chunk.len() > limit {
             drop(bytes);
-            discard(async || body.frame().await.is_some_and(|frame| frame.is_ok())).await;
+            discard(async { while let Some(Ok(_)) = body.frame().await {} }).await;
             return Err(too_large(field, limit));
         }
         bytes.extend_from_slice(&chunk);
@@ -133,8 +133,8 @@ async fn collect(mut body: Body, limit: usize, field: &'static str) -> Result<By
 
 /// Reads on for a moment without keeping anything: a client that is still sending when the connection
 /// closes loses the answer.
-async fn discard(mut more: impl AsyncFnMut() -> bool) {
-    let _ = tokio::time::timeout(Duration::from_secs(2), async { while more().await {} }).await;
+async fn discard(rest: impl Future<Output = ()>) {
+    let _ = tokio::time::timeout(Duration::from_secs(2), rest).await;
 }
 
 async fn progress<T>(step: impl Future<Output = T>) -> Result<T, ApiError> {
