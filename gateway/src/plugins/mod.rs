@@ -1,10 +1,46 @@
-//! The control side of plugins: where modules come from, which versions there are, who is attached to what.
+//! The control side of plugins: where modules come from, which versions there are, what is attached
+//! in which order.
+//!
+//! [`Registry`] belongs to the one control task, so nothing here locks. It is asked in steps, and nothing
+//! that serves changes before the last one:
+//!
+//! ```text
+//! stage(change)          an upload or removal: checked, compiled, written to disk, but not in effect
+//! resolve(declarations)  every plugin in chain order, with code to run or the reason why there is none
+//!   … the caller compiles a snapshot, `prepare`s instances of new versions, publishes to the workers …
+//! commit / discard       the change is the truth now, or has never been
+//! ```
+//!
+//! Nothing here knows listeners, workers, Istio's resources or HTTP.
 
+mod command;
 mod declaration;
+mod digest;
+mod error;
+mod limits;
+mod loader;
+mod order;
+mod prepare;
+mod registry;
+mod settings;
+mod stage;
+mod store;
+mod time;
+mod view;
 
 use std::sync::Arc;
 
+pub use command::{Change, Command, Outcome, UploadRequest};
 pub use declaration::{Declaration, ModuleSource, Origin};
+pub use digest::Digest;
+pub use error::ApiError;
+pub use limits::Limits;
+pub use prepare::prepare;
+pub use registry::{Registry, RegistryOptions, Resolved, Views};
+pub use settings::Spec;
+pub use stage::Staged;
+pub use store::StoreError;
+pub use view::{PluginView, State, VersionView};
 
 use crate::snapshot::Plugin;
 

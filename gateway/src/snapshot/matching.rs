@@ -152,6 +152,17 @@ impl Field {
         }
     }
 
+    /// The key as users write it.
+    fn name(&self) -> &str {
+        match self {
+            Self::Header(name) => name.as_str(),
+            Self::Method => ":method",
+            Self::Authority => ":authority",
+            Self::Scheme => ":scheme",
+            Self::Path => ":path",
+        }
+    }
+
     /// The value, `None` if absent. Several headers of one name count as one, joined with a comma (Envoy).
     fn value<'a>(&self, request: &RequestView<'a>) -> Option<Cow<'a, [u8]>> {
         match self {
@@ -202,6 +213,14 @@ impl Conditions {
     /// The undecoded value of a query parameter must match.
     pub fn require_query(&mut self, name: &str, matcher: StringMatch) {
         self.query.push((name.to_owned(), matcher));
+    }
+
+    /// Every condition, for people: `headers`, `withoutHeaders` or `queryParams`; the name; how it is compared.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &str, &StringMatch)> {
+        let fields = self.fields.iter().map(|(field, matcher)| ("headers", field.name(), matcher));
+        let without = self.without.iter().map(|(field, matcher)| ("withoutHeaders", field.name(), matcher));
+        let query = self.query.iter().map(|(name, matcher)| ("queryParams", name.as_str(), matcher));
+        fields.chain(without).chain(query)
     }
 
     /// Whether there is no condition.

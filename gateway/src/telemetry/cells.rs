@@ -26,9 +26,6 @@ pub(super) trait Cells: Default {
 }
 
 impl Counter {
-    /// Nothing counted yet.
-    pub(super) const ZERO: Self = Self(AtomicU64::new(0));
-
     /// Adds one.
     #[inline]
     pub fn inc(&self) {

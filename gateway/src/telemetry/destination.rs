@@ -153,10 +153,12 @@ impl DestinationSeries {
     /// A new child for a worker, which gives back the one it replaces.
     fn exchange(&self, oldest: Option<(ChildKey, Arc<Child>)>, key: ChildKey) -> Arc<Child> {
         let mut lines = lock(&self.0);
+        // In this order: letting go may end a series, and that must not be the one that is wanted.
+        let child = lines.by_key.entry(key).or_default().parts.join();
         if let Some((key, child)) = oldest {
             lines.let_go(key, &child);
         }
-        lines.by_key.entry(key).or_default().parts.join()
+        child
     }
 
     /// The sums over all workers.
@@ -244,5 +246,151 @@ impl ChildKey {
         };
         let flags = ResponseFlags::from_bits(u32::from_be_bytes([a, b, c, d]));
         [protocol.into(), u16::from_be_bytes([high, low]).to_string(), grpc_status, flags.to_string()]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn ended(code: u16) -> Observation {
+        Observation {
+            protocol: RequestProtocol::Http,
+            code,
+            flags: ResponseFlags::NONE,
+            grpc_status: None,
+            duration: Duration::from_millis(3),
+            request_bytes: 100,
+            response_bytes: 1000,
+        }
+    }
+
+    fn count(series: &DestinationSeries, key: ChildKey) -> Option<u64> {
+        series.totals().get(&key).map(|child| child.duration.count())
+    }
+
+    fn sums(series: &DestinationSeries) -> (u64, u64, u64) {
+        series.totals().values().fold((0, 0, 0), |(requests, micros, bytes), child| {
+            (requests + child.duration.count(), micros + child.duration.sum(), bytes + child.response_bytes.sum())
+        })
+    }
+
+    #[test]
+    fn labels_say_how_a_request_ended() {
+        let labels = |observation: Observation| ChildKey::new(&observation).labels();
+        let flags = ResponseFlags::UPSTREAM_CONNECTION_FAILURE | ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED;
+        assert_eq!(labels(Observation { flags, ..ended(503) }), ["http", "503", "", "UF,URX"]);
+        assert_eq!(labels(Observation { grpc_status: Some(5), ..ended(200) }), ["http", "200", "", "-"]);
+        let grpc = |grpc_status| Observation { protocol: RequestProtocol::Grpc, grpc_status, ..ended(200) };
+        assert_eq!(labels(grpc(Some(16))), ["grpc", "200", "16", "-"]);
+        assert_eq!(labels(grpc(Some(17))), ["grpc", "200", "unknown", "-"]);
+        assert_eq!(labels(grpc(Some(u16::MAX))), ["grpc", "200", "unknown", "-"]);
+        assert_eq!(labels(grpc(None)), ["grpc", "200", "", "-"]);
+        assert_eq!(ChildKey::OTHER.labels(), ["unknown", "other", "", "other"]);
+    }
+
+    #[test]
+    fn a_child_that_a_worker_evicts_keeps_its_counts_and_labels() {
+        let series = Arc::new(DestinationSeries::default());
+        let (here, there) = (Destination::new(Arc::clone(&series)), Destination::new(Arc::clone(&series)));
+        let watched = ChildKey::new(&ended(200));
+        here.observe(&ended(200));
+        there.observe(&ended(200));
+        for code in 300..300 + WORKER_CHILDREN as u16 {
+            here.observe(&ended(code));
+        }
+        assert_eq!(here.children.borrow().len(), WORKER_CHILDREN);
+        assert!(here.children.borrow().iter().all(|(key, _)| *key != watched), "the least recently used is evicted");
+        assert_eq!(count(&series, watched), Some(2));
+        here.observe(&ended(200));
+        assert_eq!(count(&series, watched), Some(3));
+        drop((here, there));
+        assert_eq!(count(&series, watched), Some(3));
+    }
+
+    #[test]
+    fn what_is_used_stays() {
+        let series = Arc::new(DestinationSeries::default());
+        let destination = Destination::new(Arc::clone(&series));
+        for code in 100..1000 {
+            destination.observe(&ended(200));
+            destination.observe(&ended(code));
+        }
+        assert_eq!(destination.children.borrow()[1].0, ChildKey::new(&ended(200)));
+        assert_eq!(count(&series, ChildKey::new(&ended(200))), Some(901));
+    }
+
+    #[test]
+    fn a_series_that_comes_back_does_not_make_room_for_itself() {
+        let series = Arc::new(DestinationSeries::default());
+        let destination = Destination::new(Arc::clone(&series));
+        let all = (WORKER_CHILDREN + UNUSED_LINES) as u16;
+        (100..100 + all).for_each(|code| destination.observe(&ended(code)));
+        assert_eq!(series.totals().len(), usize::from(all), "the shelf is full, 100 is next to go");
+        destination.observe(&ended(100));
+        assert_eq!(count(&series, ChildKey::new(&ended(100))), Some(2));
+        assert_eq!(count(&series, ChildKey::OTHER), None);
+        destination.observe(&ended(99));
+        assert_eq!(count(&series, ChildKey::new(&ended(101))), None);
+        assert_eq!(count(&series, ChildKey::OTHER), Some(1));
+    }
+
+    #[test]
+    fn codes_without_end_make_a_bounded_number_of_series_and_lose_nothing() {
+        let series = Arc::new(DestinationSeries::default());
+        let workers: Vec<_> = (0..3).map(|_| Destination::new(Arc::clone(&series))).collect();
+        let mut observed = 0;
+        for round in 0..8_u16 {
+            for code in 100..1000_u16 {
+                let flags = ResponseFlags::from_bits(u32::from(code.wrapping_mul(round)));
+                workers[usize::from(code) % 3].observe(&Observation { flags, ..ended(code) });
+                observed += 1;
+            }
+            assert!(series.totals().len() <= 3 * WORKER_CHILDREN + UNUSED_LINES + 1);
+            assert_eq!(sums(&series), (observed, observed * 3000, observed * 1000));
+        }
+        assert!(count(&series, ChildKey::OTHER).unwrap() > 0);
+        drop(workers);
+        assert!(series.totals().len() <= UNUSED_LINES + 1);
+        assert_eq!(sums(&series).0, observed);
+    }
+
+    /// What is exported now, after checking it against what was exported before.
+    fn advance(series: &DestinationSeries, before: &BTreeMap<ChildKey, u64>) -> BTreeMap<ChildKey, u64> {
+        let now: BTreeMap<_, _> =
+            series.totals().into_iter().map(|(key, child)| (key, child.duration.count())).collect();
+        for (key, count) in before {
+            assert!(now.get(key).is_none_or(|now| now >= count), "{:?} went backwards", key.labels());
+        }
+        assert!(before.get(&ChildKey::OTHER) <= now.get(&ChildKey::OTHER));
+        now
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+        /// Whatever workers do, the destination's sum is exact, and a series may end but never goes backwards.
+        #[test]
+        fn nothing_goes_backwards(
+            steps in prop::collection::vec((0_usize..3, 100_u16..300, prop::bool::weighted(0.01)), 1..400),
+        ) {
+            let series = Arc::new(DestinationSeries::default());
+            let worker = || Destination::new(Arc::clone(&series));
+            let mut workers = [worker(), worker(), worker()];
+            // Begin with the shelf of unused series full.
+            (100..300).for_each(|code| workers[0].observe(&ended(code)));
+            let mut before = advance(&series, &BTreeMap::new());
+            for ((index, code, restart), observed) in steps.iter().zip(201..) {
+                if *restart {
+                    workers[*index] = worker();
+                    before = advance(&series, &before);
+                }
+                workers[*index].observe(&ended(*code));
+                before = advance(&series, &before);
+                prop_assert_eq!(before.values().sum::<u64>(), observed);
+            }
+        }
     }
 }

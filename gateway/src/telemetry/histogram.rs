@@ -102,7 +102,7 @@ pub(super) struct LogHistogram {
 
 impl Default for LogHistogram {
     fn default() -> Self {
-        Self { buckets: [const { Counter::ZERO }; LOG_BUCKETS], sum: Counter::default() }
+        Self { buckets: std::array::from_fn(|_| Counter::default()), sum: Counter::default() }
     }
 }
 
@@ -148,7 +148,7 @@ impl LogHistogram {
         for (index, bucket) in self.buckets.iter().enumerate().take(LOG_BUCKETS - 1) {
             below += bucket.get();
             let end = end_of(index);
-            if end.is_power_of_two() && end.trailing_zeros() >= 10 && end.trailing_zeros() % 2 == 0 {
+            if end.is_power_of_two() && end.trailing_zeros() >= 10 && end.trailing_zeros().is_multiple_of(2) {
                 out.push((end as f64 / 1e9, below));
             }
         }

@@ -79,10 +79,10 @@ pub struct SourceIdentity {
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
     /// The access log's file.
-    #[error("cannot open the access log {path}: {source}; check that its folder exists and can be written to")]
+    #[error("cannot open the access log {sink}: {source}; check that its folder exists and can be written to")]
     AccessLog {
         /// The path as it was given.
-        path: String,
+        sink: String,
         /// What the operating system said.
         source: std::io::Error,
     },

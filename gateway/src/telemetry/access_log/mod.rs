@@ -12,8 +12,9 @@ mod writer;
 
 use std::{
     cell::RefCell,
+    fmt,
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -35,7 +36,8 @@ pub struct AccessLogOptions {
     pub format: LogFormat,
     /// Where lines go.
     pub sink: LogSink,
-    /// How many bytes of lines may wait to be written. Default 4 MiB, about 15 000 lines.
+    /// How many bytes of lines may wait to be written. Default 4 MiB, about 15 000 lines; 0 still lets one buffer
+    /// of one worker wait (16 KiB).
     pub queue_bytes: usize,
 }
 
@@ -55,8 +57,33 @@ pub enum LogSink {
     /// Standard output.
     #[default]
     Stdout,
+    /// Standard error.
+    Stderr,
     /// Appended to a file, which is created if it does not exist.
     File(PathBuf),
+}
+
+impl LogSink {
+    /// The sink that Istio's `accessLogFile` names. `/dev/stdout` and `/dev/stderr` are not opened as files: that
+    /// fails where they are sockets (systemd).
+    #[must_use]
+    pub fn at(path: &Path) -> Self {
+        match path.to_str() {
+            Some("/dev/stdout") => Self::Stdout,
+            Some("/dev/stderr") => Self::Stderr,
+            _ => Self::File(path.to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for LogSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stdout => f.write_str("on standard output"),
+            Self::Stderr => f.write_str("on standard error"),
+            Self::File(path) => write!(f, "{}", path.display()),
+        }
+    }
 }
 
 impl Default for AccessLogOptions {

@@ -62,13 +62,11 @@ impl Writer {
     /// Opens the sink and starts the thread.
     pub(in crate::telemetry) fn open(options: &AccessLogOptions) -> Result<Self, TelemetryError> {
         let (path, sink) = match &options.sink {
-            LogSink::Stdout => (None, io::stdout().as_fd().try_clone_to_owned().map(File::from)),
+            LogSink::Stdout => (None, duplicate(&io::stdout())),
+            LogSink::Stderr => (None, duplicate(&io::stderr())),
             LogSink::File(path) => (Some(path.clone()), append_to(path)),
         };
-        let sink = sink.map_err(|source| TelemetryError::AccessLog {
-            path: path.as_deref().unwrap_or(Path::new("/dev/stdout")).display().to_string(),
-            source,
-        })?;
+        let sink = sink.map_err(|source| TelemetryError::AccessLog { sink: options.sink.to_string(), source })?;
         Self::start(Output::new(sink, path), Layout::of(options.format), options.queue_bytes)
     }
 
@@ -129,10 +127,11 @@ impl Drop for Writer {
 }
 
 impl Queue {
-    /// Takes what is in `batch` and leaves an empty one. If there is no room, its lines are lost and counted.
+    /// Takes what is in `batch` and leaves an empty one. If there is no room, its lines are lost and counted; an empty
+    /// queue has room for any batch.
     pub(super) fn push(&self, batch: &mut Batch) {
         let mut state = lock(&self.state);
-        if state.bytes + batch.bytes.len() > self.limit {
+        if state.bytes > 0 && state.bytes.saturating_add(batch.bytes.len()) > self.limit {
             drop(state);
             self.dropped.fetch_add(batch.lines, Relaxed);
             batch.lines = 0;
@@ -250,6 +249,133 @@ impl Output {
     }
 }
 
+/// Standard output without the standard library's buffer and lock.
+fn duplicate(stream: &impl AsFd) -> io::Result<File> {
+    stream.as_fd().try_clone_to_owned().map(File::from)
+}
+
 fn append_to(path: &Path) -> io::Result<File> {
     File::options().append(true).create(true).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+    use std::{io::Read, os::fd::OwnedFd};
+
+    use super::*;
+
+    const LIMIT: usize = 256 * 1024;
+    /// Only ever reached by a test that fails.
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    fn writer(sink: File, limit: usize) -> Writer {
+        Writer::start(Output::new(sink, None), Layout::Text(&[]), limit).unwrap()
+    }
+
+    fn file_writer(path: &Path) -> Writer {
+        let sink = LogSink::at(path);
+        Writer::open(&AccessLogOptions { sink, ..AccessLogOptions::default() }).unwrap()
+    }
+
+    fn push(writer: &Writer, text: &str) {
+        let mut batch = Batch { bytes: text.into(), lines: text.lines().count() as u64 };
+        writer.queue.push(&mut batch);
+        assert_eq!((batch.lines, batch.bytes.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_blocked_sink_costs_lines_and_nothing_else() {
+        let (mut reader, sink) = io::pipe().unwrap();
+        let writer = writer(File::from(OwnedFd::from(sink)), LIMIT);
+        // Nobody reads: 64 KiB fit into the pipe, 256 KiB into the queue, the rest is lost. That all of this
+        // comes to an end is the point: a caller that waited for the pipe would wait for ever.
+        let sent: u64 = 10_000;
+        for number in 0..sent {
+            push(&writer, &format!("{number:0>99}\n"));
+        }
+        assert!(!writer.drain(Duration::from_millis(1)));
+        let dropped = writer.dropped();
+        let held = sent - dropped;
+        assert!(held * 100 >= LIMIT as u64 - 100, "{held} lines held");
+        assert!(held * 100 <= (LIMIT + 128 * 1024) as u64, "{held} lines held");
+
+        // Read again: everything that was not dropped arrives, in order, and nothing more is lost.
+        let reading = thread::spawn(move || {
+            let mut text = String::new();
+            reader.read_to_string(&mut text).unwrap();
+            text
+        });
+        assert!(writer.drain(PATIENCE));
+        assert_eq!((writer.written(), writer.dropped()), (held, dropped));
+        drop(writer);
+        let text = reading.join().unwrap();
+        let numbers: Vec<u64> = text.lines().map(|line| line.parse().unwrap()).collect();
+        assert_eq!(numbers.len() as u64, held);
+        assert!(numbers.is_sorted());
+    }
+
+    #[test]
+    fn a_full_disk_costs_lines_and_is_counted() {
+        let writer = file_writer(Path::new("/dev/full"));
+        push(&writer, "one\ntwo\n");
+        push(&writer, "three\n");
+        assert!(writer.drain(PATIENCE));
+        assert_eq!((writer.written(), writer.dropped()), (0, 3));
+    }
+
+    #[test]
+    fn a_reader_that_goes_away_costs_lines_and_is_counted() {
+        let (reader, sink) = io::pipe().unwrap();
+        drop(reader);
+        let writer = writer(File::from(OwnedFd::from(sink)), LIMIT);
+        push(&writer, "one\n");
+        assert!(writer.drain(PATIENCE));
+        assert_eq!((writer.written(), writer.dropped()), (0, 1));
+    }
+
+    #[test]
+    fn a_torn_line_is_ended_before_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let mut output = Output::new(append_to(&path).unwrap(), Some(path.clone()));
+        assert_eq!(output.write(b"one\ntw"), 1);
+        assert_eq!(output.write(b"three\n"), 1);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "one\ntw\nthree\n");
+    }
+
+    #[test]
+    fn a_renamed_file_is_replaced_when_asked() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, old) = (folder.path().join("log"), folder.path().join("log.1"));
+        let writer = file_writer(&path);
+        push(&writer, "one\n");
+        assert!(writer.drain(PATIENCE));
+        std::fs::rename(&path, &old).unwrap();
+        push(&writer, "two\n");
+        assert!(writer.drain(PATIENCE));
+        writer.reopen();
+        push(&writer, "three\n");
+        assert!(writer.drain(PATIENCE));
+        assert_eq!(std::fs::read_to_string(&old).unwrap(), "one\ntwo\n");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "three\n");
+        assert_eq!((writer.written(), writer.dropped()), (3, 0));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_opened_is_named() {
+        let sink = LogSink::File("/nonexistent/access.log".into());
+        let error = Writer::open(&AccessLogOptions { sink, ..AccessLogOptions::default() }).unwrap_err();
+        assert!(error.to_string().contains("/nonexistent/access.log"), "{error}");
+    }
+
+    #[test]
+    fn buffers_come_back() {
+        let writer = file_writer(Path::new("/dev/null"));
+        for _ in 0..100 {
+            push(&writer, "line\n");
+            assert!(writer.drain(PATIENCE));
+        }
+        assert_eq!(lock(&writer.queue.state).spare.len(), 1);
+    }
 }

@@ -1,0 +1,28 @@
+# The commands of this project. Each of them installs what it needs and is missing (.ci/setup says what).
+
+.PHONY: help run test lint plugins
+
+help:
+	@echo 'make run      build everything, run the gateway on config/quickstart with a sample service'
+	@echo 'make test     compile the plugins, run every test'
+	@echo 'make lint     formatting, clippy, documentation, shell scripts; warnings are errors'
+	@echo 'make plugins  compile plugins/* to target/plugins/NAME.wasm'
+
+run:
+	@config/quickstart/run
+
+test:
+	.ci/setup
+	plugins/build
+	cargo test --workspace
+
+lint:
+	.ci/setup
+	cargo fmt --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps
+	if command -v shellcheck; then shellcheck .ci/setup .ci/run plugins/build config/quickstart/run; fi
+
+plugins:
+	.ci/setup plugins
+	plugins/build

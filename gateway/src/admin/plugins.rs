@@ -1,0 +1,143 @@
+//! `/plugins`: listing, uploading and removing plugins.
+//!
+//! A change is handed to the control task and answered when it is live on all workers or has failed.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    extract::{Path, Request, State},
+    response::Response,
+};
+use http::{StatusCode, header};
+use serde::Serialize;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Admin, AdminState, reply, reply::Failure, upload};
+use crate::{
+    plugins::{self, ApiError, Change, Command, Outcome, PluginView},
+    telemetry::Limit,
+};
+
+/// How long an upload waits for its turn to be read. As many are read at a time as [`UPLOADS`] allows,
+/// since each may hold a module in memory.
+const TURN: Duration = Duration::from_secs(30);
+pub(super) const UPLOADS: usize = 4;
+/// How long a change may take once it was handed over: reading and compiling modules, starting
+/// instances, publishing.
+const CHANGE: Duration = Duration::from_secs(150);
+
+/// What `GET` shows of one plugin.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Shown<'a> {
+    #[serde(flatten)]
+    view: &'a PluginView,
+    /// Workers that run it.
+    workers: usize,
+    stats: Stats,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Stats {
+    streams: u64,
+    traps: u64,
+    deadlines: u64,
+    memory_bytes: u64,
+    p50_micros: f64,
+    p99_micros: f64,
+}
+
+#[derive(Serialize)]
+struct List<'a> {
+    plugins: Vec<Shown<'a>>,
+}
+
+/// `GET /plugins`
+pub(super) async fn list(State(admin): State<Arc<Admin>>) -> Response {
+    let views = admin.state.plugins.load_full();
+    let plugins = views.iter().map(|view| shown(&admin.state, view)).collect();
+    reply::json(StatusCode::OK, &List { plugins })
+}
+
+/// `GET /plugins/{name}`
+pub(super) async fn get(State(admin): State<Arc<Admin>>, Path(name): Path<String>) -> Result<Response, Failure> {
+    one(&admin.state, &name, StatusCode::OK)
+}
+
+/// `PUT /plugins/{name}`
+pub(super) async fn put(
+    State(admin): State<Arc<Admin>>,
+    Path(name): Path<String>,
+    request: Request,
+) -> Result<Response, Failure> {
+    let busy = || ApiError::new(503, "uploads-busy", "too many uploads at the same time; try again");
+    let turn = tokio::time::timeout(TURN, admin.turns.acquire()).await.map_err(|_| busy())?;
+    let _turn = turn.map_err(|_| busy())?;
+    let upload = upload::read(name.clone(), request, &admin.state.limits).await.inspect_err(|error| {
+        if error.status == 413 {
+            admin.state.telemetry.limit_exceeded(Limit::AdminBodyBytes);
+        }
+    })?;
+    let outcome = change(&admin.state.commands, Change::Put(upload)).await?;
+    let status = if outcome == Outcome::Created { StatusCode::CREATED } else { StatusCode::OK };
+    let mut response = one(&admin.state, &name, status)?;
+    if let (Outcome::Created, Ok(location)) = (outcome, format!("/plugins/{name}").parse()) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    Ok(response)
+}
+
+/// `DELETE /plugins/{name}`
+pub(super) async fn delete(State(admin): State<Arc<Admin>>, Path(name): Path<String>) -> Result<Response, Failure> {
+    change(&admin.state.commands, Change::Delete { name }).await?;
+    let mut response = Response::default();
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    Ok(response)
+}
+
+async fn change(commands: &mpsc::Sender<Command>, change: Change) -> Result<Outcome, ApiError> {
+    let (reply, answer) = oneshot::channel();
+    commands.try_send(Command { change, reply }).map_err(|error| match error {
+        mpsc::error::TrySendError::Full(_) => {
+            ApiError::new(503, "control-busy", "too many changes are waiting; try again")
+        }
+        mpsc::error::TrySendError::Closed(_) => ApiError::new(503, "stopping", "the gateway is stopping"),
+    })?;
+    match tokio::time::timeout(CHANGE, answer).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(_)) => Err(ApiError::new(503, "stopping", "the gateway is stopping; the change may be lost")),
+        Err(_) => Err(ApiError::new(
+            503,
+            "control-busy",
+            format!("no answer within {} s; the change may still take effect, GET /plugins shows it", CHANGE.as_secs()),
+        )),
+    }
+}
+
+fn one(state: &AdminState, name: &str, status: StatusCode) -> Result<Response, Failure> {
+    let views = state.plugins.load();
+    let named = || views.iter().filter(|view| view.name == name);
+    // Uploads and most resources are in the gateway's namespace; it wins over the root namespace.
+    let view = named().find(|view| view.namespace == state.namespace).or_else(|| named().next());
+    match view {
+        Some(view) => Ok(reply::json(status, &shown(state, view))),
+        None => Err(Failure(ApiError::plugin_unknown(name))),
+    }
+}
+
+fn shown<'a>(state: &AdminState, view: &'a PluginView) -> Shown<'a> {
+    let summary = state.telemetry.plugin_summary(&view.namespace, &view.name);
+    Shown {
+        view,
+        workers: if view.state == plugins::State::Live { state.workers } else { 0 },
+        stats: Stats {
+            streams: summary.streams,
+            traps: summary.traps,
+            deadlines: summary.deadlines,
+            memory_bytes: summary.memory_bytes,
+            p50_micros: summary.p50_micros,
+            p99_micros: summary.p99_micros,
+        },
+    }
+}

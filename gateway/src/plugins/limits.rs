@@ -1,0 +1,37 @@
+//! How much plugins may take up on the control side.
+
+use std::time::Duration;
+
+/// The limits of uploads and of loading modules. What a running plugin may use is [`proxy_wasm_host::Limits`].
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Largest module in bytes. Default 32 MiB.
+    pub module_bytes: usize,
+    /// Largest settings of an upload as JSON, in bytes. Default 1 MiB.
+    pub settings_bytes: usize,
+    /// Uploads that can exist at the same time. Default 100.
+    pub uploads: usize,
+    /// Bytes of all uploaded modules together. Default 1 GiB.
+    pub stored_bytes: u64,
+    /// Versions that are remembered of each upload. Default 10.
+    pub versions: usize,
+    /// How long compiling a module may take. Default 60 s. The module is refused then; the thread that
+    /// compiles it cannot be stopped and counts against the two that may compile until it is done.
+    pub compile: Duration,
+    /// What every running plugin may use.
+    pub running: proxy_wasm_host::Limits,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            module_bytes: 32 << 20,
+            settings_bytes: 1 << 20,
+            uploads: 100,
+            stored_bytes: 1 << 30,
+            versions: 10,
+            compile: Duration::from_secs(60),
+            running: proxy_wasm_host::Limits::default(),
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! Instances of a new plugin version, made and configured off the workers.
+
+use std::{sync::Arc, thread};
+
+use proxy_wasm_host::{Instance, StartError};
+
+use crate::snapshot::{Code, Plugin};
+
+/// Starts `instances` instances of `plugin` on blocking threads; none if there is no code to run.
+///
+/// The first is started alone: if its start-up code or configuration fails, nothing else was tried. The
+/// others follow on as many threads as there are cores, since each runs the plugin's start-up code.
+pub async fn prepare(plugin: &Plugin, instances: usize) -> Result<Vec<Instance>, StartError> {
+    let Code::Loaded(code) = &plugin.code else { return Ok(Vec::new()) };
+    if instances == 0 {
+        return Ok(Vec::new());
+    }
+    let code = Arc::new(code.clone());
+    let mut ready = start(Arc::clone(&code), 1).await?;
+    ready.reserve_exact(instances - 1);
+
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let rest = instances - 1;
+    let batches: Vec<_> = (0..threads)
+        .map(|thread| rest / threads + usize::from(thread < rest % threads))
+        .filter(|size| *size > 0)
+        .map(|size| tokio::spawn(start(Arc::clone(&code), size)))
+        .collect();
+    for batch in batches {
+        ready.extend(flatten(batch.await)?);
+    }
+    Ok(ready)
+}
+
+async fn start(code: Arc<proxy_wasm_host::Plugin>, count: usize) -> Result<Vec<Instance>, StartError> {
+    flatten(tokio::task::spawn_blocking(move || (0..count).map(|_| code.instantiate()).collect()).await)
+}
+
+/// A panic in start-up is a bug of ours and passed on to the caller's task.
+fn flatten<T>(joined: Result<T, tokio::task::JoinError>) -> T {
+    joined.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+}

@@ -1,0 +1,208 @@
+//! Uploads and removals up to the point where they can take effect: contract of `PUT` and `DELETE /plugins/{name}`.
+
+use std::{io, time::SystemTime};
+
+use super::{
+    ApiError, Change, Digest, Outcome, UploadRequest,
+    loader::{LoadError, Source},
+    registry::Registry,
+    settings::{self, Settings},
+    store::{Prepared, Upload, Uploads, Version},
+    time::rfc3339,
+    view::State,
+};
+use crate::snapshot::Plugin;
+
+/// A change that was found good and is on disk, but not in effect.
+///
+/// End it with [`Registry::commit`] or [`Registry::discard`].
+pub struct Staged {
+    pub(super) name: String,
+    outcome: Outcome,
+    /// `None`: there is nothing to change.
+    pub(super) prepared: Option<Prepared>,
+    namespace: String,
+}
+
+impl Staged {
+    /// What this will have been once it is committed. [`Outcome::Unchanged`] needs no resolving and no commit.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        self.outcome
+    }
+
+    /// Whether `plugin` is the upload that changes: if it cannot be started, the change is refused.
+    #[must_use]
+    pub fn concerns(&self, plugin: &Plugin) -> bool {
+        plugin.name == self.name && plugin.namespace == self.namespace
+    }
+
+    /// The uploads as they will be.
+    pub(super) fn uploads(&self) -> Option<&Uploads> {
+        self.prepared.as_ref().map(Prepared::uploads)
+    }
+}
+
+impl Registry {
+    /// Checks a change and prepares it on disk. Compiles a new module, so it takes up to
+    /// [`Limits::compile`](super::Limits::compile).
+    ///
+    /// # Errors
+    /// As contracted for the admin API: 400, 404, 409, 413, 422, 500, 503, 507. Nothing has changed then.
+    pub async fn stage(&mut self, change: Change) -> Result<Staged, ApiError> {
+        match change {
+            Change::Put(request) => self.stage_put(request).await,
+            Change::Delete { name } => self.stage_delete(name).await,
+        }
+    }
+
+    async fn stage_put(&mut self, request: UploadRequest) -> Result<Staged, ApiError> {
+        let UploadRequest { name, module, settings: mut patch } = request;
+        check_name(&name)?;
+        self.check_not_a_resource(&name)?;
+        let before = self.store.uploads().get(&name);
+
+        let expected = match patch.shift_remove("sha256") {
+            None | Some(serde_json::Value::Null) => None,
+            Some(text) => Some(text.as_str().unwrap_or_default().parse::<Digest>().map_err(|why| {
+                ApiError::new(400, "settings-invalid", why).at("sha256")
+            })?),
+        };
+        let mut spec = before.map(|upload| upload.settings.clone()).unwrap_or_default();
+        settings::apply(&mut spec, &patch);
+        Settings::parse(&spec, host_variable)?;
+        let limit = self.limits.settings_bytes;
+        if serde_json::to_vec(&spec).map_or(0, |text| text.len()) > limit {
+            return Err(ApiError::new(413, "settings-too-large", format!("settings may have {limit} bytes as JSON")));
+        }
+
+        let limit = self.limits.module_bytes;
+        let module = match module {
+            Some(bytes) if bytes.len() > limit => {
+                return Err(ApiError::new(413, "module-too-large", format!("a module may have {limit} bytes")).at("module"));
+            }
+            Some(bytes) => {
+                let hashed = bytes.clone();
+                let digest = tokio::task::spawn_blocking(move || Digest::of(&hashed)).await;
+                let digest = digest.map_err(|error| ApiError::new(500, "internal", error.to_string()))?;
+                Some((digest, bytes))
+            }
+            None => None,
+        };
+        let (digest, size) = match (&module, before) {
+            (Some((digest, bytes)), _) => (*digest, bytes.len() as u64),
+            (None, Some(upload)) => (upload.digest, upload.bytes),
+            (None, None) => {
+                let message = format!("there is no upload {name} whose settings could change; send a module with them");
+                return Err(ApiError::new(400, "module-missing", message).at("module"));
+            }
+        };
+        if expected.is_some_and(|expected| expected != digest) {
+            let message = format!("the module's digest is {digest}; send the right file or the right sha256");
+            return Err(ApiError::new(422, "module-digest", message).at("sha256"));
+        }
+
+        let same = before.is_some_and(|upload| upload.digest == digest && upload.settings == spec);
+        // One that failed may be sent again to try again, or to repair what the disk lost.
+        if same && self.serves(&name) {
+            return Ok(self.staged(name, Outcome::Unchanged, None));
+        }
+        let outcome = if before.is_some() { Outcome::Replaced } else { Outcome::Created };
+        let now = rfc3339(SystemTime::now());
+        let mut versions = before.map(|upload| upload.versions.clone()).unwrap_or_default();
+        if versions.first().is_none_or(|newest| newest.digest != digest) {
+            versions.insert(0, Version { digest, time: now.clone() });
+            versions.truncate(self.limits.versions.max(1));
+        }
+        let created = before.map_or(now, |upload| upload.created.clone());
+        let mut uploads = self.store.uploads().clone();
+        uploads.insert(name.clone(), Upload { digest, bytes: size, settings: spec, created, versions });
+        self.check_room(&uploads)?;
+
+        let loaded = match &module {
+            Some((digest, bytes)) => self.loader.compile(*digest, bytes.clone()).await,
+            None => self.loader.load(&Source::Stored(digest, self.store.blob(&digest))).await,
+        };
+        loaded.map_err(refused)?;
+        let prepared = self.store.prepare(uploads, module).await.map_err(storage)?;
+        Ok(self.staged(name, outcome, Some(prepared)))
+    }
+
+    async fn stage_delete(&mut self, name: String) -> Result<Staged, ApiError> {
+        self.check_not_a_resource(&name)?;
+        let mut uploads = self.store.uploads().clone();
+        if uploads.remove(&name).is_none() {
+            return Err(ApiError::plugin_unknown(&name));
+        }
+        let prepared = self.store.prepare(uploads, None).await.map_err(storage)?;
+        Ok(self.staged(name, Outcome::Deleted, Some(prepared)))
+    }
+
+    fn staged(&self, name: String, outcome: Outcome, prepared: Option<Prepared>) -> Staged {
+        Staged { name, outcome, prepared, namespace: self.namespace.clone() }
+    }
+
+    fn check_not_a_resource(&self, name: &str) -> Result<(), ApiError> {
+        match self.declared.get(name) {
+            None => Ok(()),
+            Some(place) => Err(ApiError::new(
+                409,
+                "plugin-is-resource",
+                format!("{name} is declared by a WasmPlugin resource ({place}); change it there or choose another name"),
+            )),
+        }
+    }
+
+    fn check_room(&self, uploads: &Uploads) -> Result<(), ApiError> {
+        let (limit, stored) = (self.limits.uploads, self.limits.stored_bytes);
+        if uploads.len() > limit {
+            return Err(ApiError::new(409, "uploads-limit", format!("there are {limit} uploads already; delete one first")));
+        }
+        if uploads.values().map(|upload| upload.bytes).sum::<u64>() > stored {
+            let message = format!("all uploaded modules together may have {stored} bytes; delete some first");
+            return Err(ApiError::new(413, "store-full", message).at("module"));
+        }
+        Ok(())
+    }
+
+    fn serves(&self, name: &str) -> bool {
+        let views = self.views.load();
+        views.iter().any(|view| {
+            view.name == name && view.namespace == self.namespace && view.state == State::Live && view.reason.is_empty()
+        })
+    }
+}
+
+/// For `valueFrom: HOST`.
+pub(super) fn host_variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+fn check_name(name: &str) -> Result<(), ApiError> {
+    let inner = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'-';
+    let edge = |byte: Option<&u8>| byte.is_some_and(|byte| *byte != b'-');
+    let bytes = name.as_bytes();
+    if bytes.len() <= 63 && bytes.iter().all(inner) && edge(bytes.first()) && edge(bytes.last()) {
+        return Ok(());
+    }
+    let message = "the name of a plugin has 1 to 63 lower-case letters, digits and hyphens, no hyphen first or last";
+    Err(ApiError::new(400, "name-invalid", message).at("name"))
+}
+
+fn refused(error: LoadError) -> ApiError {
+    let status = match error.code {
+        "module-compile-busy" => 503,
+        "module-too-large" => 413,
+        _ => 422,
+    };
+    ApiError::new(status, error.code, error.message).at("module")
+}
+
+fn storage(error: io::Error) -> ApiError {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            ApiError::new(507, "storage-full", format!("the disk of the data directory is full: {error}"))
+        }
+        _ => ApiError::new(500, "storage-failed", format!("the data directory cannot be written: {error}")),
+    }
+}

@@ -1,0 +1,304 @@
+//! Uploaded modules and their settings, kept across restarts.
+//!
+//! ```text
+//! DATA_DIR/lock                 held while the process lives
+//! DATA_DIR/uploads.json         which uploads there are; replaced as a whole, never edited
+//! DATA_DIR/uploads.json.next    the index of a change that is being prepared
+//! DATA_DIR/blobs/SHA256.wasm    module bytes under the name of their content
+//! ```
+//!
+//! A change is prepared first (everything that can fail for want of space or rights is on disk then) and
+//! committed by one rename, or discarded. At any moment a crash leaves the old index or the new one, and
+//! blobs that no index names are swept at the next start. The store knows nothing of what modules and
+//! settings mean.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fs::{self, File},
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::{Digest, Spec};
+
+/// One upload as it is kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Upload {
+    /// Content of the current module.
+    pub(crate) digest: Digest,
+    /// Size of the current module.
+    pub(crate) bytes: u64,
+    /// Settings as users wrote them.
+    pub(crate) settings: Spec,
+    /// When the name was first uploaded (RFC 3339): the tie-breaker of the chain order.
+    pub(crate) created: String,
+    /// Modules this upload had, the newest first; the current one is the first.
+    pub(crate) versions: Vec<Version>,
+}
+
+/// A module that an upload has or had.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Version {
+    /// Content of the module.
+    pub digest: Digest,
+    /// When it was uploaded, RFC 3339.
+    pub time: String,
+}
+
+/// All uploads by name.
+pub(crate) type Uploads = BTreeMap<String, Upload>;
+
+/// Why there is no store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Two processes would overwrite each other's uploads.
+    #[error("the data directory {} is in use by another gateway; stop it or choose another with --data-dir", .0.display())]
+    Locked(PathBuf),
+}
+
+/// The uploads and where they are kept.
+pub(crate) struct Store {
+    place: Place,
+    uploads: Uploads,
+}
+
+enum Place {
+    Disk { disk: Disk, _lock: File },
+    Memory(HashMap<Digest, Bytes>),
+}
+
+/// The folder. Its methods block.
+#[derive(Clone)]
+pub(crate) struct Disk {
+    root: Arc<Path>,
+}
+
+/// A change that is ready: commit it or discard it.
+pub(crate) struct Prepared {
+    uploads: Uploads,
+    blob: Option<(Digest, Bytes)>,
+}
+
+impl Prepared {
+    /// The uploads as they will be.
+    pub(crate) fn uploads(&self) -> &Uploads {
+        &self.uploads
+    }
+}
+
+#[derive(Deserialize)]
+struct Index {
+    /// Format of this file; another number is refused rather than misread.
+    format: u32,
+    uploads: Uploads,
+}
+
+const FORMAT: u32 = 1;
+/// Longest index that is read: far above what the limits of uploads and settings allow.
+const MAX_INDEX: u64 = 256 << 20;
+
+impl Store {
+    /// Opens or creates the store in `data_dir`. Blocks.
+    ///
+    /// Without a directory that can be written, uploads live in memory; with an index that cannot be read,
+    /// the store starts empty and the index is kept aside. The second value says so, for the log.
+    pub(crate) fn open(data_dir: Option<&Path>) -> Result<(Self, Vec<String>), StoreError> {
+        let mut notes = Vec::new();
+        let memory = || Self { place: Place::Memory(HashMap::new()), uploads: Uploads::new() };
+        let Some(root) = data_dir else {
+            notes.push("no data directory: uploaded plugins live in memory and are gone after a restart".to_owned());
+            return Ok((memory(), notes));
+        };
+        let disk = Disk { root: root.into() };
+        let lock = match disk.lock() {
+            Ok(lock) => lock,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(StoreError::Locked(root.to_owned())),
+            Err(error) => {
+                notes.push(format!(
+                    "data directory {} cannot be written ({error}): uploaded plugins live in memory and are gone after a restart; see --data-dir",
+                    root.display()
+                ));
+                return Ok((memory(), notes));
+            }
+        };
+        let uploads = match disk.read_index() {
+            Ok(uploads) => {
+                disk.sweep(&uploads);
+                uploads
+            }
+            Err(error) => {
+                let aside = disk.set_index_aside();
+                notes.push(format!(
+                    "the list of uploaded plugins in {} cannot be read ({error}): starting without uploads; {aside}",
+                    root.display()
+                ));
+                Uploads::new()
+            }
+        };
+        Ok((Self { place: Place::Disk { disk, _lock: lock }, uploads }, notes))
+    }
+
+    /// What is committed.
+    pub(crate) fn uploads(&self) -> &Uploads {
+        &self.uploads
+    }
+
+    /// How to read a committed module, from anywhere.
+    pub(crate) fn blob(&self, digest: &Digest) -> Blob {
+        match &self.place {
+            Place::Disk { disk, .. } => Blob::File(disk.blob_path(digest)),
+            Place::Memory(blobs) => Blob::Memory(blobs.get(digest).cloned()),
+        }
+    }
+
+    /// Writes everything that a change to `uploads` needs, but does not make it visible.
+    ///
+    /// An error is about the disk: full, read-only, gone. Nothing has changed then.
+    pub(crate) async fn prepare(&self, uploads: Uploads, blob: Option<(Digest, Bytes)>) -> io::Result<Prepared> {
+        let prepared = Prepared { uploads, blob };
+        let Place::Disk { disk, .. } = &self.place else {
+            return Ok(prepared);
+        };
+        let disk = disk.clone();
+        tokio::task::spawn_blocking(move || {
+            if let Some((digest, bytes)) = &prepared.blob {
+                disk.write_blob(digest, bytes)?;
+            }
+            disk.write_next(&prepared.uploads)?;
+            Ok(prepared)
+        })
+        .await
+        .map_err(io::Error::other)?
+    }
+
+    /// Makes a prepared change the truth. Blocks for a rename and a few removals.
+    ///
+    /// If it fails, the change is in effect for this process but not for the next.
+    pub(crate) fn commit(&mut self, prepared: Prepared) -> io::Result<()> {
+        self.uploads = prepared.uploads;
+        match &mut self.place {
+            Place::Disk { disk, .. } => {
+                disk.commit_next()?;
+                disk.sweep(&self.uploads);
+            }
+            Place::Memory(blobs) => {
+                blobs.extend(prepared.blob);
+                blobs.retain(|digest, _| self.uploads.values().any(|upload| upload.digest == *digest));
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets a prepared change.
+    pub(crate) fn discard(&self, prepared: Prepared) {
+        if let Place::Disk { disk, .. } = &self.place {
+            drop(prepared);
+            disk.discard_next();
+            disk.sweep(&self.uploads);
+        }
+    }
+}
+
+/// Where the bytes of an uploaded module are.
+#[derive(Debug, Clone)]
+pub(crate) enum Blob {
+    File(PathBuf),
+    Memory(Option<Bytes>),
+}
+
+impl Disk {
+    fn path(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.root.join("blobs").join(format!("{digest}.wasm"))
+    }
+
+    /// Creates the folders and takes the lock. `WouldBlock` if another process has it.
+    fn lock(&self) -> io::Result<File> {
+        fs::create_dir_all(self.path("blobs"))?;
+        let lock = File::options().create(true).truncate(false).write(true).open(self.path("lock"))?;
+        lock.try_lock().map_err(io::Error::from)?;
+        // The lock file may be writable where the folder is not.
+        let probe = self.path("uploads.json.next");
+        File::create(&probe)?;
+        fs::remove_file(probe)?;
+        Ok(lock)
+    }
+
+    fn read_index(&self) -> io::Result<Uploads> {
+        let file = match File::open(self.path("uploads.json")) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Uploads::new()),
+            Err(error) => return Err(error),
+        };
+        let mut text = Vec::new();
+        file.take(MAX_INDEX).read_to_end(&mut text)?;
+        let index: Index = serde_json::from_slice(&text)?;
+        if index.format != FORMAT {
+            return Err(io::Error::other(format!("format {} instead of {FORMAT}", index.format)));
+        }
+        Ok(index.uploads)
+    }
+
+    fn set_index_aside(&self) -> String {
+        let aside = self.path("uploads.json.unreadable");
+        match fs::rename(self.path("uploads.json"), &aside) {
+            Ok(()) => format!("it is kept as {}", aside.display()),
+            Err(error) => format!("it could not be kept aside ({error})"),
+        }
+    }
+
+    fn write_next(&self, uploads: &Uploads) -> io::Result<()> {
+        let mut file = File::create(self.path("uploads.json.next"))?;
+        let mut text = serde_json::to_vec_pretty(&IndexRef { format: FORMAT, uploads })?;
+        text.push(b'\n');
+        file.write_all(&text)?;
+        file.sync_all()
+    }
+
+    fn commit_next(&self) -> io::Result<()> {
+        fs::rename(self.path("uploads.json.next"), self.path("uploads.json"))?;
+        File::open(&self.root)?.sync_all()
+    }
+
+    fn discard_next(&self) {
+        // It is overwritten by the next change if it cannot be removed.
+        let _ = fs::remove_file(self.path("uploads.json.next"));
+    }
+
+    fn write_blob(&self, digest: &Digest, bytes: &[u8]) -> io::Result<()> {
+        let path = self.blob_path(digest);
+        let next = path.with_extension("next");
+        let mut file = File::create(&next)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(next, &path)?;
+        File::open(self.root.join("blobs"))?.sync_all()
+    }
+
+    /// Removes blobs that no upload names; only files with names that blobs have, in case somebody chose
+    /// a directory with other things in it. What cannot be removed is tried again with the next change.
+    fn sweep(&self, uploads: &Uploads) {
+        let used: HashSet<Digest> = uploads.values().map(|upload| upload.digest).collect();
+        for entry in fs::read_dir(self.root.join("blobs")).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let Some((stem, extension)) = name.to_str().and_then(|name| name.split_once('.')) else { continue };
+            let Ok(digest) = stem.parse::<Digest>() else { continue };
+            if extension == "next" || (extension == "wasm" && !used.contains(&digest)) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct IndexRef<'a> {
+    format: u32,
+    uploads: &'a Uploads,
+}
