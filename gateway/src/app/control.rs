@@ -201,7 +201,7 @@ impl Control {
                 Err(PublishError::Plugin { plugin, error }) => {
                     if let Some(staged) = staged.take_if(|staged| staged.concerns(&plugin)) {
                         self.registry.discard(staged);
-                        return Err(Refused::Upload(ApiError::from_start_error(&error)));
+                        return Err(Refused::Upload(ApiError::from(&error)));
                     }
                     tracing::error!(%error, plugin = %format_args!("{}/{}", plugin.namespace, plugin.name), "plugin does not start");
                     self.registry.refuse(plugin.id, &error);
@@ -228,7 +228,8 @@ impl Control {
                 Level::Info => tracing::info!("{problem}"),
             }
         }
-        self.telemetry.set_config_problems(&problems);
+        let count = |level| problems.iter().filter(|problem| problem.level == level).count();
+        self.telemetry.set_config_problems(count(Level::Error), count(Level::Warning), count(Level::Info));
         self.problems.store(Arc::new(problems));
     }
 }

@@ -5,6 +5,7 @@
 //! acknowledgements the other ([`publish`]).
 
 mod control;
+mod plugin_output;
 mod publish;
 mod spares;
 
@@ -31,6 +32,7 @@ use crate::{
     worker,
 };
 use control::Control;
+use plugin_output::{PluginLog, PluginMetrics};
 use publish::{Publisher, Workers};
 
 /// Everything that is decided when the process starts.
@@ -106,8 +108,8 @@ pub async fn start(options: Options) -> anyhow::Result<Gateway> {
     let telemetry = Telemetry::new(&options.telemetry)?;
     let engine = proxy_wasm_host::Engine::new(&proxy_wasm_host::EngineOptions::default())
         .context("cannot start the WebAssembly engine")?;
-    let shared = proxy_wasm_host::Shared::new(Arc::new(plugins::PluginLog));
-    telemetry.add_collector(Box::new(plugins::PluginMetrics::new(shared.clone())?))?;
+    let shared = proxy_wasm_host::Shared::new(Arc::new(PluginLog));
+    telemetry.add_collector(Box::new(PluginMetrics::new(shared.clone())?))?;
     let registry = Registry::new(RegistryOptions {
         data_dir: options.data_dir,
         namespace: options.config.namespace.clone(),

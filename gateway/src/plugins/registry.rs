@@ -305,6 +305,10 @@ impl Registry {
         let declaration = &candidate.declaration;
         let source = match (&declaration.source, candidate.upload) {
             (ModuleSource::File(path), _) => Source::File(path.clone()),
+            (ModuleSource::Unsupported(url), _) => {
+                let message = format!("{url}: modules are not fetched in this version; use file:// or upload the module");
+                return Err(Failure { field: "url", message });
+            }
             (ModuleSource::Stored(_), Some(upload)) => Source::Stored(upload.digest, self.store.blob(&upload.digest)),
             (ModuleSource::Stored(name), None) => {
                 let digest = name.parse().map_err(|why| Failure { field: "url", message: format!("{name:?}: {why}") })?;
@@ -356,7 +360,7 @@ impl Declaration {
     fn file(&self) -> Option<&Path> {
         match &self.source {
             ModuleSource::File(path) => Some(path),
-            ModuleSource::Stored(_) => None,
+            ModuleSource::Unsupported(_) | ModuleSource::Stored(_) => None,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::{
     future::poll_fn,
     net::SocketAddr,
     pin::{Pin, pin},
-    task::{Context, Poll, Waker},
+    task::{Context, Waker},
 };
 
 use http::{Request, Response};
@@ -83,15 +83,5 @@ impl<B: RequestBody> Http1<B> {
     pub(super) fn is_alive(&mut self) -> bool {
         self.drive(&mut Context::from_waker(Waker::noop()));
         self.driver.is_some() && !self.sender.is_closed()
-    }
-
-    pub(super) fn is_ended(&self) -> bool {
-        self.driver.is_none()
-    }
-
-    /// For a body that waits for the connection.
-    pub(super) fn poll_drive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.drive(cx);
-        if self.is_ended() { Poll::Ready(()) } else { Poll::Pending }
     }
 }

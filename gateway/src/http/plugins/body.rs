@@ -17,7 +17,7 @@ use super::filters::{Direction, Filters, Interrupted};
 use crate::{http::limits, upstream::BodyError};
 
 /// `S` after the plugins have seen and perhaps changed it.
-pub(in crate::http) struct FilteredBody<S> {
+pub(crate) struct FilteredBody<S> {
     source: S,
     filters: Rc<Filters>,
     direction: Direction,

@@ -8,7 +8,7 @@ mod body;
 mod filters;
 mod vm;
 
-pub(super) use body::FilteredBody;
+pub(crate) use body::FilteredBody;
 pub(super) use filters::{Direction, Filters, Interrupted};
 pub(super) use vm::Link;
 pub(crate) use vm::{PluginSet, Prepared, SpareOrder};

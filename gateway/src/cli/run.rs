@@ -1,0 +1,197 @@
+//! `gateway run`: serve until told to stop.
+
+use std::{
+    io::{IsTerminal, Write},
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use clap::{Args as ClapArgs, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use super::options::ConfigArgs;
+use crate::{
+    admin::Addresses,
+    app::{self, BoundListener, Gateway},
+    config::mesh::MeshConfig,
+    http::Identity,
+    telemetry::{AccessLogOptions, LogFormat, LogSink, SourceIdentity, TelemetryOptions},
+};
+
+/// Arguments of `gateway run`. Every flag is also an environment variable.
+#[derive(Debug, ClapArgs)]
+pub(super) struct Args {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Worker threads; default: one per core.
+    #[arg(long, env = "GATEWAY_WORKERS", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    workers: Option<u16>,
+    /// Where operators are answered and plugins are uploaded.
+    #[arg(long, env = "GATEWAY_ADMIN_ADDRESS", default_value = "127.0.0.1:15000")]
+    admin_address: SocketAddr,
+    /// Metrics and readiness as Istio's agent serves them.
+    #[arg(long, env = "GATEWAY_AGENT_ADDRESS", default_value = "0.0.0.0:15020")]
+    agent_address: SocketAddr,
+    /// Readiness: /healthz/ready.
+    #[arg(long, env = "GATEWAY_STATUS_ADDRESS", default_value = "0.0.0.0:15021")]
+    status_address: SocketAddr,
+    /// Metrics: /stats/prometheus.
+    #[arg(long, env = "GATEWAY_METRICS_ADDRESS", default_value = "0.0.0.0:15090")]
+    metrics_address: SocketAddr,
+    /// Where uploaded plugins are kept; default: $XDG_STATE_HOME/gateway or /var/lib/gateway.
+    #[arg(long, env = "GATEWAY_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+    /// Start without uploaded plugins.
+    #[arg(long, env = "GATEWAY_SAFE_MODE")]
+    safe_mode: bool,
+    /// Istio's MeshConfig (accessLogFile, accessLogEncoding), bare or as the `istio` ConfigMap.
+    #[arg(long, env = "GATEWAY_MESH_CONFIG")]
+    mesh_config: Option<PathBuf>,
+    /// Write an access log to standard output.
+    #[arg(long, env = "GATEWAY_ACCESS_LOG")]
+    access_log: Option<AccessLogFormat>,
+    /// Seconds that requests in flight may take after SIGTERM.
+    #[arg(long, env = "GATEWAY_DRAIN_SECONDS", default_value = "25", value_parser = clap::value_parser!(u64).range(0..=86_400))]
+    drain_seconds: u64,
+    /// Address of this pod, for x-forwarded-for of clients on the loopback interface.
+    #[arg(long, env = "INSTANCE_IP")]
+    instance_ip: Option<IpAddr>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum AccessLogFormat {
+    /// Istio's default text format.
+    Text,
+    /// Istio's JSON fields.
+    Json,
+}
+
+/// Serves until a signal or `/quitquitquit`. 0 after an orderly end, 1 if it could not start.
+pub(super) fn run(args: Args) -> ExitCode {
+    let _flush_at_end = init_log();
+    let outcome = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start a runtime")
+        .and_then(|runtime| runtime.block_on(serve(args)));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(args: Args) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let gateway = app::start(options(args)?).await?;
+    announce(&gateway);
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM: finishing what is in flight"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: finishing what is in flight"),
+        () = gateway.stopped() => tracing::info!("/quitquitquit: finishing what is in flight"),
+    }
+    tokio::select! {
+        () = gateway.shutdown() => {}
+        _ = interrupt.recv() => tracing::warn!("second SIGINT: requests in flight are cut off"),
+    }
+    Ok(())
+}
+
+fn options(args: Args) -> anyhow::Result<app::Options> {
+    let config = args.config.options();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let label = |names: &[&str]| {
+        names.iter().find_map(|name| config.labels.get(*name)).cloned().unwrap_or_default()
+    };
+    let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
+    let identity = SourceIdentity {
+        workload: std::env::var("ISTIO_META_WORKLOAD_NAME").unwrap_or_default(),
+        namespace: config.namespace.clone(),
+        canonical_service: label(&["service.istio.io/canonical-name", "app"]),
+        canonical_revision: label(&["service.istio.io/canonical-revision", "version"]),
+        app: label(&["app"]),
+        version: label(&["version"]),
+        cluster: std::env::var("ISTIO_META_CLUSTER_ID").unwrap_or_default(),
+    };
+    let access_log = access_log(&args)?;
+    Ok(app::Options {
+        files: args.config.files.clone(),
+        workers: args.workers.map_or(cores, usize::from),
+        addresses: Addresses {
+            admin: args.admin_address,
+            agent: args.agent_address,
+            status: args.status_address,
+            metrics: args.metrics_address,
+        },
+        data_dir: Some(args.data_dir.unwrap_or_else(default_data_dir)),
+        safe_mode: args.safe_mode,
+        drain: Duration::from_secs(args.drain_seconds),
+        telemetry: TelemetryOptions { identity, build_tag: String::new(), access_log },
+        identity: Identity { hostname, instance_ip: args.instance_ip },
+        config,
+        limits: crate::plugins::Limits::default(),
+    })
+}
+
+/// The flag wins over the mesh's configuration; without either there is no access log, as in Istio.
+fn access_log(args: &Args) -> anyhow::Result<Option<AccessLogOptions>> {
+    let mut log = match &args.mesh_config {
+        Some(path) => MeshConfig::read(path)?.access_log(),
+        None => None,
+    };
+    if let Some(format) = args.access_log {
+        let format = match format {
+            AccessLogFormat::Text => LogFormat::Text,
+            AccessLogFormat::Json => LogFormat::Json,
+        };
+        let sink = log.map_or(LogSink::Stdout, |log: AccessLogOptions| log.sink);
+        log = Some(AccessLogOptions { format, sink, ..AccessLogOptions::default() });
+    }
+    Ok(log)
+}
+
+fn default_data_dir() -> PathBuf {
+    match std::env::var_os("XDG_STATE_HOME").filter(|home| !home.is_empty()) {
+        Some(home) => PathBuf::from(home).join("gateway"),
+        None => PathBuf::from("/var/lib/gateway"),
+    }
+}
+
+/// Logs go to standard error through a thread of their own: a terminal or pipe that does not take them must not
+/// hold up a request. What does not fit the queue is dropped.
+fn init_log() -> tracing_appender::non_blocking::WorkerGuard {
+    let (writer, guard) = tracing_appender::non_blocking(std::io::stderr());
+    let filter = EnvFilter::try_from_env("GATEWAY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(writer).init();
+    guard
+}
+
+/// What is bound to what: declared port → real port → hosts → plugins.
+fn announce(gateway: &Gateway) {
+    let mut rows = vec![["PORT", "LISTENS ON", "HOSTS", "PLUGINS"].map(str::to_owned)];
+    for BoundListener { declared_port, address, hosts, plugins } in gateway.listeners() {
+        let list = |items: Vec<String>| if items.is_empty() { "-".to_owned() } else { items.join(", ") };
+        rows.push([declared_port.to_string(), address.to_string(), list(hosts), list(plugins)]);
+    }
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let (port, address, hosts) = (width(0), width(1), width(2));
+    let admin = gateway.admin();
+    let mut out = std::io::stdout().lock();
+    // Without a reader there is nobody to tell.
+    for [a, b, c, d] in &rows {
+        let _ = writeln!(out, "{a:port$}   {b:address$}   {c:hosts$}   {d}");
+    }
+    let _ = writeln!(
+        out,
+        "\nadmin http://{}   ready http://{}/healthz/ready   metrics http://{}/stats/prometheus",
+        admin.admin, admin.status, admin.metrics
+    );
+}

@@ -1,0 +1,113 @@
+//! Istio's MeshConfig, as far as it concerns a gateway now: the access log.
+
+use std::{fs, path::Path};
+
+use super::yaml::{self, Value};
+use crate::telemetry::{AccessLogOptions, LogFormat, LogSink};
+
+/// What `--mesh-config` says.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MeshConfig {
+    /// `accessLogFile`; empty: no access log, Istio's default.
+    pub access_log_file: String,
+    /// `accessLogEncoding` is `JSON`.
+    pub access_log_json: bool,
+}
+
+/// Why a mesh configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum MeshConfigError {
+    /// The file cannot be read.
+    #[error("--mesh-config {path}: {error}")]
+    Read {
+        /// As given.
+        path: String,
+        /// What the system says.
+        error: std::io::Error,
+    },
+    /// The file does not say what it should.
+    #[error("--mesh-config {path}:{line}: {message}")]
+    Contents {
+        /// As given.
+        path: String,
+        /// From 1.
+        line: usize,
+        /// What is wrong.
+        message: String,
+    },
+}
+
+impl MeshConfig {
+    /// Reads a bare MeshConfig, or the `istio` ConfigMap that holds one under `data.mesh`.
+    pub fn read(path: &Path) -> Result<Self, MeshConfigError> {
+        let text = fs::read_to_string(path)
+            .map_err(|error| MeshConfigError::Read { path: path.display().to_string(), error })?;
+        Self::parse(&text)
+            .map_err(|(line, message)| MeshConfigError::Contents { path: path.display().to_string(), line, message })
+    }
+
+    fn parse(text: &str) -> Result<Self, (usize, String)> {
+        let Some(document) = yaml::documents(text).into_iter().next() else { return Ok(Self::default()) };
+        let document = document.map_err(|error| (error.line, error.message))?;
+        if document.value.get("kind").and_then(Value::as_str) == Some("ConfigMap") {
+            let mesh = document.value.get("data").and_then(|data| data.get("mesh")).and_then(Value::as_str);
+            return Self::parse(mesh.ok_or((1, "the ConfigMap has no data.mesh".to_owned()))?);
+        }
+        if document.value.as_mapping().is_none() {
+            return Err((1, "expected a mapping such as `accessLogFile: /dev/stdout`".to_owned()));
+        }
+        let text = |field: &str| match document.value.get(field) {
+            None | Some(Value::Null) => Ok(String::new()),
+            Some(Value::String(text)) => Ok(text.clone()),
+            Some(_) => Err((1, format!("{field} must be text"))),
+        };
+        let access_log_json = match text("accessLogEncoding")?.as_str() {
+            "" | "TEXT" => false,
+            "JSON" => true,
+            other => return Err((1, format!("accessLogEncoding must be TEXT or JSON, not {other:?}"))),
+        };
+        Ok(Self { access_log_file: text("accessLogFile")?, access_log_json })
+    }
+
+    /// The access log that is wanted.
+    #[must_use]
+    pub fn access_log(&self) -> Option<AccessLogOptions> {
+        let sink = match self.access_log_file.as_str() {
+            "" => return None,
+            "/dev/stdout" => LogSink::Stdout,
+            "/dev/stderr" => LogSink::Stderr,
+            path => LogSink::File(path.into()),
+        };
+        let format = if self.access_log_json { LogFormat::Json } else { LogFormat::Text };
+        Some(AccessLogOptions { format, sink, ..AccessLogOptions::default() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn the_access_log_is_off_by_default() {
+        assert!(MeshConfig::parse("").unwrap().access_log().is_none());
+        assert!(MeshConfig::parse("enableTracing: true\n").unwrap().access_log().is_none());
+    }
+
+    #[test]
+    fn bare_and_in_a_config_map() {
+        let bare = "accessLogFile: /dev/stdout\naccessLogEncoding: JSON\n";
+        let wrapped = "kind: ConfigMap\ndata:\n  mesh: |\n    accessLogFile: /dev/stdout\n    accessLogEncoding: JSON\n";
+        for text in [bare, wrapped] {
+            let log = MeshConfig::parse(text).unwrap().access_log().unwrap();
+            assert_eq!((log.format, log.sink), (LogFormat::Json, LogSink::Stdout));
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        assert!(MeshConfig::parse("accessLogEncoding: XML").unwrap_err().1.contains("TEXT or JSON"));
+        assert!(MeshConfig::parse("kind: ConfigMap").unwrap_err().1.contains("data.mesh"));
+        assert!(MeshConfig::parse("- a").is_err());
+    }
+}
