@@ -83,7 +83,7 @@ async fn read_form(name: String, mut request: Request, limits: &Limits) -> Resul
         .await
         .map_err(|error| ApiError::new(400, "form-malformed", error.body_text()).at("content-type"))?;
     let (mut module, mut settings) = (None, None);
-    while let Some(mut part) = progress(form.next_field()).await?.map_err(malformed)? {
+    while let Some(mut part) = progress(form.next_field()).await?.map_err(|error| malformed(&error))? {
         let (place, limit, field) = match part.name() {
             Some("module") => (&mut module, limits.module_bytes, "module"),
             Some("settings") => (&mut settings, limits.settings_bytes, "settings"),
@@ -93,7 +93,7 @@ async fn read_form(name: String, mut request: Request, limits: &Limits) -> Resul
             }
         };
         let mut bytes = BytesMut::new();
-        while let Some(chunk) = progress(part.chunk()).await?.map_err(malformed)? {
+        while let Some(chunk) = progress(part.chunk()).await?.map_err(|error| malformed(&error))? {
             if bytes.len() + chunk.len() > limit {
                 drop(bytes);
                 discard(async { while let Ok(Some(_)) = part.chunk().await {} }).await;
@@ -150,9 +150,11 @@ fn too_large(field: &'static str, limit: usize) -> ApiError {
     ApiError::new(413, code, format!("{field} may have {limit} bytes")).at(field)
 }
 
-fn malformed(error: MultipartError) -> ApiError {
+fn malformed(error: &MultipartError) -> ApiError {
     match error.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => ApiError::new(413, "form-too-large", "the form has more than its two parts may have"),
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            ApiError::new(413, "form-too-large", "the form has more than its two parts may have")
+        }
         _ => ApiError::new(400, "form-malformed", error.body_text()),
     }
 }
@@ -161,7 +163,9 @@ fn settings_of_json(text: &[u8]) -> Result<Spec, ApiError> {
     match serde_json::from_slice(text) {
         Ok(Value::Object(settings)) => Ok(settings),
         Ok(_) => Err(ApiError::new(400, "settings-malformed", "settings must be a JSON object").at("settings")),
-        Err(error) => Err(ApiError::new(400, "settings-malformed", format!("settings are not JSON: {error}")).at("settings")),
+        Err(error) => {
+            Err(ApiError::new(400, "settings-malformed", format!("settings are not JSON: {error}")).at("settings"))
+        }
     }
 }
 
@@ -177,7 +181,9 @@ fn settings_of_query(query: &str) -> Result<Spec, ApiError> {
         let value = match name {
             "priority" => value.parse::<i32>().map(Value::from).map_err(|_| "must be a whole number of 32 bits"),
             "phase" | "failStrategy" | "pluginName" => Ok(Value::from(value)),
-            _ => Err("unknown; the query has phase, priority, failStrategy and pluginName, the rest goes into a form or JSON"),
+            _ => Err(
+                "unknown; the query has phase, priority, failStrategy and pluginName, the rest goes into a form or JSON",
+            ),
         };
         let value = value.map_err(|why| ApiError::new(400, "settings-invalid", why).at(name))?;
         if settings.insert(name.to_owned(), value).is_some() {

