@@ -98,13 +98,15 @@ impl Loader {
                     return known.clone();
                 }
                 let lost = |why: &str| {
-                    let message = format!("the stored module sha256:{expected} {why}; upload it again or delete the plugin");
+                    let message =
+                        format!("the stored module sha256:{expected} {why}; upload it again or delete the plugin");
                     LoadError::new("module-lost", message)
                 };
                 let (bytes, digest) = match blob {
-                    Blob::File(path) => {
-                        self.read(path.clone()).await.map_err(|error| lost(&format!("cannot be read ({})", error.message)))?
-                    }
+                    Blob::File(path) => self
+                        .read(path.clone())
+                        .await
+                        .map_err(|error| lost(&format!("cannot be read ({})", error.message)))?,
                     Blob::Memory(bytes) => (bytes.clone().ok_or_else(|| lost("is gone"))?, *expected),
                 };
                 if digest != *expected {
@@ -122,7 +124,8 @@ impl Loader {
             return known.clone();
         }
         let size = bytes.len() as u64;
-        let busy = |_| LoadError::new("module-compile-busy", "earlier modules are still being compiled; try again later");
+        let busy =
+            |_| LoadError::new("module-compile-busy", "earlier modules are still being compiled; try again later");
         let permit = Arc::clone(&self.compiling).try_acquire_owned().map_err(busy)?;
         let engine = self.engine.clone();
         let work = tokio::task::spawn_blocking(move || {
@@ -136,7 +139,8 @@ impl Loader {
             Ok(Err(_)) => Err(LoadError::new("module-malformed", "the compiler failed on this module")),
             Err(_) => {
                 // Not remembered: the machine may have been busy.
-                let message = format!("compiling takes longer than {} s; make the module smaller", self.compile_limit.as_secs());
+                let message =
+                    format!("compiling takes longer than {} s; make the module smaller", self.compile_limit.as_secs());
                 return Err(LoadError::new("module-compile-time", message));
             }
         };
@@ -170,10 +174,13 @@ impl Loader {
                 "module-not-found",
                 format!("no file {shown}; file:// with a relative path starts at the folder of the YAML file"),
             ),
-            io::ErrorKind::FileTooLarge => {
-                LoadError::new("module-too-large", format!("{shown} is larger than {limit} bytes, the limit of a module"))
+            io::ErrorKind::FileTooLarge => LoadError::new(
+                "module-too-large",
+                format!("{shown} is larger than {limit} bytes, the limit of a module"),
+            ),
+            io::ErrorKind::InvalidInput => {
+                LoadError::new("module-unreadable", format!("{shown} is not a regular file"))
             }
-            io::ErrorKind::InvalidInput => LoadError::new("module-unreadable", format!("{shown} is not a regular file")),
             _ => LoadError::new("module-unreadable", format!("cannot read {shown}: {error}")),
         })
     }

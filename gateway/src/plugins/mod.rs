@@ -21,10 +21,14 @@ mod limits;
 mod loader;
 mod order;
 mod prepare;
+mod problem;
 mod registry;
+mod resolve;
 mod settings;
 mod stage;
 mod store;
+#[cfg(test)]
+mod tests;
 mod time;
 mod view;
 
@@ -36,7 +40,8 @@ pub use digest::Digest;
 pub use error::ApiError;
 pub use limits::Limits;
 pub use prepare::prepare;
-pub use registry::{Registry, RegistryOptions, Resolved, Views};
+pub use registry::{Registry, RegistryOptions, Views};
+pub use resolve::Resolved;
 pub use settings::Spec;
 pub use stage::Staged;
 pub use store::StoreError;

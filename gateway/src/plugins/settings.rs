@@ -95,13 +95,18 @@ impl Settings {
     }
 }
 
+/// A variable of this process, for `valueFrom: HOST`.
+pub(crate) fn host_variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
 /// The phase users call `name`.
-pub(crate) fn phase(name: &str) -> Option<Phase> {
+fn phase(name: &str) -> Option<Phase> {
     [Phase::Authn, Phase::Authz, Phase::Stats, Phase::Unspecified].into_iter().find(|phase| phase.as_str() == name)
 }
 
 /// The strategy users call `name`.
-pub(crate) fn fail_strategy(name: &str) -> Option<FailStrategy> {
+fn fail_strategy(name: &str) -> Option<FailStrategy> {
     [FailStrategy::Close, FailStrategy::Open, FailStrategy::Reload].into_iter().find(|known| known.as_str() == name)
 }
 
@@ -188,11 +193,14 @@ fn ports(value: &Value, mistakes: &mut Mistakes) -> Vec<u16> {
             Some(Value::Array(list)) if list.is_empty() => every = true,
             Some(Value::Array(list)) => {
                 for (position, port) in list.iter().enumerate() {
-                    let number = port.get("number").and_then(Value::as_u64).and_then(|number| u16::try_from(number).ok());
+                    let number =
+                        port.get("number").and_then(Value::as_u64).and_then(|number| u16::try_from(number).ok());
                     match number {
                         Some(number) if number > 0 => ports.push(number),
-                        _ => mistakes
-                            .add(&format!("{field}.ports[{position}]"), "must be {\"number\": N} with N from 1 to 65535"),
+                        _ => mistakes.add(
+                            &format!("{field}.ports[{position}]"),
+                            "must be {\"number\": N} with N from 1 to 65535",
+                        ),
                     }
                 }
             }
@@ -259,7 +267,10 @@ mod tests {
         }))
         .unwrap();
         assert_eq!(settings.root_id, "root");
-        assert_eq!(settings.configuration, r#"{"b":1,"a":[true,null]}"#, "compact, keys in the order they were written");
+        assert_eq!(
+            settings.configuration, r#"{"b":1,"a":[true,null]}"#,
+            "compact, keys in the order they were written"
+        );
         assert_eq!(settings.environment, [("A".into(), "1".into()), ("HOME".into(), "/home/gateway".into())]);
         assert_eq!((settings.phase, settings.priority), (Phase::Authz, Some(-3)));
         assert_eq!(settings.fail_strategy, FailStrategy::Open);
@@ -297,7 +308,11 @@ mod tests {
         ];
         for (value, field) in cases {
             let error = parse(value.clone()).unwrap_err();
-            assert_eq!((error.status, error.code, error.field.as_deref()), (400, "settings-invalid", Some(field)), "{value}");
+            assert_eq!(
+                (error.status, error.code, error.field.as_deref()),
+                (400, "settings-invalid", Some(field)),
+                "{value}"
+            );
         }
         let both = parse(json!({"phase": 1, "priority": "x"})).unwrap_err();
         assert!(both.message.contains("AUTHN") && both.message.contains("priority: must be"), "{}", both.message);

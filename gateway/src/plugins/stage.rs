@@ -6,7 +6,7 @@ use super::{
     ApiError, Change, Digest, Outcome, UploadRequest,
     loader::{LoadError, Source},
     registry::Registry,
-    settings::{self, Settings},
+    settings::{self, Settings, host_variable},
     store::{Prepared, Upload, Uploads, Version},
     time::rfc3339,
     view::State,
@@ -50,10 +50,14 @@ impl Registry {
     /// # Errors
     /// As contracted for the admin API: 400, 404, 409, 413, 422, 500, 503, 507. Nothing has changed then.
     pub async fn stage(&mut self, change: Change) -> Result<Staged, ApiError> {
-        match change {
+        let staged = match change {
             Change::Put(request) => self.stage_put(request).await,
             Change::Delete { name } => self.stage_delete(name).await,
+        };
+        if staged.is_err() {
+            self.forget_unused();
         }
+        staged
     }
 
     async fn stage_put(&mut self, request: UploadRequest) -> Result<Staged, ApiError> {
@@ -64,9 +68,12 @@ impl Registry {
 
         let expected = match patch.shift_remove("sha256") {
             None | Some(serde_json::Value::Null) => None,
-            Some(text) => Some(text.as_str().unwrap_or_default().parse::<Digest>().map_err(|why| {
-                ApiError::new(400, "settings-invalid", why).at("sha256")
-            })?),
+            Some(text) => Some(
+                text.as_str()
+                    .unwrap_or_default()
+                    .parse::<Digest>()
+                    .map_err(|why| ApiError::new(400, "settings-invalid", why).at("sha256"))?,
+            ),
         };
         let mut spec = before.map(|upload| upload.settings.clone()).unwrap_or_default();
         settings::apply(&mut spec, &patch);
@@ -79,7 +86,9 @@ impl Registry {
         let limit = self.limits.module_bytes;
         let module = match module {
             Some(bytes) if bytes.len() > limit => {
-                return Err(ApiError::new(413, "module-too-large", format!("a module may have {limit} bytes")).at("module"));
+                return Err(
+                    ApiError::new(413, "module-too-large", format!("a module may have {limit} bytes")).at("module")
+                );
             }
             Some(bytes) => {
                 let hashed = bytes.clone();
@@ -148,7 +157,9 @@ impl Registry {
             Some(place) => Err(ApiError::new(
                 409,
                 "plugin-is-resource",
-                format!("{name} is declared by a WasmPlugin resource ({place}); change it there or choose another name"),
+                format!(
+                    "{name} is declared by a WasmPlugin resource ({place}); change it there or choose another name"
+                ),
             )),
         }
     }
@@ -156,7 +167,11 @@ impl Registry {
     fn check_room(&self, uploads: &Uploads) -> Result<(), ApiError> {
         let (limit, stored) = (self.limits.uploads, self.limits.stored_bytes);
         if uploads.len() > limit {
-            return Err(ApiError::new(409, "uploads-limit", format!("there are {limit} uploads already; delete one first")));
+            return Err(ApiError::new(
+                409,
+                "uploads-limit",
+                format!("there are {limit} uploads already; delete one first"),
+            ));
         }
         if uploads.values().map(|upload| upload.bytes).sum::<u64>() > stored {
             let message = format!("all uploaded modules together may have {stored} bytes; delete some first");
@@ -171,11 +186,6 @@ impl Registry {
             view.name == name && view.namespace == self.namespace && view.state == State::Live && view.reason.is_empty()
         })
     }
-}
-
-/// For `valueFrom: HOST`.
-pub(super) fn host_variable(name: &str) -> Option<String> {
-    std::env::var(name).ok()
 }
 
 fn check_name(name: &str) -> Result<(), ApiError> {

@@ -302,3 +302,175 @@ struct IndexRef<'a> {
     format: u32,
     uploads: &'a Uploads,
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use serde_json::json;
+
+    use super::*;
+
+    fn upload(module: &[u8]) -> Upload {
+        let digest = Digest::of(module);
+        Upload {
+            digest,
+            bytes: module.len() as u64,
+            settings: json!({"phase": "AUTHN"}).as_object().unwrap().clone(),
+            created: "2026-01-01T00:00:00Z".into(),
+            versions: vec![Version { digest, time: "2026-01-01T00:00:00Z".into() }],
+        }
+    }
+
+    fn open(root: &Path) -> (Store, Vec<String>) {
+        Store::open(Some(root)).unwrap()
+    }
+
+    /// Prepares a change that adds `name` with `module`.
+    async fn prepare(store: &Store, name: &str, module: &'static [u8]) -> Prepared {
+        let mut uploads = store.uploads().clone();
+        uploads.insert(name.into(), upload(module));
+        store.prepare(uploads, Some((Digest::of(module), Bytes::from_static(module)))).await.unwrap()
+    }
+
+    fn blob(store: &Store, module: &[u8]) -> Option<Vec<u8>> {
+        match store.blob(&Digest::of(module)) {
+            Blob::File(path) => fs::read(path).ok(),
+            Blob::Memory(bytes) => bytes.map(Vec::from),
+        }
+    }
+
+    #[tokio::test]
+    async fn uploads_survive_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let before = {
+            let (mut store, notes) = open(folder.path());
+            assert!(notes.is_empty());
+            let prepared = prepare(&store, "a", b"one").await;
+            store.commit(prepared).unwrap();
+            store.uploads().clone()
+        };
+        let (store, notes) = open(folder.path());
+        assert!(notes.is_empty());
+        assert_eq!(store.uploads(), &before);
+        assert_eq!(blob(&store, b"one").unwrap(), b"one");
+    }
+
+    #[tokio::test]
+    async fn nothing_is_true_before_the_commit() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut store, _) = open(folder.path());
+        let first = prepare(&store, "a", b"one").await;
+        store.commit(first).unwrap();
+
+        let second = prepare(&store, "a", b"two").await;
+        assert_eq!(store.uploads()["a"].digest, Digest::of(b"one"));
+        store.discard(second);
+        assert!(blob(&store, b"two").is_none(), "swept");
+
+        // A crash between prepare and commit.
+        let third = prepare(&store, "b", b"three").await;
+        drop((third, store));
+        let (store, notes) = open(folder.path());
+        assert!(notes.is_empty());
+        assert_eq!(store.uploads().keys().collect::<Vec<_>>(), ["a"]);
+        assert!(blob(&store, b"three").is_none(), "swept");
+        assert_eq!(blob(&store, b"one").unwrap(), b"one");
+    }
+
+    #[tokio::test]
+    async fn a_blob_goes_with_the_last_upload_that_names_it() {
+        let folder = tempfile::tempdir().unwrap();
+        for (mut store, _) in [open(folder.path()), Store::open(None).unwrap()] {
+            for name in ["a", "b"] {
+                let prepared = prepare(&store, name, b"one").await;
+                store.commit(prepared).unwrap();
+            }
+            for (name, left) in [("a", true), ("b", false)] {
+                let mut uploads = store.uploads().clone();
+                uploads.remove(name);
+                let prepared = store.prepare(uploads, None).await.unwrap();
+                store.commit(prepared).unwrap();
+                assert_eq!(blob(&store, b"one").is_some(), left);
+            }
+        }
+    }
+
+    #[test]
+    fn a_directory_has_one_owner() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = open(folder.path());
+        let Err(error) = Store::open(Some(folder.path())) else { unreachable!("two owners") };
+        assert!(error.to_string().contains("--data-dir"));
+        drop(store);
+        assert!(Store::open(Some(folder.path())).is_ok());
+    }
+
+    #[tokio::test]
+    async fn without_a_directory_uploads_live_in_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        // Below a file nothing can be created, whoever asks.
+        let (mut store, notes) = open(&file.join("data"));
+        assert!(notes[0].contains("memory") && notes[0].contains("--data-dir"), "{notes:?}");
+        let prepared = prepare(&store, "a", b"one").await;
+        store.commit(prepared).unwrap();
+        assert_eq!(blob(&store, b"one").unwrap(), b"one");
+    }
+
+    #[tokio::test]
+    async fn an_unreadable_index_is_kept_aside_with_its_blobs() {
+        let newer = json!({"format": 2, "uploads": {}}).to_string();
+        let escaping = json!({"format": 1, "uploads": {"a": {
+            "digest": "../../../etc/passwd", "bytes": 1, "settings": {}, "created": "", "versions": [],
+        }}});
+        for text in ["", "{", "[]", newer.as_str(), &escaping.to_string(), "\u{0}\u{0}\u{0}"] {
+            let folder = tempfile::tempdir().unwrap();
+            let (mut store, _) = open(folder.path());
+            let prepared = prepare(&store, "a", b"one").await;
+            store.commit(prepared).unwrap();
+            drop(store);
+            fs::write(folder.path().join("uploads.json"), text).unwrap();
+
+            let (store, notes) = open(folder.path());
+            assert!(store.uploads().is_empty());
+            assert!(notes[0].contains("uploads.json.unreadable"), "{notes:?}");
+            assert_eq!(fs::read_to_string(folder.path().join("uploads.json.unreadable")).unwrap(), text);
+            assert_eq!(blob(&store, b"one").unwrap(), b"one", "can be repaired by hand");
+        }
+    }
+
+    #[tokio::test]
+    async fn only_blobs_are_swept() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = open(folder.path());
+        let blobs = folder.path().join("blobs");
+        let stray = format!("{}.wasm", Digest::of(b"stray"));
+        let torn = format!("{}.next", Digest::of(b"torn"));
+        for name in ["notes.txt", "module.wasm", &stray, &torn] {
+            fs::write(blobs.join(name), "").unwrap();
+        }
+        drop(store);
+        drop(open(folder.path()));
+        let mut left: Vec<_> = fs::read_dir(blobs).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["module.wasm", "notes.txt"]);
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_fails_changes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut store, _) = open(folder.path());
+        let first = prepare(&store, "a", b"one").await;
+        store.commit(first).unwrap();
+        let before = store.uploads().clone();
+        // The folder of the blobs is gone, and a file is in its place.
+        fs::remove_dir_all(folder.path().join("blobs")).unwrap();
+        fs::write(folder.path().join("blobs"), "").unwrap();
+        let mut uploads = before.clone();
+        uploads.insert("b".into(), upload(b"two"));
+        let failed = store.prepare(uploads, Some((Digest::of(b"two"), Bytes::from_static(b"two")))).await;
+        assert!(failed.is_err());
+        assert_eq!(store.uploads(), &before);
+    }
+}

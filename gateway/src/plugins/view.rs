@@ -1,8 +1,12 @@
 //! What the admin API shows of a plugin.
 
 use serde::Serialize;
+use serde_json::{Value, json};
 
-use super::Spec;
+use super::{
+    Declaration, Spec,
+    resolve::{Candidate, Failure, Version},
+};
 
 /// One plugin as `GET /plugins/{name}` shows it, without what changes from request to request.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -54,4 +58,68 @@ pub struct VersionView {
     pub digest: String,
     /// Since when, RFC 3339.
     pub time: String,
+}
+
+impl PluginView {
+    /// What is shown of a plugin that runs `version`, or none; `failure` says why not the one that is wanted.
+    pub(super) fn new(candidate: &Candidate<'_>, version: Option<&Version>, failure: Option<&Failure>) -> Self {
+        let declaration = &candidate.declaration;
+        let (digest, bytes) = match (version, candidate.upload) {
+            (Some(version), _) => (version.digest.with_algorithm(), version.bytes),
+            (None, Some(upload)) => (upload.digest.with_algorithm(), upload.bytes),
+            (None, None) => (String::new(), 0),
+        };
+        let versions = match candidate.upload {
+            Some(upload) => upload
+                .versions
+                .iter()
+                .map(|version| VersionView { digest: version.digest.with_algorithm(), time: version.time.clone() })
+                .collect(),
+            None => version
+                .iter()
+                .map(|version| VersionView {
+                    digest: version.digest.with_algorithm(),
+                    time: declaration.created.clone(),
+                })
+                .collect(),
+        };
+        Self {
+            name: declaration.name.clone(),
+            namespace: declaration.namespace.clone(),
+            source: declaration.file().map_or_else(|| "upload".to_owned(), |path| format!("file://{}", path.display())),
+            digest,
+            bytes,
+            abi: version.map(|version| version.abi.clone()).unwrap_or_default(),
+            phase: declaration.phase.as_str(),
+            priority: declaration.priority,
+            fail_strategy: declaration.fail_strategy.as_str(),
+            settings: candidate.upload.map_or_else(|| spec(declaration), |upload| upload.settings.clone()),
+            state: if version.is_some() { State::Live } else { State::Failed },
+            reason: failure.map(|failure| failure.message.clone()).unwrap_or_default(),
+            versions,
+        }
+    }
+}
+
+/// What a resource set, in the form of WasmPlugin's spec.
+fn spec(declaration: &Declaration) -> Spec {
+    let mut spec = Spec::new();
+    if !declaration.root_id.is_empty() {
+        spec.insert("pluginName".into(), declaration.root_id.clone().into());
+    }
+    if let Ok(configuration) = serde_json::from_slice::<Value>(&declaration.configuration) {
+        spec.insert("pluginConfig".into(), configuration);
+    }
+    if !declaration.environment.is_empty() {
+        let names: Vec<_> = declaration.environment.iter().map(|(name, _)| json!({ "name": name })).collect();
+        spec.insert("vmConfig".into(), json!({ "env": names }));
+    }
+    if !declaration.ports.is_empty() {
+        let ports: Vec<_> = declaration.ports.iter().map(|port| json!({ "number": port })).collect();
+        spec.insert("match".into(), json!([{ "ports": ports }]));
+    }
+    if let Some(sha256) = &declaration.sha256 {
+        spec.insert("sha256".into(), sha256.clone().into());
+    }
+    spec
 }

@@ -1,0 +1,55 @@
+//! Plugins that cannot be used, as problems of the configuration.
+//!
+//! `GW0301`: a plugin cannot be used. `GW0302`: something about uploads is not as it should be.
+
+use super::{
+    Declaration, Origin,
+    resolve::{Failure, Version},
+};
+use crate::config::problem::{Level, Problem};
+
+/// A version that cannot be used, and what serves instead.
+pub(super) fn unusable(declaration: &Declaration, failure: &Failure, instead: Option<&Version>) -> Problem {
+    let consequence = match instead {
+        Some(version) => format!("the version before, {}, keeps serving", version.digest.with_algorithm()),
+        None => format!("its requests are treated by {}", declaration.fail_strategy.as_str()),
+    };
+    let message = format!("plugin cannot be used: {}; {consequence}", failure.message);
+    let name = format!("{}/{}", declaration.namespace, declaration.name);
+    match &declaration.origin {
+        Origin::Upload => {
+            Problem { level: Level::Error, code: "GW0301", ..of_uploads(format!("Upload {name}"), message) }
+        }
+        Origin::Resource(place) => {
+            let (file, line) = match place.rsplit_once(':').map(|(file, line)| (file, line.parse())) {
+                Some((file, Ok(line))) => (file, line),
+                _ => (place.as_str(), 0),
+            };
+            Problem {
+                level: Level::Error,
+                code: "GW0301",
+                resource: format!("WasmPlugin {name}"),
+                file: file.to_owned(),
+                line,
+                field: format!("spec.{}", failure.field),
+                message,
+            }
+        }
+    }
+}
+
+/// An upload that a resource of the same name hides.
+pub(super) fn hidden_upload(namespace: &str, name: &str, place: &str) -> Problem {
+    let message = format!("the WasmPlugin of the same name ({place}) takes its place; rename or remove one of them");
+    of_uploads(format!("Upload {namespace}/{name}"), message)
+}
+
+/// What was wrong with the store when it was opened.
+pub(super) fn store_note(note: &str) -> Problem {
+    of_uploads(String::new(), note.to_owned())
+}
+
+fn of_uploads(resource: String, message: String) -> Problem {
+    let (file, field) = ("uploads".to_owned(), String::new());
+    Problem { level: Level::Warning, code: "GW0302", resource, file, line: 0, field, message }
+}

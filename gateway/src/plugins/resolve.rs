@@ -1,0 +1,245 @@
+//! Every plugin as it would be: what is declared and uploaded, in chain order, each with code to run or the
+//! reason why there is none.
+
+use std::{
+    collections::{HashMap, HashSet},
+    path::Path,
+    sync::Arc,
+};
+
+use proxy_wasm_host::PluginSettings;
+
+use super::{
+    Attached, Declaration, Digest, ModuleSource, Origin, PluginView, Staged,
+    loader::Source,
+    order,
+    problem::{hidden_upload, store_note, unusable},
+    registry::Registry,
+    settings::{Settings, host_variable},
+    store::Upload,
+};
+use crate::{
+    config::problem::Problem,
+    snapshot::{Code, Plugin, PluginId},
+};
+
+/// A plugin and who declares it: what serves for an upload never stands in for a resource of its name.
+pub(super) type Key = (bool, String, String);
+
+/// A version with its code.
+#[derive(Clone)]
+pub(super) struct Version {
+    pub(super) id: PluginId,
+    pub(super) digest: Digest,
+    pub(super) bytes: u64,
+    pub(super) abi: String,
+    pub(super) code: proxy_wasm_host::Plugin,
+}
+
+/// Why a version cannot serve.
+#[derive(Debug, Clone)]
+pub(super) struct Failure {
+    /// Field of the spec it is about.
+    pub(super) field: &'static str,
+    pub(super) message: String,
+}
+
+/// Somebody who wants a plugin.
+pub(super) struct Candidate<'a> {
+    pub(super) declaration: Declaration,
+    /// `None` for a resource.
+    pub(super) upload: Option<&'a Upload>,
+    /// Why it is not even tried.
+    pub(super) refusal: Option<Failure>,
+}
+
+/// Every plugin as it would be: publish it, then [`Registry::commit`] it.
+pub struct Resolved {
+    /// What listeners run, in chain order.
+    pub attached: Vec<Attached>,
+    /// What is wrong with plugins.
+    pub problems: Vec<Problem>,
+    pub(super) versions: HashMap<Key, Version>,
+    /// Modules whose compiled form is worth keeping.
+    pub(super) digests: HashSet<Digest>,
+    pub(super) views: Vec<PluginView>,
+}
+
+impl Registry {
+    /// Works out every plugin from what resources declare and from the uploads, `staged` included.
+    ///
+    /// Reads and compiles modules, so it may take long; changes nothing that serves. A version that
+    /// cannot be loaded or was refused leaves the one before in place, if there is one.
+    pub async fn resolve(&mut self, declared: &[Declaration], staged: Option<&Staged>) -> Resolved {
+        self.declared = declared
+            .iter()
+            .filter(|plugin| plugin.namespace == self.namespace)
+            .map(|plugin| (plugin.name.clone(), plugin.place().to_owned()))
+            .collect();
+        self.files = declared.iter().filter_map(|plugin| plugin.file().map(Path::to_owned)).collect();
+        self.forget_old_refusals();
+
+        let mut resolved = Resolved {
+            attached: Vec::new(),
+            problems: self.notes.iter().map(|note| store_note(note)).collect(),
+            versions: HashMap::new(),
+            digests: HashSet::new(),
+            views: Vec::new(),
+        };
+        let uploads = staged.and_then(Staged::uploads).unwrap_or(self.store.uploads()).clone();
+        let mut candidates: Vec<Candidate<'_>> = declared
+            .iter()
+            .map(|plugin| Candidate { declaration: plugin.clone(), upload: None, refusal: None })
+            .collect();
+        for (name, upload) in &uploads {
+            if let Some(place) = self.declared.get(name) {
+                resolved.problems.push(hidden_upload(&self.namespace, name, place));
+                continue;
+            }
+            candidates.push(self.candidate(name, upload));
+        }
+        candidates.sort_by(|one, other| order::compare(&one.declaration, &other.declaration));
+        for candidate in &candidates {
+            let held = candidate.upload.is_some()
+                && self.held.contains(&candidate.declaration.name)
+                && staged.is_none_or(|staged| staged.name != candidate.declaration.name);
+            self.resolve_one(candidate, held, &mut resolved).await;
+        }
+        resolved
+    }
+
+    fn candidate<'a>(&self, name: &str, upload: &'a Upload) -> Candidate<'a> {
+        let (settings, refusal) = match Settings::parse(&upload.settings, host_variable) {
+            Ok(settings) => (settings, None),
+            Err(error) => (Settings::default(), Some(Failure { field: "settings", message: error.to_string() })),
+        };
+        let declaration = Declaration {
+            namespace: self.namespace.clone(),
+            name: name.to_owned(),
+            origin: Origin::Upload,
+            source: ModuleSource::Stored(upload.digest.to_string()),
+            sha256: None,
+            root_id: settings.root_id,
+            configuration: settings.configuration,
+            environment: settings.environment,
+            phase: settings.phase,
+            priority: settings.priority,
+            fail_strategy: settings.fail_strategy,
+            ports: settings.ports,
+            root_namespace: false,
+            created: upload.created.clone(),
+        };
+        Candidate { declaration, upload: Some(upload), refusal }
+    }
+
+    async fn resolve_one(&mut self, candidate: &Candidate<'_>, held: bool, resolved: &mut Resolved) {
+        let declaration = &candidate.declaration;
+        let key = (candidate.upload.is_some(), declaration.namespace.clone(), declaration.name.clone());
+        if held {
+            let failure = Failure {
+                field: "",
+                message: "held back by safe mode; send it again or restart without --safe-mode".into(),
+            };
+            resolved.views.push(PluginView::new(candidate, None, Some(&failure)));
+            return;
+        }
+        let (version, failure) = match self.wanted(candidate, &key, &mut resolved.digests).await {
+            Ok(version) => (Some(version), None),
+            Err(failure) => (self.live.get(&key).cloned(), Some(failure)),
+        };
+        if let Some(failure) = &failure {
+            resolved.problems.push(unusable(declaration, failure, version.as_ref()));
+        }
+        resolved.views.push(PluginView::new(candidate, version.as_ref(), failure.as_ref()));
+        let reason = || failure.map(|failure| failure.message).unwrap_or_default();
+        let (id, code) = match &version {
+            Some(version) => (version.id, Code::Loaded(version.code.clone())),
+            None => (order::unavailable(declaration), Code::Unavailable { reason: reason() }),
+        };
+        let plugin = Plugin {
+            id,
+            namespace: declaration.namespace.clone(),
+            name: declaration.name.clone(),
+            digest: version.as_ref().map(|version| version.digest.with_algorithm()).unwrap_or_default(),
+            phase: declaration.phase,
+            priority: declaration.priority,
+            fail_strategy: declaration.fail_strategy,
+            code,
+        };
+        resolved.attached.push(Attached { plugin: Arc::new(plugin), ports: declaration.ports.clone() });
+        if let Some(version) = version {
+            resolved.digests.insert(version.digest);
+            resolved.versions.insert(key, version);
+        }
+    }
+
+    /// The version that was asked for.
+    async fn wanted(
+        &mut self,
+        candidate: &Candidate<'_>,
+        key: &Key,
+        digests: &mut HashSet<Digest>,
+    ) -> Result<Version, Failure> {
+        if let Some(refusal) = &candidate.refusal {
+            return Err(refusal.clone());
+        }
+        let declaration = &candidate.declaration;
+        let source = match (&declaration.source, candidate.upload) {
+            (ModuleSource::File(path), _) => Source::File(path.clone()),
+            (ModuleSource::Stored(_), Some(upload)) => Source::Stored(upload.digest, self.store.blob(&upload.digest)),
+            (ModuleSource::Stored(name), None) => {
+                let digest =
+                    name.parse().map_err(|why| Failure { field: "url", message: format!("{name:?}: {why}") })?;
+                Source::Stored(digest, self.store.blob(&digest))
+            }
+        };
+        let loaded = self.loader.load(&source).await;
+        let loaded =
+            loaded.map_err(|error| Failure { field: "url", message: format!("{} ({})", error.message, error.code) })?;
+        digests.insert(loaded.digest);
+        if let Some(expected) = declaration.sha256.as_ref().filter(|expected| **expected != loaded.digest.to_string()) {
+            let message = format!("the module's sha256 is {}, not {expected} (module-digest)", loaded.digest);
+            return Err(Failure { field: "sha256", message });
+        }
+        let id = order::version(declaration, loaded.digest, &self.limits.running);
+        if let Some(failure) = self.refusal(id) {
+            return Err(failure.clone());
+        }
+        if let Some(version) = self.live.get(key).filter(|version| version.id == id) {
+            return Ok(version.clone());
+        }
+        // Istio's name for it, and Istio's vm_id: none.
+        let name = format!("{}.{}", declaration.namespace, declaration.name);
+        let settings = PluginSettings {
+            root_id: declaration.root_id.clone(),
+            configuration: declaration.configuration.clone(),
+            environment: declaration.environment.clone(),
+            limits: self.limits.running.clone(),
+            ..PluginSettings::new(name)
+        };
+        Ok(Version {
+            id,
+            digest: loaded.digest,
+            bytes: loaded.bytes,
+            abi: loaded.module.abi().to_string(),
+            code: proxy_wasm_host::Plugin::new(loaded.module, settings, self.shared.clone()),
+        })
+    }
+}
+
+impl Declaration {
+    /// Where it stands, for people.
+    pub(super) fn place(&self) -> &str {
+        match &self.origin {
+            Origin::Resource(place) => place,
+            Origin::Upload => "upload",
+        }
+    }
+
+    pub(super) fn file(&self) -> Option<&Path> {
+        match &self.source {
+            ModuleSource::File(path) => Some(path),
+            ModuleSource::Stored(_) => None,
+        }
+    }
+}
