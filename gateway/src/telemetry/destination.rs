@@ -5,9 +5,9 @@
 //! code, flags, gRPC status), the recently used ones first. There is no end of codes that a hostile upstream can
 //! think of, so children are bounded twice:
 //!
-//! * a worker keeps 32 per destination. A new one pushes out the least recently used, whose counts are kept
+//! * a worker keeps 16 per destination. A new one pushes out the least recently used, whose counts are kept
 //!   under the same labels for the whole process, so no series ever goes backwards;
-//! * of series that no worker counts in any more, 96 are kept per destination. Beyond that the one unused the
+//! * of series that no worker counts in any more, 48 are kept per destination. Beyond that the one unused the
 //!   longest is added to one series with `response_code="other"`, so the destination's sum never goes backwards.
 
 use std::{
@@ -26,9 +26,9 @@ use super::{
 use crate::snapshot::Cluster;
 
 /// Children that a worker keeps per destination.
-const WORKER_CHILDREN: usize = 32;
+const WORKER_CHILDREN: usize = 16;
 /// Series without a worker that the process keeps per destination.
-const UNUSED_LINES: usize = 96;
+const UNUSED_LINES: usize = 48;
 
 /// Handle of one worker to count requests that went to one service, or nowhere.
 #[derive(Debug)]
@@ -374,15 +374,15 @@ mod tests {
         /// Whatever workers do, the destination's sum is exact, and a series may end but never goes backwards.
         #[test]
         fn nothing_goes_backwards(
-            steps in prop::collection::vec((0_usize..3, 100_u16..300, prop::bool::weighted(0.01)), 1..400),
+            steps in prop::collection::vec((0_usize..3, 100_u16..220, prop::bool::weighted(0.01)), 1..400),
         ) {
             let series = Arc::new(DestinationSeries::default());
             let worker = || Destination::new(Arc::clone(&series));
             let mut workers = [worker(), worker(), worker()];
             // Begin with the shelf of unused series full.
-            (100..300).for_each(|code| workers[0].observe(&ended(code)));
+            (100..220).for_each(|code| workers[0].observe(&ended(code)));
             let mut before = advance(&series, &BTreeMap::new());
-            for ((index, code, restart), observed) in steps.iter().zip(201..) {
+            for ((index, code, restart), observed) in steps.iter().zip(121..) {
                 if *restart {
                     workers[*index] = worker();
                     before = advance(&series, &before);

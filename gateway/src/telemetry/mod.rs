@@ -16,6 +16,8 @@ mod exposition;
 mod flags;
 mod histogram;
 mod plugin;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 use std::{
