@@ -1,6 +1,24 @@
 //! What is wrong with the configuration, in the shape `istioctl analyze` prints.
+//!
+//! Istio's codes keep Istio's meaning and words (IST0101, 0106, 0112, 0130, 0132, 0133, 0145, …). Ours:
+//!
+//! | code | level | meaning |
+//! |---|---|---|
+//! | GW0001 | Error | a file cannot be read |
+//! | GW0002 | Error | a document is not YAML, or more than is accepted |
+//! | GW0003 | Error | a document is not a Kubernetes object |
+//! | GW0004 | Info | a kind that this gateway does not read |
+//! | GW0005 | Error | the same kind, namespace and name twice |
+//! | GW0006 | Info | the version of a resource before this one stays in use |
+//! | GW0101 | Warning | a part that this version does not act on, where that is harmless |
+//! | GW0102 | Error | a part that this version does not act on, and what happens instead |
+//! | GW0103 | Error | hosts are answered 403 because a policy for them cannot be enforced |
+//! | GW0104 | Error | two listeners need the same address |
+//! | GW0105 | Warning | a service is defined twice |
+//! | GW0106 | Warning | a service has no endpoint |
+//! | GW0107 | Error | a namespace may not use a host of a Gateway |
 
-use std::fmt;
+use std::{cmp::Ordering, fmt};
 
 /// How bad a [`Problem`] is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -41,6 +59,15 @@ impl Level {
             Self::Warning => "Warning",
             Self::Error => "Error",
         }
+    }
+}
+
+impl Problem {
+    /// Order for people: by file and line, then the rest.
+    #[must_use]
+    pub fn by_place(&self, other: &Self) -> Ordering {
+        let key = |problem: &Self| (problem.line, problem.level);
+        self.file.cmp(&other.file).then_with(|| key(self).cmp(&key(other))).then_with(|| self.cmp(other))
     }
 }
 
