@@ -1,4 +1,37 @@
 //! The control side of configuration, a one-way street:
 //! source → store (last good per resource) → validate → compile → snapshot → published to the workers.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use gateway::config::{Options, Store, compile, source::FileSource};
+//!
+//! let options = Options::default();
+//! let source = FileSource::new(vec!["config/quickstart".into()])?;
+//! let mut store = Store::new(options.clone());
+//! store.update(source.read());
+//! let (declarations, _problems) = compile::declarations(store.resources(), &options);
+//! // … `plugins` turns declarations into what can be attached …
+//! let (_snapshot, _problems) = compile::compile(store.resources(), &options, &[]);
+//! # Ok(())
+//! # }
+//! ```
 
+pub mod compile;
+mod decode;
+mod duration;
+mod options;
+mod path;
 pub mod problem;
+mod read;
+mod resources;
+pub mod source;
+mod store;
+mod validate;
+mod yaml;
+
+pub use options::{Options, PrivilegedPorts};
+pub use resources::{Origin, Resource, Resources};
+pub use store::Store;
+
+/// The label of an EndpointSlice that names its Service.
+const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";

@@ -1,0 +1,88 @@
+//! Resources → snapshot. Pure: no files, no sockets, no clock; the same input gives the same picture.
+//!
+//! Work is linear in the number of resources, so that ten thousand VirtualServices are no matter. What is
+//! wrong is reported and has a defined effect (a 503, a 403, a server that is not served); nothing that is
+//! wrong keeps the rest from being compiled.
+
+pub(crate) mod action;
+mod base64;
+pub(crate) mod headers;
+mod listeners;
+pub(crate) mod matching;
+mod plugins;
+mod policies;
+mod routes;
+mod server_hosts;
+mod services;
+#[cfg(test)]
+mod tests;
+mod virtual_hosts;
+
+use std::sync::Arc;
+
+pub use plugins::declarations;
+pub(crate) use server_hosts::{ServerHosts, parse as parse_host};
+
+use self::{policies::Policies, routes::Context, services::Services};
+use super::{Options, problem::Problem, resources::Resources};
+use crate::{
+    plugins::Attached,
+    snapshot::{Listener, Route, RouteId, Snapshot},
+};
+
+/// Compiles everything. `attached` are the plugins that are ready, in the order of execution.
+#[must_use]
+pub fn compile(resources: &Resources, options: &Options, attached: &[Attached]) -> (Snapshot, Vec<Problem>) {
+    let mut out = Output::default();
+    let services = Services::new(resources, options, &mut out.problems);
+    let policies = Policies::new(resources, options, &mut out.problems);
+    let planned = listeners::plan(resources, options, &mut out.problems);
+    let bindings = virtual_hosts::bindings(resources, options);
+    let mut listeners = Vec::with_capacity(planned.len());
+    for listener in planned {
+        let declared_port = listener.declared_port;
+        let context = Context { options, services: &services, policies: &policies, declared_port };
+        let mut gateways: Vec<String> = listener.servers.iter().map(|(gateway, _)| gateway.full_name()).collect();
+        gateways.dedup();
+        listeners.push(Arc::new(Listener {
+            declared_port,
+            bind: listener.bind,
+            gateways,
+            hosts: virtual_hosts::build(&listener, &bindings, context, &mut out),
+            plugins: plugins::chain(attached, listener.rule_port),
+        }));
+    }
+    // The same VirtualService on several ports has the same problems.
+    out.problems.sort_by(Problem::by_place);
+    out.problems.dedup();
+    (Snapshot { version: 0, listeners, routes: out.routes, clusters: services.into_clusters() }, out.problems)
+}
+
+/// What compilation produces as it goes.
+#[derive(Debug, Default)]
+struct Output {
+    routes: Vec<Arc<Route>>,
+    problems: Vec<Problem>,
+    https_redirect: Option<RouteId>,
+    policy_not_supported: Option<RouteId>,
+}
+
+impl Output {
+    fn add_route(&mut self, route: Route) -> RouteId {
+        let id = RouteId::try_from(self.routes.len()).unwrap_or(RouteId::MAX);
+        self.routes.push(Arc::new(route));
+        id
+    }
+
+    /// The one route that all hosts of servers with `httpsRedirect` share.
+    fn https_redirect(&mut self) -> RouteId {
+        let id = self.https_redirect.unwrap_or_else(|| self.add_route(routes::https_redirect()));
+        *self.https_redirect.insert(id)
+    }
+
+    /// The one route that all hosts share whose policies cannot be enforced.
+    fn policy_not_supported(&mut self) -> RouteId {
+        let id = self.policy_not_supported.unwrap_or_else(|| self.add_route(routes::policy_not_supported()));
+        *self.policy_not_supported.insert(id)
+    }
+}

@@ -1,0 +1,300 @@
+//! The routes of a VirtualService on one port.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use bytes::Bytes;
+use http::StatusCode;
+
+use super::{Output, action, headers, matching, policies::Policies, services::Services};
+use crate::{
+    config::{Options, duration, path::Path, problem::Level, resources::Resource, validate::full_gateway_name},
+    istio::{HttpMatch, HttpRoute, RouteDestination, VirtualService},
+    snapshot::{
+        Action, Conditions, Destination, DirectResponse, Forward, HeaderOps, HeaderTemplate, HeaderWrite, Redirect,
+        RedirectPort, Route, RouteId, Rule, UriMatch,
+    },
+};
+
+/// The rules of one VirtualService, in the order in which they are written.
+#[derive(Debug, Default)]
+pub(super) struct Chunk {
+    /// Rules, each with whether it matches every request.
+    pub(super) rules: Vec<(Rule, bool)>,
+    /// Whether a route leads to a service that must be spoken to with TLS, which this version cannot.
+    pub(super) blocked: bool,
+}
+
+/// What the translation of routes needs to know.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Context<'a> {
+    pub(super) options: &'a Options,
+    pub(super) services: &'a Services,
+    pub(super) policies: &'a Policies<'a>,
+    /// Port of the Gateway's server: what `match.port` compares with, and the last resort for a destination's port.
+    pub(super) declared_port: u16,
+}
+
+/// Whether some rules are only for certain Gateways.
+pub(super) fn depends_on_gateway(service: &VirtualService) -> bool {
+    service.http.iter().flat_map(|route| &route.matches).any(|block| !block.gateways.is_empty())
+}
+
+/// Compiles the routes for requests that arrive through `gateway` (`namespace/name`).
+pub(super) fn compile(
+    service: &Resource<VirtualService>,
+    gateway: &str,
+    context: Context<'_>,
+    out: &mut Output,
+) -> Chunk {
+    let name: Arc<str> = service.full_name().into();
+    let mut compiler = Compiler { service, name, gateway, context, out, chunk: Chunk::default() };
+    let http = Path::SPEC.key("http");
+    for (at, route) in service.spec.http.iter().enumerate() {
+        // What comes after a rule for every request is never reached (Istio drops it, too).
+        if !compiler.route(route, &http.index(at)) {
+            break;
+        }
+    }
+    compiler.chunk
+}
+
+struct Compiler<'a, 'b> {
+    service: &'a Resource<VirtualService>,
+    name: Arc<str>,
+    gateway: &'a str,
+    context: Context<'a>,
+    out: &'b mut Output,
+    chunk: Chunk,
+}
+
+impl Compiler<'_, '_> {
+    /// Adds the rules of a route; `false` if one of them matches every request.
+    fn route(&mut self, route: &HttpRoute, path: &Path<'_>) -> bool {
+        if route.matches.is_empty() {
+            self.rule(route, &HttpMatch::default(), path);
+            return false;
+        }
+        for block in &route.matches {
+            if self.applies(block) && self.rule(route, block, path) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Whether a match block is for this port and gateway. If it names gateways, they alone decide.
+    fn applies(&self, block: &HttpMatch) -> bool {
+        if block.port.is_some_and(|port| port != 0 && port != u32::from(self.context.declared_port)) {
+            return false;
+        }
+        if matching::needs_claims(block) {
+            return false;
+        }
+        if block.gateways.is_empty() {
+            self.context.options.selected_by(&block.source_labels)
+                && (block.source_namespace.is_empty() || block.source_namespace == self.context.options.namespace)
+        } else {
+            block.gateways.iter().any(|name| full_gateway_name(name, &self.service.namespace) == self.gateway)
+        }
+    }
+
+    /// Adds a rule; returns whether it matches every request.
+    fn rule(&mut self, route: &HttpRoute, block: &HttpMatch, path: &Path<'_>) -> bool {
+        // Validation has refused whatever fails here.
+        let mut valid = true;
+        let (uri, conditions) = matching::conditions(block, path, &mut |_, _| valid = false);
+        if !valid {
+            return false;
+        }
+        let catch_all = matching::is_catch_all(block, &conditions);
+        let id = self.compile_route(route, block, &uri, path);
+        self.chunk.rules.push((Rule { uri, conditions, route: id }, catch_all));
+        catch_all
+    }
+
+    fn compile_route(&mut self, route: &HttpRoute, block: &HttpMatch, uri: &UriMatch, path: &Path<'_>) -> RouteId {
+        let mut ignore = |_: &Path<'_>, _: String| {};
+        let edits = headers::edits(&route.headers, path, &mut ignore);
+        let mut compiled = Route {
+            name: if block.name.is_empty() {
+                route.name.as_str().into()
+            } else {
+                format!("{}.{}", route.name, block.name).into()
+            },
+            virtual_service: Arc::clone(&self.name),
+            action: Action::Direct(unavailable()),
+            request_headers: edits.request,
+            response_headers: edits.response,
+        };
+        if let Some(redirect) = &route.redirect {
+            if let Some(redirect) = action::redirect(redirect, uri, path, &mut ignore) {
+                compiled.action = Action::Redirect(redirect);
+            }
+        } else if let Some(response) = &route.direct_response {
+            if let Some(response) = action::direct_response(response, path, &mut ignore) {
+                compiled.action = Action::Direct(response);
+            }
+        } else if !route.route.is_empty() {
+            let rewrite = route.rewrite.as_ref();
+            let authority = rewrite.map(|rewrite| &rewrite.authority).filter(|authority| !authority.is_empty());
+            let authority = authority.and_then(|text| headers::authority(text, path, &mut ignore)).or(edits.authority);
+            let mut forward = Forward {
+                destinations: Box::default(),
+                total_weight: 0,
+                path_rewrite: rewrite.and_then(|rewrite| action::path_rewrite(rewrite, uri, path, &mut ignore)),
+                authority_rewrite: authority,
+                timeout: route.timeout.as_deref().and_then(|text| duration::parse(text).ok()),
+            };
+            self.destinations(route, path, &mut forward, &mut compiled);
+            compiled.action = Action::Forward(forward);
+        }
+        self.out.add_route(compiled)
+    }
+
+    fn destinations(&mut self, route: &HttpRoute, path: &Path<'_>, forward: &mut Forward, compiled: &mut Route) {
+        let lone = route.route.len() == 1;
+        let routes = path.key("route");
+        let mut destinations = Vec::with_capacity(route.route.len());
+        for (at, weighted) in route.route.iter().enumerate() {
+            // Weight 0 is never chosen beside others; a lone destination gets everything.
+            if weighted.weight == 0 && !lone {
+                continue;
+            }
+            let mut destination = self.destination(weighted, &routes.index(at));
+            let edits = headers::edits(&weighted.headers, path, &mut |_, _| {});
+            if lone {
+                headers::append(&mut compiled.request_headers, edits.request);
+                headers::append(&mut compiled.response_headers, edits.response);
+                // The route's own wins, so that one and several destinations behave alike.
+                forward.authority_rewrite = forward.authority_rewrite.take().or(edits.authority);
+            } else {
+                destination.request_headers = edits.request;
+                destination.response_headers = edits.response;
+                let host = edits.authority.map(HeaderTemplate::Literal);
+                let write = host.map(|value| HeaderWrite { name: http::header::HOST, value, append: false });
+                destination.request_headers.write.extend(write);
+            }
+            destinations.push(destination);
+        }
+        forward.total_weight = destinations.iter().map(|destination| u64::from(destination.weight)).sum();
+        forward.destinations = destinations.into();
+    }
+
+    fn destination(&mut self, weighted: &RouteDestination, path: &Path<'_>) -> Destination {
+        let wanted = &weighted.destination;
+        let path = path.key("destination");
+        let found = self.context.services.find(&wanted.host, &self.service.namespace);
+        let declared = self.context.declared_port;
+        let port = match (&wanted.port, found) {
+            (Some(port), _) => u16::try_from(port.number).unwrap_or_default(),
+            (None, Some(service)) => match service.ports.as_slice() {
+                [(only, _)] => *only,
+                _ => declared,
+            },
+            (None, None) => declared,
+        };
+        let cluster = found.and_then(|service| service.cluster(port)).filter(|_| wanted.subset.is_empty());
+        let host = found.map_or_else(|| wanted.host.to_ascii_lowercase(), |service| service.host.to_string());
+        self.check_destination(weighted, port, &path);
+        if let Some(rule) = found.and_then(|service| self.context.policies.tls_to(&service.host)) {
+            self.needs_tls(&host, &rule.full_name(), &path);
+        }
+        Destination {
+            weight: u32::try_from(weighted.weight).unwrap_or_default(),
+            cluster,
+            cluster_name: format!("outbound|{port}|{}|{host}", wanted.subset).into(),
+            request_headers: HeaderOps::default(),
+            response_headers: HeaderOps::default(),
+        }
+    }
+
+    /// Says what is wrong with a destination; requests are answered all the same, by 503.
+    fn check_destination(&mut self, weighted: &RouteDestination, port: u16, path: &Path<'_>) {
+        let wanted = &weighted.destination;
+        let field = path.key("host");
+        let Some(service) = self.context.services.find(&wanted.host, &self.service.namespace) else {
+            let message = format!("Referenced host not found: {:?}", wanted.host);
+            return self.problem(Level::Error, "IST0101", &field, message);
+        };
+        let ports: BTreeSet<u16> = service.ports.iter().map(|(number, _)| *number).collect();
+        match service.cluster(port) {
+            None if wanted.port.is_none() && ports.len() > 1 => {
+                let message = format!(
+                    "This VirtualService routes to a service {:?} that exposes multiple ports {ports:?}. Specifying a port in the destination is required to disambiguate.",
+                    wanted.host
+                );
+                self.problem(Level::Error, "IST0112", &field, message);
+            }
+            None => {
+                let message = format!(
+                    "Referenced host:port in destination not found: \"{}:{port}\" (it has {ports:?})",
+                    wanted.host
+                );
+                self.problem(Level::Error, "IST0101", &field, message);
+            }
+            Some(id) => {
+                if self.context.services.cluster(id).is_some_and(|cluster| cluster.endpoints.is_empty()) {
+                    let message =
+                        format!("{}:{port} has no endpoint at present; requests are answered 503", wanted.host);
+                    self.problem(Level::Warning, "GW0106", &field, message);
+                }
+            }
+        }
+    }
+
+    fn needs_tls(&mut self, host: &str, rule: &str, path: &Path<'_>) {
+        let message = if self.context.policies.allows() {
+            format!(
+                "DestinationRule {rule} asks for TLS to {host}, which this version cannot; --allow-unsupported is set, so it is spoken to in clear text"
+            )
+        } else {
+            self.chunk.blocked = true;
+            format!(
+                "DestinationRule {rule} asks for TLS to {host}, which this version cannot: the hosts of this VirtualService \
+                 are answered 403 `policy not supported`; --allow-unsupported serves them in clear text"
+            )
+        };
+        self.problem(Level::Error, "GW0103", path, message);
+    }
+
+    fn problem(&mut self, level: Level, code: &'static str, field: &Path<'_>, message: String) {
+        self.out.problems.push(self.service.problem(level, code, field, message));
+    }
+}
+
+/// For routes that this version cannot serve (delegates).
+fn unavailable() -> DirectResponse {
+    DirectResponse { status: StatusCode::SERVICE_UNAVAILABLE, body: Bytes::new() }
+}
+
+/// The rule of a server with `httpsRedirect`: 301 to https for every request.
+pub(super) fn https_redirect() -> Route {
+    plain(Action::Redirect(Redirect {
+        status: StatusCode::MOVED_PERMANENTLY,
+        path: None,
+        authority: None,
+        port: RedirectPort::Keep,
+        scheme: Some("https"),
+    }))
+}
+
+/// The rule of a host whose policies cannot be enforced.
+pub(super) fn policy_not_supported() -> Route {
+    let body = Bytes::from_static(b"policy not supported");
+    plain(Action::Direct(DirectResponse { status: StatusCode::FORBIDDEN, body }))
+}
+
+fn plain(action: Action) -> Route {
+    Route {
+        name: "".into(),
+        virtual_service: "".into(),
+        action,
+        request_headers: HeaderOps::default(),
+        response_headers: HeaderOps::default(),
+    }
+}
+
+/// A rule for every request.
+pub(super) fn every_request(route: RouteId) -> Rule {
+    Rule { uri: UriMatch::Any, conditions: Conditions::default(), route }
+}
