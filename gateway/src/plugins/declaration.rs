@@ -53,6 +53,9 @@ pub enum Origin {
 pub enum ModuleSource {
     /// A file on this machine (`file://`), resolved against the YAML file it was named in.
     File(PathBuf),
+    /// A URL that this version cannot fetch (`oci://`, `https://`, …): the plugin is treated as one whose
+    /// module could not be fetched, so that its `failStrategy` decides and nothing is left unprotected.
+    Unsupported(String),
     /// In the content-addressed store of uploads; lower-case hex sha256.
     Stored(String),
 }
