@@ -192,6 +192,10 @@ impl Registry {
                     name.parse().map_err(|why| Failure { field: "url", message: format!("{name:?}: {why}") })?;
                 Source::Stored(digest, self.store.blob(&digest))
             }
+            (ModuleSource::Unsupported(url), _) => {
+                let message = format!("{url:?} cannot be fetched by this version; use file:// or upload the module");
+                return Err(Failure { field: "url", message });
+            }
         };
         let loaded = self.loader.load(&source).await;
         let loaded =
@@ -239,7 +243,7 @@ impl Declaration {
     pub(super) fn file(&self) -> Option<&Path> {
         match &self.source {
             ModuleSource::File(path) => Some(path),
-            ModuleSource::Stored(_) => None,
+            ModuleSource::Stored(_) | ModuleSource::Unsupported(_) => None,
         }
     }
 }
