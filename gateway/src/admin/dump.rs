@@ -6,8 +6,8 @@
 use serde_json::{Map, Value, json};
 
 use crate::snapshot::{
-    Action, Cluster, HeaderOps, Listener, PathRewrite, Plugin, RedirectPort, Route, Rule, Snapshot, StringMatch, UriMatch,
-    UpstreamProtocol, Code,
+    Action, Cluster, Code, HeaderOps, Listener, PathRewrite, Plugin, RedirectPort, Route, Rule, Snapshot, StringMatch,
+    UpstreamProtocol, UriMatch,
 };
 
 /// Everything: listeners with their virtual hosts, rules in order, and what they lead to; clusters.
@@ -119,7 +119,8 @@ fn match_json(rule: &Rule) -> Value {
     shown.extend(uri.map(|uri| ("uri".to_owned(), uri)));
     for (kind, name, matcher) in rule.conditions.iter() {
         let hidden = kind != "queryParams" && is_sensitive(name);
-        let text = |bytes: &[u8]| if hidden { "[hidden]".to_owned() } else { String::from_utf8_lossy(bytes).into_owned() };
+        let text =
+            |bytes: &[u8]| if hidden { "[hidden]".to_owned() } else { String::from_utf8_lossy(bytes).into_owned() };
         let value = match matcher {
             StringMatch::Exact(value) => json!({ "exact": text(value) }),
             StringMatch::Prefix(value) => json!({ "prefix": text(value) }),
@@ -149,8 +150,10 @@ fn action_json(route: &Route) -> Map<String, Value> {
                     "known": destination.cluster.is_some(),
                 });
                 if let Value::Object(shown) = &mut shown {
-                    let edits =
-                        [("requestHeaders", &destination.request_headers), ("responseHeaders", &destination.response_headers)];
+                    let edits = [
+                        ("requestHeaders", &destination.request_headers),
+                        ("responseHeaders", &destination.response_headers),
+                    ];
                     for (key, edits) in edits.into_iter().filter(|(_, edits)| !edits.is_empty()) {
                         shown.insert(key.into(), edits_json(edits));
                     }
@@ -158,7 +161,8 @@ fn action_json(route: &Route) -> Map<String, Value> {
                 shown
             });
             shown.insert("route".into(), destinations.collect());
-            shown.extend(forward.path_rewrite.as_ref().map(|rewrite| ("pathRewrite".to_owned(), rewrite_json(rewrite))));
+            shown
+                .extend(forward.path_rewrite.as_ref().map(|rewrite| ("pathRewrite".to_owned(), rewrite_json(rewrite))));
             let authority = forward.authority_rewrite.as_ref().map(|name| String::from_utf8_lossy(name.as_bytes()));
             shown.extend(authority.map(|name| ("authorityRewrite".to_owned(), name.into())));
             let timeout = forward.timeout.and_then(|timeout| u64::try_from(timeout.as_millis()).ok());

@@ -101,14 +101,32 @@ mod tests {
     #[test]
     fn only_names_of_this_machine() {
         for host in [
-            "localhost", "LOCALHOST:15000", "127.0.0.1", "127.8.8.8:1", "[::1]", "[::1]:15000", "10.1.2.3:15000",
+            "localhost",
+            "LOCALHOST:15000",
+            "127.0.0.1",
+            "127.8.8.8:1",
+            "[::1]",
+            "[::1]:15000",
+            "10.1.2.3:15000",
             "[::ffff:127.0.0.1]:1",
         ] {
             assert!(allowed("/plugins", &[("host", host)]), "{host}");
         }
         for host in [
-            "", "evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "10.1.2.4", "0.0.0.0", "[::]", "[::1]x",
-            "localhost:80@evil.example", "[localhost]", "user@localhost", "::1", "127.1", "localhost:port",
+            "",
+            "evil.example",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "10.1.2.4",
+            "0.0.0.0",
+            "[::]",
+            "[::1]x",
+            "localhost:80@evil.example",
+            "[localhost]",
+            "user@localhost",
+            "::1",
+            "127.1",
+            "localhost:port",
         ] {
             assert!(!allowed("/plugins", &[("host", host)]), "{host}");
         }
@@ -121,7 +139,8 @@ mod tests {
     fn only_pages_of_this_api() {
         let host = ("host", "localhost:15000");
         assert!(allowed("/plugins", &[host, ("origin", "http://localhost:15000")]));
-        for origin in ["http://localhost:3000", "http://evil.example", "null", "https://localhost:15000", "file://", ""] {
+        for origin in ["http://localhost:3000", "http://evil.example", "null", "https://localhost:15000", "file://", ""]
+        {
             assert!(!allowed("/plugins", &[host, ("origin", origin)]), "{origin}");
         }
     }

@@ -16,6 +16,8 @@ mod guard;
 mod plugins;
 mod reply;
 mod server;
+#[cfg(test)]
+mod tests;
 mod upload;
 
 use std::{sync::Arc, time::Instant};
@@ -159,7 +161,8 @@ async fn paths() -> Response {
 }
 
 async fn unknown_path(request: axum::extract::Request) -> Failure {
-    let message = format!("nothing is at {:?} on this address; the admin address lists all paths at /", request.uri().path());
+    let message =
+        format!("nothing is at {:?} on this address; the admin address lists all paths at /", request.uri().path());
     Failure(ApiError::new(404, "path-unknown", message))
 }
 

@@ -71,7 +71,11 @@ pub(super) async fn accept(listener: TcpListener, router: Router, telemetry: Tel
     }
 }
 
-async fn serve(stream: TcpStream, peer: SocketAddr, router: Router) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+async fn serve(
+    stream: TcpStream,
+    peer: SocketAddr,
+    router: Router,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let ends = Ends { peer, local: stream.local_addr()? };
     let router = TowerToHyperService::new(router);
     let service = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {

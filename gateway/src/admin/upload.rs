@@ -152,7 +152,9 @@ fn too_large(field: &'static str, limit: usize) -> ApiError {
 
 fn malformed(error: MultipartError) -> ApiError {
     match error.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => ApiError::new(413, "form-too-large", "the form has more than its two parts may have"),
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            ApiError::new(413, "form-too-large", "the form has more than its two parts may have")
+        }
         _ => ApiError::new(400, "form-malformed", error.body_text()),
     }
 }
@@ -161,7 +163,9 @@ fn settings_of_json(text: &[u8]) -> Result<Spec, ApiError> {
     match serde_json::from_slice(text) {
         Ok(Value::Object(settings)) => Ok(settings),
         Ok(_) => Err(ApiError::new(400, "settings-malformed", "settings must be a JSON object").at("settings")),
-        Err(error) => Err(ApiError::new(400, "settings-malformed", format!("settings are not JSON: {error}")).at("settings")),
+        Err(error) => {
+            Err(ApiError::new(400, "settings-malformed", format!("settings are not JSON: {error}")).at("settings"))
+        }
     }
 }
 
@@ -177,7 +181,9 @@ fn settings_of_query(query: &str) -> Result<Spec, ApiError> {
         let value = match name {
             "priority" => value.parse::<i32>().map(Value::from).map_err(|_| "must be a whole number of 32 bits"),
             "phase" | "failStrategy" | "pluginName" => Ok(Value::from(value)),
-            _ => Err("unknown; the query has phase, priority, failStrategy and pluginName, the rest goes into a form or JSON"),
+            _ => Err(
+                "unknown; the query has phase, priority, failStrategy and pluginName, the rest goes into a form or JSON",
+            ),
         };
         let value = value.map_err(|why| ApiError::new(400, "settings-invalid", why).at(name))?;
         if settings.insert(name.to_owned(), value).is_some() {
