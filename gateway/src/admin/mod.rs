@@ -17,7 +17,7 @@ mod plugins;
 mod reply;
 mod server;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod upload;
 
 use std::{sync::Arc, time::Instant};

@@ -47,7 +47,7 @@ fn limits() -> Limits {
     Limits { module_bytes: 4 << 10, settings_bytes: 1 << 10, ..Limits::default() }
 }
 
-fn state() -> (AdminState, watch::Sender<Readiness>, Arc<AtomicUsize>) {
+pub(crate) fn state() -> (AdminState, watch::Sender<Readiness>, Arc<AtomicUsize>) {
     let engine = EngineOptions { max_instances: 20, max_memory_bytes: 64 << 20, ..EngineOptions::default() };
     let mut registry = Registry::new(RegistryOptions {
         data_dir: None,
@@ -107,7 +107,7 @@ fn fixture() -> Fixture {
     Fixture { routers: Routers::new(state), readiness, quits }
 }
 
-fn module(tag: &str) -> Vec<u8> {
+pub(crate) fn module(tag: &str) -> Vec<u8> {
     let text = format!(
         r#"(module (memory (export "memory") 1) (data (i32.const 0) "{tag}")
             (func (export "proxy_abi_version_0_2_1"))
@@ -415,7 +415,7 @@ async fn dumps_show_the_configuration_and_no_secret() {
 }
 
 /// The API on sockets of its own; kept alive by what is returned.
-fn served(state: AdminState) -> Serving {
+pub(crate) fn served(state: AdminState) -> Serving {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     bind(&Addresses { admin: any, agent: any, status: any, metrics: any }).unwrap().serve(state).unwrap()
 }
@@ -466,7 +466,7 @@ async fn an_upload_over_a_socket() {
     assert!(answer.contains("location: /plugins/a\r\n"), "{answer}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn too_large_is_said_before_all_of_it_was_sent() {
     let (state, ..) = state();
     let telemetry = state.telemetry.clone();

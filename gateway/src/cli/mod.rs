@@ -1,1 +1,3 @@
-//! (first module lands soon)
+//! The command line: one file per command.
+
+pub mod plugin;
