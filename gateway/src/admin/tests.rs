@@ -211,7 +211,9 @@ async fn refusals_in_one_shape() {
     let other = form(&[("config", b"{}")]);
     let large = form(&[("module", &[0; 5 << 10])]);
     let neither = form(&[]);
-    let cases: [(&str, &str, &str, &[u8], u16, &str, Option<&str>); 21] = [
+    /// Method, path, content type, body; status, code, field.
+    type Case<'a> = (&'a str, &'a str, &'a str, &'a [u8], u16, &'a str, Option<&'a str>);
+    let cases: [Case<'_>; 21] = [
         ("PUT", "/plugins/a", WASM, b"", 400, "module-missing", Some("module")),
         ("PUT", "/plugins/a", WASM, b"not wasm", 422, "module-malformed", Some("module")),
         ("PUT", "/plugins/a", WASM, &[0; 5 << 10], 413, "module-too-large", Some("module")),

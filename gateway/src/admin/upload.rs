@@ -83,7 +83,7 @@ async fn read_form(name: String, mut request: Request, limits: &Limits) -> Resul
         .await
         .map_err(|error| ApiError::new(400, "form-malformed", error.body_text()).at("content-type"))?;
     let (mut module, mut settings) = (None, None);
-    while let Some(mut part) = progress(form.next_field()).await?.map_err(malformed)? {
+    while let Some(mut part) = progress(form.next_field()).await?.map_err(|error| malformed(&error))? {
         let (place, limit, field) = match part.name() {
             Some("module") => (&mut module, limits.module_bytes, "module"),
             Some("settings") => (&mut settings, limits.settings_bytes, "settings"),
@@ -93,7 +93,7 @@ async fn read_form(name: String, mut request: Request, limits: &Limits) -> Resul
             }
         };
         let mut bytes = BytesMut::new();
-        while let Some(chunk) = progress(part.chunk()).await?.map_err(malformed)? {
+        while let Some(chunk) = progress(part.chunk()).await?.map_err(|error| malformed(&error))? {
             if bytes.len() + chunk.len() > limit {
                 drop(bytes);
                 discard(async { while let Ok(Some(_)) = part.chunk().await {} }).await;
@@ -150,7 +150,7 @@ fn too_large(field: &'static str, limit: usize) -> ApiError {
     ApiError::new(413, code, format!("{field} may have {limit} bytes")).at(field)
 }
 
-fn malformed(error: MultipartError) -> ApiError {
+fn malformed(error: &MultipartError) -> ApiError {
     match error.status() {
         StatusCode::PAYLOAD_TOO_LARGE => {
             ApiError::new(413, "form-too-large", "the form has more than its two parts may have")

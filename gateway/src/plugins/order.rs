@@ -136,7 +136,7 @@ mod tests {
         };
         assert_eq!(version(&placed, one, &limits), id, "the place in the chain is not part of it");
 
-        let smaller = proxy_wasm_host::Limits { memory_bytes: 1 << 20, ..limits.clone() };
+        let smaller = proxy_wasm_host::Limits { memory_bytes: 1 << 20, ..limits };
         let environment = |pairs: &[(&str, &str)]| Declaration {
             environment: pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
             ..base.clone()

@@ -249,17 +249,17 @@ mod tests {
 
     use super::*;
 
-    fn spec(value: Value) -> Spec {
+    fn spec(value: &Value) -> Spec {
         value.as_object().unwrap().clone()
     }
 
-    fn parse(value: Value) -> Result<Settings, ApiError> {
+    fn parse(value: &Value) -> Result<Settings, ApiError> {
         Settings::parse(&spec(value), |name| (name == "HOME").then(|| "/home/gateway".to_owned()))
     }
 
     #[test]
     fn everything_set() {
-        let settings = parse(json!({
+        let settings = parse(&json!({
             "pluginName": "root", "pluginConfig": {"b": 1, "a": [true, null]}, "phase": "AUTHZ", "priority": -3,
             "failStrategy": "FAIL_OPEN", "type": "HTTP",
             "vmConfig": {"env": [{"name": "A", "value": "1"}, {"name": "HOME", "valueFrom": "HOST"}, {"name": "NONE", "valueFrom": "HOST"}]},
@@ -279,9 +279,9 @@ mod tests {
 
     #[test]
     fn nothing_set_is_wasmplugins_defaults() {
-        assert_eq!(parse(json!({})).unwrap(), Settings::default());
-        assert_eq!(parse(json!({"pluginConfig": {}, "match": [{}], "vmConfig": {}})).unwrap(), Settings::default());
-        assert_eq!(parse(json!({"match": [{"ports": [{"number": 1}]}, {}]})).unwrap().ports, [0u16; 0]);
+        assert_eq!(parse(&json!({})).unwrap(), Settings::default());
+        assert_eq!(parse(&json!({"pluginConfig": {}, "match": [{}], "vmConfig": {}})).unwrap(), Settings::default());
+        assert_eq!(parse(&json!({"match": [{"ports": [{"number": 1}]}, {}]})).unwrap().ports, [0u16; 0]);
     }
 
     #[test]
@@ -307,21 +307,21 @@ mod tests {
             (json!({"match": [{"mode": "BOTH"}]}), "match[0].mode"),
         ];
         for (value, field) in cases {
-            let error = parse(value.clone()).unwrap_err();
+            let error = parse(&value).unwrap_err();
             assert_eq!(
                 (error.status, error.code, error.field.as_deref()),
                 (400, "settings-invalid", Some(field)),
                 "{value}"
             );
         }
-        let both = parse(json!({"phase": 1, "priority": "x"})).unwrap_err();
+        let both = parse(&json!({"phase": 1, "priority": "x"})).unwrap_err();
         assert!(both.message.contains("AUTHN") && both.message.contains("priority: must be"), "{}", both.message);
     }
 
     #[test]
     fn a_patch_keeps_what_it_does_not_name_and_null_resets() {
-        let mut kept = spec(json!({"phase": "AUTHN", "priority": 1, "pluginConfig": {"a": 1, "b": 2}}));
-        apply(&mut kept, &spec(json!({"priority": null, "pluginConfig": {"c": 3}})));
+        let mut kept = spec(&json!({"phase": "AUTHN", "priority": 1, "pluginConfig": {"a": 1, "b": 2}}));
+        apply(&mut kept, &spec(&json!({"priority": null, "pluginConfig": {"c": 3}})));
         assert_eq!(Value::Object(kept), json!({"phase": "AUTHN", "pluginConfig": {"c": 3}}));
     }
 }

@@ -133,7 +133,7 @@ impl Registry {
             None => self.loader.load(&Source::Stored(digest, self.store.blob(&digest))).await,
         };
         loaded.map_err(refused)?;
-        let prepared = self.store.prepare(uploads, module).await.map_err(storage)?;
+        let prepared = self.store.prepare(uploads, module).await.map_err(|error| storage(&error))?;
         Ok(self.staged(name, outcome, Some(prepared)))
     }
 
@@ -143,7 +143,7 @@ impl Registry {
         if uploads.remove(&name).is_none() {
             return Err(ApiError::plugin_unknown(&name));
         }
-        let prepared = self.store.prepare(uploads, None).await.map_err(storage)?;
+        let prepared = self.store.prepare(uploads, None).await.map_err(|error| storage(&error))?;
         Ok(self.staged(name, Outcome::Deleted, Some(prepared)))
     }
 
@@ -208,7 +208,7 @@ fn refused(error: LoadError) -> ApiError {
     ApiError::new(status, error.code, error.message).at("module")
 }
 
-fn storage(error: io::Error) -> ApiError {
+fn storage(error: &io::Error) -> ApiError {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             ApiError::new(507, "storage-full", format!("the disk of the data directory is full: {error}"))

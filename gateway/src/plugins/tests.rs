@@ -48,6 +48,7 @@ fn registry() -> Registry {
     Registry::new(options(None)).unwrap()
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "callers write literals")]
 fn put(name: &str, module: Option<Bytes>, settings: Value) -> Change {
     Change::Put(UploadRequest { name: name.into(), module, settings: settings.as_object().unwrap().clone() })
 }
@@ -297,7 +298,7 @@ async fn a_resource_keeps_its_last_good_version() {
     fs::write(&path, module("one")).unwrap();
     let (attached, problems) = reload(&mut registry, &[resource("a", &path)]).await;
     assert!(is_loaded(&attached[0]) && problems.is_empty());
-    assert_eq!(registry.watched_files(), [path.clone()]);
+    assert_eq!(registry.watched_files(), std::slice::from_ref(&path));
     let good = id(&attached);
     assert_ne!(good, absent);
     let digest = Digest::of(&module("one")).with_algorithm();
