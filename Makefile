@@ -20,6 +20,9 @@ lint:
 	.ci/setup
 	cargo fmt --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	@# The half of the SDK that only WebAssembly sees, where the target is one of rustup's.
+	if rustup target list --installed | grep -q wasm32-wasip1; then \
+		cargo clippy --package wasm-sdk --target wasm32-wasip1 -- -D warnings; fi
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps
 	if command -v shellcheck; then shellcheck .ci/setup .ci/run plugins/build config/quickstart/run; fi
 

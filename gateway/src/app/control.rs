@@ -243,8 +243,12 @@ fn module_state(path: &Path) -> Option<(u64, Option<std::time::SystemTime>)> {
 fn explain(failure: &BindFailure) -> String {
     let BindFailure { listener, error } = failure;
     let advice = match error.kind() {
-        std::io::ErrorKind::AddrInUse => "another process has it (`ss -ltnp` shows which); stop it, or choose another address with --bind",
-        std::io::ErrorKind::PermissionDenied => "ports below 1024 need rights; use --privileged-ports offset, which binds port + 8000",
+        std::io::ErrorKind::AddrInUse => {
+            "another process has it (`ss -ltnp` shows which); stop it, or choose another address with --bind"
+        }
+        std::io::ErrorKind::PermissionDenied => {
+            "ports below 1024 need rights; use --privileged-ports offset, which binds port + 8000"
+        }
         _ => "check the address, or choose another with --bind",
     };
     format!(

@@ -24,7 +24,7 @@ pub use control::Progress;
 pub use publish::BoundListener;
 
 use crate::{
-    admin::{self, AdminState, Addresses, Readiness},
+    admin::{self, Addresses, AdminState, Readiness},
     config::{self, problem::Problem, source::FileSource},
     http::Identity,
     plugins::{self, Registry, RegistryOptions},
@@ -182,8 +182,7 @@ pub async fn start(options: Options) -> anyhow::Result<Gateway> {
         limits: options.limits,
         started,
     };
-    let admin =
-        control_runtime.run(async move { bound.serve(state) }).await?.context("cannot serve the admin API")?;
+    let admin = control_runtime.run(async move { bound.serve(state) }).await?.context("cannot serve the admin API")?;
 
     let publisher = Publisher::new(Arc::clone(&workers), snapshot);
     let mut control =

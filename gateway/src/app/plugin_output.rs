@@ -18,7 +18,9 @@ impl LogSink for PluginLog {
             LogLevel::Debug => tracing::debug!(target: "plugin", plugin, context, message = ?message),
             LogLevel::Info => tracing::info!(target: "plugin", plugin, context, message = ?message),
             LogLevel::Warn => tracing::warn!(target: "plugin", plugin, context, message = ?message),
-            LogLevel::Error | LogLevel::Critical => tracing::error!(target: "plugin", plugin, context, message = ?message),
+            LogLevel::Error | LogLevel::Critical => {
+                tracing::error!(target: "plugin", plugin, context, message = ?message)
+            }
         }
     }
 }

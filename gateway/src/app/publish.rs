@@ -46,7 +46,11 @@ impl Workers {
     }
 
     /// Gives every worker its command and waits until all have carried it out. The error is the first worker that did not.
-    async fn ask(&self, within: Duration, command: impl FnMut(usize, oneshot::Sender<()>) -> Command) -> Result<(), usize> {
+    async fn ask(
+        &self,
+        within: Duration,
+        command: impl FnMut(usize, oneshot::Sender<()>) -> Command,
+    ) -> Result<(), usize> {
         let mut command = command;
         let mut waiting = Vec::with_capacity(self.len());
         for index in 0..self.len() {

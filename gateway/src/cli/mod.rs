@@ -1,6 +1,7 @@
 //! The command line: one file per command.
 
 mod options;
+pub mod plugin;
 mod run;
 
 use std::process::ExitCode;
@@ -19,6 +20,8 @@ struct Cli {
 enum Command {
     /// Serve.
     Run(Box<run::Args>),
+    /// Upload, list, show and remove plugins of a running gateway.
+    Plugin(plugin::Args),
 }
 
 /// Reads the command line and does what it says. Usage errors exit with 64, as istioctl's.
@@ -34,5 +37,6 @@ pub fn main() -> ExitCode {
     };
     match cli.command {
         Command::Run(args) => run::run(*args),
+        Command::Plugin(args) => plugin::run(args),
     }
 }

@@ -107,9 +107,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
 fn options(args: Args) -> anyhow::Result<app::Options> {
     let config = args.config.options();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let label = |names: &[&str]| {
-        names.iter().find_map(|name| config.labels.get(*name)).cloned().unwrap_or_default()
-    };
+    let label = |names: &[&str]| names.iter().find_map(|name| config.labels.get(*name)).cloned().unwrap_or_default();
     let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
     let identity = SourceIdentity {
         workload: std::env::var("ISTIO_META_WORKLOAD_NAME").unwrap_or_default(),

@@ -42,8 +42,11 @@ impl MeshConfig {
     pub fn read(path: &Path) -> Result<Self, MeshConfigError> {
         let text = fs::read_to_string(path)
             .map_err(|error| MeshConfigError::Read { path: path.display().to_string(), error })?;
-        Self::parse(&text)
-            .map_err(|(line, message)| MeshConfigError::Contents { path: path.display().to_string(), line, message })
+        Self::parse(&text).map_err(|(line, message)| MeshConfigError::Contents {
+            path: path.display().to_string(),
+            line,
+            message,
+        })
     }
 
     fn parse(text: &str) -> Result<Self, (usize, String)> {
@@ -97,7 +100,8 @@ mod tests {
     #[test]
     fn bare_and_in_a_config_map() {
         let bare = "accessLogFile: /dev/stdout\naccessLogEncoding: JSON\n";
-        let wrapped = "kind: ConfigMap\ndata:\n  mesh: |\n    accessLogFile: /dev/stdout\n    accessLogEncoding: JSON\n";
+        let wrapped =
+            "kind: ConfigMap\ndata:\n  mesh: |\n    accessLogFile: /dev/stdout\n    accessLogEncoding: JSON\n";
         for text in [bare, wrapped] {
             let log = MeshConfig::parse(text).unwrap().access_log().unwrap();
             assert_eq!((log.format, log.sink), (LogFormat::Json, LogSink::Stdout));

@@ -19,6 +19,7 @@
 pub mod compile;
 mod decode;
 mod duration;
+pub mod mesh;
 mod options;
 mod path;
 pub mod problem;

@@ -213,8 +213,7 @@ fn build(head: RequestHead, body: RequestBody, protocol: UpstreamProtocol) -> Re
             uri.scheme = Some(Scheme::HTTP);
             uri.authority = headers.remove(header::HOST).and_then(|host| host.as_bytes().try_into().ok());
             uri.path_and_query = Some(target);
-            *request.uri_mut() =
-                Uri::from_parts(uri).map_err(|_| Failed::Reply(Reply::bad_request("invalid_host")))?;
+            *request.uri_mut() = Uri::from_parts(uri).map_err(|_| Failed::Reply(Reply::bad_request("invalid_host")))?;
             *request.version_mut() = Version::HTTP_2;
         }
     }

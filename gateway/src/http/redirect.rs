@@ -51,7 +51,8 @@ fn location(redirect: &Redirect, head: &RequestHead, listener_port: u16) -> Stri
     let requested = authority(head);
     let host = redirect.authority.as_deref().unwrap_or(requested);
     let bare = crate::snapshot::without_port(host);
-    let with_port = |port: u16| if Some(port) == default_port(scheme) { bare.to_owned() } else { format!("{bare}:{port}") };
+    let with_port =
+        |port: u16| if Some(port) == default_port(scheme) { bare.to_owned() } else { format!("{bare}:{port}") };
     let host = match redirect.port {
         RedirectPort::Number(port) => with_port(port),
         RedirectPort::Listener => with_port(listener_port),
@@ -59,7 +60,8 @@ fn location(redirect: &Redirect, head: &RequestHead, listener_port: u16) -> Stri
         RedirectPort::Keep if scheme != from && (host.ends_with(":80") || host.ends_with(":443")) => bare.to_owned(),
         RedirectPort::Keep => host.to_owned(),
     };
-    let path = redirect.path.as_ref().map_or(Cow::Borrowed(head.target.path()), |path| rewritten(head.target.path(), path));
+    let path =
+        redirect.path.as_ref().map_or(Cow::Borrowed(head.target.path()), |path| rewritten(head.target.path(), path));
     let slash = if path.starts_with('/') { "" } else { "/" };
     match head.target.query() {
         Some(query) if !path.contains('?') => format!("{scheme}://{host}{slash}{path}?{query}"),
@@ -115,7 +117,9 @@ mod tests {
             (Redirect { port: RedirectPort::Listener, ..redirect() }, "a:1", "/", "http://a:15000/"),
             (
                 Redirect { path: Some(PathRewrite::Prefix { matched: 4, replacement: "/new".into() }), ..redirect() },
-                "a", "/old/x?q", "http://a/new/x?q",
+                "a",
+                "/old/x?q",
+                "http://a/new/x?q",
             ),
         ] {
             assert_eq!(location(&redirect, &head(host, target), 15000), expected);

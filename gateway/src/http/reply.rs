@@ -45,7 +45,9 @@ impl Reply {
 
     /// A request that breaks the protocol: answered, then the connection ends.
     pub(super) fn bad_request(details: &'static str) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, details, ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR).with_body("Bad Request").closing()
+        Self::new(StatusCode::BAD_REQUEST, details, ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR)
+            .with_body("Bad Request")
+            .closing()
     }
 
     pub(super) fn closing(mut self) -> Self {
@@ -122,7 +124,8 @@ mod tests {
 
     #[test]
     fn plain_clients_get_text() {
-        let (status, headers, body) = Reply::unavailable("x", ResponseFlags::NO_HEALTHY_UPSTREAM, "no").into_parts(false);
+        let (status, headers, body) =
+            Reply::unavailable("x", ResponseFlags::NO_HEALTHY_UPSTREAM, "no").into_parts(false);
         assert_eq!((status, body.as_ref()), (StatusCode::SERVICE_UNAVAILABLE, b"no".as_slice()));
         assert_eq!(headers[header::CONTENT_TYPE], "text/plain");
         let (_, headers, _) = Reply::not_found().into_parts(false);

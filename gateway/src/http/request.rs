@@ -22,9 +22,31 @@ static X_ENVOY_EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-e
 
 /// Methods that are passed on (those that Envoy's HTTP/1 codec knows). TRACE and CONNECT are answered.
 const EXTENSION_METHODS: &[&str] = &[
-    "ACL", "BIND", "CHECKOUT", "COPY", "LINK", "LOCK", "M-SEARCH", "MERGE", "MKACTIVITY", "MKCALENDAR", "MKCOL",
-    "MOVE", "NOTIFY", "PROPFIND", "PROPPATCH", "PURGE", "REBIND", "REPORT", "SEARCH", "SOURCE", "SUBSCRIBE", "UNBIND",
-    "UNLINK", "UNLOCK", "UNSUBSCRIBE",
+    "ACL",
+    "BIND",
+    "CHECKOUT",
+    "COPY",
+    "LINK",
+    "LOCK",
+    "M-SEARCH",
+    "MERGE",
+    "MKACTIVITY",
+    "MKCALENDAR",
+    "MKCOL",
+    "MOVE",
+    "NOTIFY",
+    "PROPFIND",
+    "PROPPATCH",
+    "PURGE",
+    "REBIND",
+    "REPORT",
+    "SEARCH",
+    "SOURCE",
+    "SUBSCRIBE",
+    "UNBIND",
+    "UNLINK",
+    "UNLOCK",
+    "UNSUBSCRIBE",
 ];
 
 /// A head in its normal form.
@@ -216,7 +238,12 @@ fn clean(headers: &mut HeaderMap) -> Result<u64, Reply> {
                 let upgrades = named_by_connection(value, &mut gone);
                 upgrade = upgrade.or(upgrades.then_some(()));
             }
-            "keep-alive" | "proxy-connection" | "transfer-encoding" | "upgrade" | "http2-settings" | "expect"
+            "keep-alive"
+            | "proxy-connection"
+            | "transfer-encoding"
+            | "upgrade"
+            | "http2-settings"
+            | "expect"
             | "x-forwarded-client-cert" => {}
             "te" if value.as_bytes().eq_ignore_ascii_case(b"trailers") => continue,
             "te" => {}
@@ -252,7 +279,10 @@ pub(super) fn named_by_connection(value: &HeaderValue, gone: &mut SmallVec<[Head
         if token.eq_ignore_ascii_case(b"upgrade") {
             upgrades = true;
         } else if let Ok(name) = HeaderName::from_bytes(token)
-            && !matches!(name.as_str(), "host" | "content-length" | "authorization" | "te" | "x-forwarded-for" | "x-request-id")
+            && !matches!(
+                name.as_str(),
+                "host" | "content-length" | "authorization" | "te" | "x-forwarded-for" | "x-request-id"
+            )
         {
             gone.push(name);
         }
@@ -352,9 +382,22 @@ mod tests {
         for host in ["a", "a.example.com", "a:80", "1.2.3.4:8080", "[::1]", "[2001:db8::1]:443", "a_b"] {
             assert!(is_authority(host.as_bytes()), "{host}");
         }
-        for host in
-            ["", ":80", "a b", "a@b", "a,b", "a/b", "a:80x", "a:123456", "[::1", "[x]", "[::1]x", "a:1:2", "[fe80::1%25eth0]", "a\u{e9}"]
-        {
+        for host in [
+            "",
+            ":80",
+            "a b",
+            "a@b",
+            "a,b",
+            "a/b",
+            "a:80x",
+            "a:123456",
+            "[::1",
+            "[x]",
+            "[::1]x",
+            "a:1:2",
+            "[fe80::1%25eth0]",
+            "a\u{e9}",
+        ] {
             assert!(!is_authority(host.as_bytes()), "{host}");
         }
         assert!(!is_authority("a".repeat(256).as_bytes()));

@@ -17,8 +17,7 @@ use super::{
     record::Record,
     redirect,
     reply::{self, Reply},
-    request,
-    route,
+    request, route,
     serving::{PinnedRoute, Serving},
 };
 use crate::{
@@ -111,12 +110,7 @@ fn plain_body(record: &mut Record, incoming: Incoming) -> RequestBody {
 
 impl Stream {
     /// A request on a listener with plugins: their request callbacks, the request itself, their response callbacks.
-    async fn filtered(
-        &mut self,
-        serving: &Serving,
-        head: RequestHead,
-        incoming: Incoming,
-    ) -> Result<Outcome, Aborted> {
+    async fn filtered(&mut self, serving: &Serving, head: RequestHead, incoming: Incoming) -> Result<Outcome, Aborted> {
         let has_body = !incoming.is_end_stream();
         let filters = Filters::open(&serving.plugins, &self.connection, self.version, head);
         self.filters = Some(Rc::clone(&filters));
@@ -145,11 +139,8 @@ impl Stream {
         } else if !filters.sees_body(Direction::Request) {
             RequestBody::Client(client_body(&mut self.record, incoming))
         } else {
-            let mut body = FilteredBody::new(
-                client_body(&mut self.record, incoming),
-                Rc::clone(filters),
-                Direction::Request,
-            );
+            let mut body =
+                FilteredBody::new(client_body(&mut self.record, incoming), Rc::clone(filters), Direction::Request);
             if filters.edits_body(Direction::Request) {
                 let length = body.look_ahead().await?;
                 filters.set_content_length(Direction::Request, length);
@@ -171,15 +162,8 @@ impl Stream {
         match &route.route.action {
             Action::Forward(settings) => {
                 let started = self.record.started();
-                let sent = forward::send(
-                    &self.connection,
-                    self.version,
-                    head,
-                    body,
-                    &route,
-                    settings,
-                    &mut self.record,
-                );
+                let sent =
+                    forward::send(&self.connection, self.version, head, body, &route, settings, &mut self.record);
                 let answer = match settings.timeout {
                     None => sent.await,
                     Some(timeout) => {
@@ -272,8 +256,7 @@ impl Stream {
         let close = reply.close;
         let (status, headers, body) = reply.into_parts(self.record.is_grpc());
         if self.record.is_grpc() {
-            self.record.grpc_status =
-                headers.get("grpc-status").and_then(|value| value.to_str().ok()?.parse().ok());
+            self.record.grpc_status = headers.get("grpc-status").and_then(|value| value.to_str().ok()?.parse().ok());
         }
         let (mut head, ()) = Response::new(()).into_parts();
         head.status = status;
@@ -330,11 +313,8 @@ impl Stream {
 }
 
 fn timed_out() -> Reply {
-    let mut reply = Reply::new(
-        StatusCode::GATEWAY_TIMEOUT,
-        "response_timeout",
-        ResponseFlags::UPSTREAM_REQUEST_TIMEOUT,
-    );
+    let mut reply =
+        Reply::new(StatusCode::GATEWAY_TIMEOUT, "response_timeout", ResponseFlags::UPSTREAM_REQUEST_TIMEOUT);
     reply.body = Bytes::from_static(b"upstream request timeout");
     reply
 }

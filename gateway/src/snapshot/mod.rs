@@ -17,8 +17,8 @@ mod table;
 
 pub use cluster::{Cluster, Endpoint, UpstreamProtocol};
 pub use header_ops::{HeaderOps, HeaderTemplate, HeaderWrite, Operator, Side, TemplateContext, TemplateError};
-pub use host::{HostPattern, HostTable, VirtualHost};
 pub(crate) use host::without_port;
+pub use host::{HostPattern, HostTable, VirtualHost};
 pub use matching::{Conditions, PatternError, RequestView, StringMatch, UriMatch};
 pub use plugin::{Code, FailStrategy, Phase, Plugin, PluginId};
 pub use route::{Action, Destination, DirectResponse, Forward, PathRewrite, Redirect, RedirectPort, Route};

@@ -34,7 +34,7 @@ pub enum ModuleError {
     Malformed(String),
     /// No export names a supported ABI version.
     #[error(
-        "the module does not declare an ABI version this gateway knows; it must export one of proxy_abi_version_0_1_0, _0_2_0, _0_2_1 (declared: {declared})"
+        "the module does not declare an ABI version this gateway knows; it must export one of proxy_abi_version_0_1_0, proxy_abi_version_0_2_0, proxy_abi_version_0_2_1 (declared: {declared})"
     )]
     AbiUnknown {
         /// The markers it does export, or "none".

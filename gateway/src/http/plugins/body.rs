@@ -157,7 +157,9 @@ impl<S: Body<Data = Bytes, Error = BodyError> + Unpin> FilteredBody<S> {
     fn finish(&mut self) {
         self.state = State::Done;
         // The client's, or some that a plugin added in its last callback.
-        if let Some(trailers) = self.filters.take_trailers(self.direction).filter(|trailers: &HeaderMap| !trailers.is_empty()) {
+        if let Some(trailers) =
+            self.filters.take_trailers(self.direction).filter(|trailers: &HeaderMap| !trailers.is_empty())
+        {
             self.ready.push_back(Frame::trailers(trailers));
         }
     }

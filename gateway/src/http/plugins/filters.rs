@@ -23,13 +23,7 @@ use smallvec::SmallVec;
 
 use super::vm::{Link, Live, Vm};
 use crate::{
-    http::{
-        connection::Connection,
-        limits, record,
-        reply::Reply,
-        request::X_REQUEST_ID,
-        service::Aborted,
-    },
+    http::{connection::Connection, limits, record, reply::Reply, request::X_REQUEST_ID, service::Aborted},
     snapshot::FailStrategy,
     telemetry::{Callback, ResponseFlags},
 };
@@ -141,7 +135,8 @@ impl Filters {
         properties.started = Some(SystemTime::now());
         properties.request_id =
             exchange.request.headers.get(&X_REQUEST_ID).map(|id| Bytes::copy_from_slice(id.as_bytes()));
-        let mut inner = Inner { exchange: Some(exchange), lent: None, filters: SmallVec::new(), interruption: None, version };
+        let mut inner =
+            Inner { exchange: Some(exchange), lent: None, filters: SmallVec::new(), interruption: None, version };
         for link in chain {
             inner.open(link);
         }
@@ -189,9 +184,11 @@ impl Filters {
 
     /// Whether some plugin that sees bodies may change them.
     pub(in crate::http) fn edits_body(&self, direction: Direction) -> bool {
-        self.0.borrow().filters.iter().any(|filter| {
-            filter.vm.is_some() && sees_body(filter.callbacks, direction) && filter.live.edits_bodies()
-        })
+        self.0
+            .borrow()
+            .filters
+            .iter()
+            .any(|filter| filter.vm.is_some() && sees_body(filter.callbacks, direction) && filter.live.edits_bodies())
     }
 
     /// The request head, on its way to the upstream. Plugins see no such map from here on, as in Envoy.
@@ -485,9 +482,7 @@ impl Inner {
         }
         let failed = filter.vm.is_none();
         self.filters.push(filter);
-        if failed
-            && let Err(interrupted) = self.leave_out(self.filters.len() - 1)
-        {
+        if failed && let Err(interrupted) = self.leave_out(self.filters.len() - 1) {
             self.interruption.get_or_insert(interrupted);
         }
     }
@@ -504,7 +499,8 @@ impl Inner {
             Err(Interrupted::failed(StatusCode::SERVICE_UNAVAILABLE, "wasm_fail_stream"))
         } else {
             // As Istio answers for a module that could not be fetched.
-            let reply = Reply::new(StatusCode::FORBIDDEN, "rbac_access_denied_matched_policy[none]", ResponseFlags::NONE);
+            let reply =
+                Reply::new(StatusCode::FORBIDDEN, "rbac_access_denied_matched_policy[none]", ResponseFlags::NONE);
             Err(Interrupted::Reply(Box::new(reply.with_body("RBAC: access denied"))))
         }
     }
@@ -526,7 +522,8 @@ impl Inner {
             Callback::ResponseTrailers => filter.callbacks.response_trailers,
             Callback::Close | Callback::Tick | Callback::CallResponse | Callback::QueueReady => true,
         };
-        let Some((vm, context)) = filter.vm.as_ref().filter(|_| exported).map(|(vm, context)| (Rc::clone(vm), *context))
+        let Some((vm, context)) =
+            filter.vm.as_ref().filter(|_| exported).map(|(vm, context)| (Rc::clone(vm), *context))
         else {
             return Ok(Action::Continue);
         };
@@ -569,7 +566,12 @@ impl Inner {
     }
 
     /// Whether a paused plugin has let the stream go on.
-    fn poll_resumed(&mut self, index: usize, direction: Direction, cx: &mut Context<'_>) -> Poll<Result<(), Interrupted>> {
+    fn poll_resumed(
+        &mut self,
+        index: usize,
+        direction: Direction,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Interrupted>> {
         let Some(Filter { vm: Some((vm, context)), .. }) = self.filters.get(index) else { return Poll::Ready(Ok(())) };
         let (vm, context) = (Rc::clone(vm), *context);
         self.lend(index);
@@ -656,9 +658,8 @@ impl Inner {
                 Direction::Request => {
                     self.call(index, Callback::RequestBody, |instance, context| instance.on_request_body(context, end))
                 }
-                Direction::Response => {
-                    self.call(index, Callback::ResponseBody, |instance, context| instance.on_response_body(context, end))
-                }
+                Direction::Response => self
+                    .call(index, Callback::ResponseBody, |instance, context| instance.on_response_body(context, end)),
             }?;
             let Some(exchange) = self.home() else { return Ok(None) };
             let mut body = std::mem::take(body_of(exchange, direction));
@@ -680,7 +681,9 @@ impl Inner {
                     held.full |= too_long && action == Action::PauseWatermark;
                     if too_long && action == Action::Pause {
                         return Err(match direction {
-                            Direction::Request => Interrupted::failed(StatusCode::PAYLOAD_TOO_LARGE, "request_payload_too_large"),
+                            Direction::Request => {
+                                Interrupted::failed(StatusCode::PAYLOAD_TOO_LARGE, "request_payload_too_large")
+                            }
                             Direction::Response => {
                                 Interrupted::failed(StatusCode::INTERNAL_SERVER_ERROR, "response_payload_too_large")
                             }

@@ -1,0 +1,136 @@
+//! The commands against a real admin API on a real socket.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use clap::Parser;
+
+use super::*;
+use crate::admin::tests::{module, served, state};
+
+#[derive(Debug, Parser)]
+struct Cli {
+    #[command(flatten)]
+    args: Args,
+}
+
+fn parse(line: &[&str]) -> Result<Args, clap::Error> {
+    Cli::try_parse_from([&["plugin"], line].concat()).map(|cli| cli.args)
+}
+
+/// Runs a command line; stdout, stderr and the failure.
+async fn gateway_plugin(line: &[&str]) -> (String, String, Result<(), Failure>) {
+    let args = parse(line).unwrap();
+    tokio::task::spawn_blocking(move || {
+        let (mut out, mut chatter) = (Vec::new(), Vec::new());
+        let result = execute(args, &mut out, &mut chatter);
+        (String::from_utf8(out).unwrap(), String::from_utf8(chatter).unwrap(), result)
+    })
+    .await
+    .unwrap()
+}
+
+#[tokio::test]
+async fn push_list_show_remove() {
+    let (state, ..) = state();
+    let serving = served(state);
+    let address = serving.addresses().admin.to_string();
+    let at = ["--admin-address", &address];
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("add_header.wasm");
+    fs::write(&file, module("one")).unwrap();
+    let file = file.to_str().unwrap();
+    let config = folder.path().join("config.json");
+    fs::write(&config, r#"{"k": 1}"#).unwrap();
+
+    let (out, chatter, _) = gateway_plugin(&[&["ls"][..], &at].concat()).await;
+    assert!(out.is_empty() && chatter.contains("gateway plugin push"));
+
+    let (out, chatter, result) = gateway_plugin(&[&["push", file][..], &at].concat()).await;
+    result.unwrap();
+    assert_eq!(chatter, "add-header: created, live on 2 workers\n");
+    assert!(out.starts_with("NAME ") && out.contains("\nadd-header "), "{out}");
+
+    let settings =
+        ["--config", config.to_str().unwrap(), "--phase", "authn", "--priority", "-4", "--fail-strategy", "FAIL_OPEN"];
+    let (_, _, result) = gateway_plugin(&[&["push", file, "--name", "second"][..], &settings, &at].concat()).await;
+    result.unwrap();
+    let (_, chatter, result) =
+        gateway_plugin(&[&["push", "--name", "second", "--config-json", "{}"][..], &at].concat()).await;
+    result.unwrap();
+    assert_eq!(chatter, "second: up to date, live on 2 workers\n");
+
+    let (out, _, _) = gateway_plugin(&[&["show", "second", "-o", "json"][..], &at].concat()).await;
+    let shown: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(
+        shown["settings"],
+        serde_json::json!({"pluginConfig": {}, "phase": "AUTHN", "priority": -4, "failStrategy": "FAIL_OPEN"})
+    );
+    let (out, _, _) = gateway_plugin(&[&["show", "second"][..], &at].concat()).await;
+    assert!(out.starts_with("name: second\n") && out.contains("\n  failStrategy: FAIL_OPEN\n"), "{out}");
+    let (out, _, _) = gateway_plugin(&[&["ls", "-o", "yaml"][..], &at].concat()).await;
+    assert!(out.starts_with("plugins:\n  - name: second\n"), "{out}");
+
+    let (out, chatter, result) = gateway_plugin(&[&["rm", "second"][..], &at].concat()).await;
+    assert!(result.is_ok() && out.is_empty() && chatter == "second: removed\n");
+    let (_, _, result) = gateway_plugin(&[&["rm", "second"][..], &at].concat()).await;
+    let failure = result.unwrap_err();
+    assert!(failure.exit == 1 && failure.message.contains("plugin-unknown"), "{}", failure.message);
+
+    // A refusal is told as the gateway tells it.
+    let (_, _, result) =
+        gateway_plugin(&[&["push", file, "--config-json", r#"{"more": "than 20 bytes"}"#][..], &at].concat()).await;
+    let message = result.unwrap_err().message;
+    assert!(message.starts_with("pluginConfig: ") && message.ends_with("(plugin-configuration-refused)"), "{message}");
+    // Also one that is too large to be read to the end.
+    let large = folder.path().join("large.wasm");
+    fs::write(&large, [module("large"), vec![0; 1 << 20]].concat()).unwrap();
+    for settings in [&[][..], &["--phase", "AUTHN"]] {
+        let (_, _, result) = gateway_plugin(&[&["push", large.to_str().unwrap()][..], settings, &at].concat()).await;
+        let message = result.unwrap_err().message;
+        assert!(message.contains("module-too-large"), "{message}");
+    }
+}
+
+#[tokio::test]
+async fn what_to_check_when_it_does_not_work() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = nobody.local_addr().unwrap().to_string();
+    drop(nobody);
+    let folder = tempfile::tempdir().unwrap();
+    let text = folder.path().join("plugin.rs");
+    fs::write(&text, "fn main() {}").unwrap();
+    let text = text.to_str().unwrap();
+    let cases = [
+        (&["ls"][..], 1, "gateway run"),
+        (&["push", "/nowhere/x.wasm"], 1, "check the path"),
+        (&["push", text], 1, "compile the plugin first"),
+        (&["push", "--name", "a"], 64, "nothing to do"),
+        (&["push", "/x/_%.wasm"], 64, "--name"),
+        (&["push", "--name", "a", "--config", "/nowhere/c.json"], 1, "check --config"),
+        (&["push", "--name", "a", "--config-json", "{"], 64, "not JSON"),
+    ];
+    for (line, exit, part) in cases {
+        let (out, _, result) = gateway_plugin(&[line, &["--admin-address", &address]].concat()).await;
+        let failure = result.unwrap_err();
+        assert_eq!(failure.exit, exit, "{line:?}: {}", failure.message);
+        assert!(out.is_empty() && failure.message.contains(part), "{line:?}: {}", failure.message);
+    }
+    for address in ["15000", "localhost", "http://localhost:15000", ":15000", "localhost:x", "a@b:1"] {
+        let (_, _, result) = gateway_plugin(&["ls", "--admin-address", address]).await;
+        assert_eq!(result.unwrap_err().exit, 64, "{address}");
+    }
+}
+
+#[test]
+fn the_command_line_is_checked() {
+    for line in [
+        &["push"][..],
+        &["push", "x.wasm", "--phase", "LATE"],
+        &["push", "x.wasm", "--priority", "high"],
+        &["push", "x.wasm", "--config", "a", "--config-json", "{}"],
+        &["show"],
+        &["ls", "-o", "xml"],
+    ] {
+        assert!(parse(line).unwrap_err().use_stderr(), "{line:?}");
+    }
+    assert!(parse(&["push", "x.wasm", "--priority", "-5", "--phase", "Authn"]).is_ok());
+}

@@ -1,0 +1,165 @@
+//! Modules that are refused before anything of them runs, and with which words.
+
+use proxy_wasm_host::{AbiVersion, Engine, EngineOptions, Module, ModuleError, Plugin, PluginSettings};
+
+use crate::fixture::{compile, engine, scripted, shared};
+
+const ALLOCATOR: &str = r#"(func (export "malloc") (param i32) (result i32) (i32.const 8))"#;
+
+fn module(parts: &str) -> String {
+    format!(r#"(module {parts} (memory (export "memory") 1) {ALLOCATOR} (func (export "proxy_abi_version_0_2_1")))"#)
+}
+
+fn refused(text: &str, code: &str, words: &[&str]) {
+    match compile(text) {
+        Ok(_) => panic!("accepted: {text}"),
+        Err(error) => {
+            assert_eq!(error.code(), code, "{error}");
+            for word in words {
+                assert!(error.to_string().contains(word), "{word} is not in: {error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_first_known_marker_counts() {
+    for (markers, version) in [
+        (&["0_1_0"][..], AbiVersion::V0_1_0),
+        (&["0_2_0"], AbiVersion::V0_2_0),
+        (&["0_2_1", "0_1_0"], AbiVersion::V0_2_1),
+        (&["9_9_9", "0_2_0", "0_2_1"], AbiVersion::V0_2_0),
+    ] {
+        let exports: String =
+            markers.iter().map(|marker| format!("(func (export \"proxy_abi_version_{marker}\"))")).collect();
+        let text = format!("(module (memory (export \"memory\") 1) {ALLOCATOR} {exports})");
+        assert_eq!(compile(&text).unwrap().abi(), version, "{markers:?}");
+    }
+    let none = format!("(module (memory (export \"memory\") 1) {ALLOCATOR})");
+    refused(&none, "module-abi-unknown", &["proxy_abi_version_0_2_1", "none"]);
+    let other =
+        format!("(module (memory (export \"memory\") 1) {ALLOCATOR} (func (export \"proxy_abi_version_0_2_100\")))");
+    refused(&other, "module-abi-unknown", &["proxy_abi_version_0_2_100"]);
+}
+
+#[test]
+fn what_is_not_webassembly_is_refused() {
+    for bytes in
+        [&b""[..], b"<!DOCTYPE html>", b"\0asm", b"\0asm\x01\0\0\0\xff", b"\0asm\x02\0\0\0", b"\0asm\x0d\0\x01\0"]
+    {
+        let error = Module::compile(engine(), bytes).unwrap_err();
+        assert_eq!(error.code(), "module-malformed", "{bytes:?}: {error}");
+    }
+    let large = vec![0; Module::MAX_BYTES + 1];
+    assert_eq!(Module::compile(engine(), &large).unwrap_err().code(), "module-too-large");
+    // Well formed, but not valid.
+    refused(&module("(func (result i32))"), "module-malformed", &[]);
+    refused(&module("(memory 1)"), "module-malformed", &[]);
+}
+
+#[test]
+fn every_unknown_import_is_named() {
+    refused(
+        &module(
+            r#"(import "env" "proxy_redis_init" (func)) (import "env" "proxy_log" (func (param i32 i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "sock_open" (func)) (import "env" "proxy_redis_init" (func))
+            (import "env" "table" (table 1 funcref)) (import "wasi_unstable" "proxy_log" (func))"#,
+        ),
+        "module-import-unknown",
+        &["env.proxy_redis_init, env.table, wasi_snapshot_preview1.sock_open, wasi_unstable.proxy_log"],
+    );
+}
+
+#[test]
+fn an_import_with_another_type_is_refused() {
+    refused(&module(r#"(import "env" "proxy_log" (func (param i32)))"#), "module-import-type", &["proxy_log"]);
+}
+
+#[test]
+fn the_same_import_may_appear_twice() {
+    let import = r#"(import "env" "proxy_log" (func (param i32 i32 i32) (result i32)))"#;
+    assert!(compile(&module(&import.repeat(2))).is_ok());
+}
+
+#[test]
+fn every_callback_with_a_wrong_type_is_named() {
+    refused(
+        &module(
+            r#"(func (export "proxy_on_request_headers") (param i32 i32) (result i32) (i32.const 0))
+            (func (export "proxy_on_log") (param i64)) (func (export "proxy_on_tick") (param i32) (result i32) (i32.const 0))
+            (func (export "proxy_on_done") (param i32) (result i32) (i32.const 0))
+            (global (export "proxy_on_delete") i32 (i32.const 0))"#,
+        ),
+        "module-export-type",
+        &[
+            "proxy_on_request_headers must",
+            "3 i32 parameters and one i32 result",
+            "proxy_on_log",
+            "proxy_on_tick",
+            "proxy_on_delete",
+        ],
+    );
+    // What the oldest version's header callbacks look like.
+    let old = r#"(func (export "proxy_on_request_headers") (param i32 i32) (result i32) (i32.const 0))"#;
+    assert!(compile(&module(old).replace("0_2_1", "0_1_0")).is_ok());
+    // Callbacks that are not called yet are checked too, and unknown names are nobody's business.
+    refused(&module(r#"(func (export "proxy_on_http_call_response"))"#), "module-export-type", &["5 i32 parameters"]);
+    assert!(compile(&module(r#"(func (export "proxy_on_something_new") (param f64))"#)).is_ok());
+}
+
+#[test]
+fn memory_and_allocator_are_required() {
+    refused(&format!("(module {ALLOCATOR} (func (export \"proxy_abi_version_0_2_1\")))"), "module-memory-missing", &[]);
+    refused(
+        r#"(module (memory (export "memory") 1) (func (export "proxy_abi_version_0_2_1")))"#,
+        "module-allocator-missing",
+        &["malloc", "proxy_on_memory_allocate"],
+    );
+}
+
+#[test]
+fn modules_that_need_too_much_are_refused() {
+    let text = |parts: &str| format!(r#"(module {parts} {ALLOCATOR} (func (export "proxy_abi_version_0_2_1")))"#);
+    refused(&text(r#"(memory (export "memory") 65536)"#), "module-limits", &["memory"]);
+    refused(&text(r#"(memory (export "memory") 1) (table 200000 funcref)"#), "module-limits", &["table"]);
+}
+
+#[test]
+fn callbacks_are_listed() {
+    let callbacks =
+        compile(&module(r#"(func (export "proxy_on_request_body") (param i32 i32 i32) (result i32) (i32.const 0))"#))
+            .unwrap()
+            .callbacks();
+    assert!(callbacks.request_body && !callbacks.request_headers && !callbacks.response_body && !callbacks.log);
+    let callbacks = scripted().callbacks();
+    assert!(callbacks.request_headers && callbacks.response_trailers && callbacks.log && callbacks.tick);
+}
+
+#[test]
+fn when_all_instances_are_in_use_the_next_does_not_start() {
+    let engine = Engine::new(&EngineOptions { max_instances: 2, ..EngineOptions::default() }).unwrap();
+    assert!(engine.is_pooling());
+    let bytes = wat::parse_str(module("")).unwrap();
+    let plugin = Plugin::new(Module::compile(&engine, &bytes).unwrap(), PluginSettings::new("p"), shared().0);
+    let first = plugin.instantiate().unwrap();
+    let _second = plugin.instantiate().unwrap();
+    let error = plugin.instantiate().err().unwrap();
+    assert_eq!(error.code(), "plugin-instances-exhausted", "{error}");
+    drop(first);
+    assert!(plugin.instantiate().is_ok());
+}
+
+#[test]
+fn without_address_space_instances_are_allocated_one_by_one() {
+    // More than 2^47 bytes cannot be reserved.
+    let engine = Engine::new(&EngineOptions { max_instances: 100_000, ..EngineOptions::default() }).unwrap();
+    assert!(!engine.is_pooling());
+    let bytes = wat::parse_str(module("")).unwrap();
+    let plugin = Plugin::new(Module::compile(&engine, &bytes).unwrap(), PluginSettings::new("p"), shared().0);
+    assert!(plugin.instantiate().is_ok());
+}
+
+#[test]
+fn errors_can_be_compared_and_shown() {
+    assert_eq!(compile("(module)").unwrap_err(), ModuleError::AbiUnknown { declared: "none".to_owned() });
+}
