@@ -45,7 +45,7 @@ pub(super) struct Answer {
 /// Why there is no answer.
 pub(super) enum Failed {
     /// Say this to the client.
-    Reply(Reply),
+    Reply(Box<Reply>),
     /// The client is gone or broke off its request.
     Client,
 }

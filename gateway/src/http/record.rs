@@ -126,11 +126,9 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        if !self.complete {
-            if self.flags.is_empty() {
-                self.flags = ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION;
-                self.details = Cow::Borrowed("downstream_remote_disconnect");
-            }
+        if !self.complete && self.flags.is_empty() {
+            self.flags = ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION;
+            self.details = Cow::Borrowed("downstream_remote_disconnect");
         }
         let duration = self.started.elapsed();
         let worker = &self.connection.worker;

@@ -34,7 +34,7 @@ pub(super) fn rewrite(target: &PathAndQuery, rewrite: &PathRewrite) -> Option<Pa
 }
 
 /// The answer of a redirect route.
-pub(super) fn reply(redirect: &Redirect, head: &RequestHead, listener_port: u16) -> Reply {
+pub(super) fn reply(redirect: &Redirect, head: &RequestHead, listener_port: u16) -> Box<Reply> {
     let mut reply = Reply::new(redirect.status, "direct_response", ResponseFlags::NONE);
     match HeaderValue::try_from(location(redirect, head, listener_port)) {
         Ok(location) => {

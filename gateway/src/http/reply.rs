@@ -9,7 +9,7 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use crate::telemetry::ResponseFlags;
 
-/// An answer without an upstream.
+/// An answer without an upstream. Always boxed: it travels in `Result`s beside things that are much smaller.
 #[derive(Debug)]
 pub(super) struct Reply {
     pub(super) status: StatusCode,
@@ -26,8 +26,8 @@ pub(super) struct Reply {
 }
 
 impl Reply {
-    pub(super) fn new(status: StatusCode, details: &'static str, flags: ResponseFlags) -> Self {
-        Self {
+    pub(super) fn new(status: StatusCode, details: &'static str, flags: ResponseFlags) -> Box<Self> {
+        Box::new(Self {
             status,
             body: Bytes::new(),
             headers: HeaderMap::new(),
@@ -35,39 +35,39 @@ impl Reply {
             details: Cow::Borrowed(details),
             grpc_status: None,
             close: false,
-        }
+        })
     }
 
-    pub(super) fn with_body(mut self, body: impl Into<Bytes>) -> Self {
+    pub(super) fn with_body(mut self: Box<Self>, body: impl Into<Bytes>) -> Box<Self> {
         self.body = body.into();
         self
     }
 
     /// A request that breaks the protocol: answered, then the connection ends.
-    pub(super) fn bad_request(details: &'static str) -> Self {
+    pub(super) fn bad_request(details: &'static str) -> Box<Self> {
         Self::new(StatusCode::BAD_REQUEST, details, ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR)
             .with_body("Bad Request")
             .closing()
     }
 
-    pub(super) fn closing(mut self) -> Self {
+    pub(super) fn closing(mut self: Box<Self>) -> Box<Self> {
         self.close = true;
         self
     }
 
-    pub(super) fn not_found() -> Self {
+    pub(super) fn not_found() -> Box<Self> {
         Self::new(StatusCode::NOT_FOUND, "route_not_found", ResponseFlags::NO_ROUTE)
     }
 
-    pub(super) fn unavailable(details: &'static str, flags: ResponseFlags, body: &'static str) -> Self {
+    pub(super) fn unavailable(details: &'static str, flags: ResponseFlags, body: &'static str) -> Box<Self> {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, details, flags).with_body(body)
     }
 
     /// The head and body as sent. gRPC clients understand only status 200 with `grpc-status`.
-    pub(super) fn into_parts(self, grpc: bool) -> (StatusCode, HeaderMap, Bytes) {
-        let Self { status, body, mut headers, .. } = self;
+    pub(super) fn into_parts(self: Box<Self>, grpc: bool) -> (StatusCode, HeaderMap, Bytes) {
+        let Self { status, body, mut headers, grpc_status: given, .. } = *self;
         if grpc {
-            let code = self.grpc_status.unwrap_or_else(|| grpc_status(status));
+            let code = given.unwrap_or_else(|| grpc_status(status));
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
             headers.insert("grpc-status", HeaderValue::from(u16::from(code)));
             if !body.is_empty()

@@ -57,7 +57,7 @@ pub(super) struct Admitted {
 }
 
 /// Checks and normalises a head.
-pub(super) fn admit(parts: Parts, connection: &Connection) -> Result<Admitted, Reply> {
+pub(super) fn admit(parts: Parts, connection: &Connection) -> Result<Admitted, Box<Reply>> {
     let Parts { method, uri, version, mut headers, .. } = parts;
     if version < Version::HTTP_11 {
         return Err(Reply::new(StatusCode::UPGRADE_REQUIRED, "low_version", ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR)
@@ -81,7 +81,7 @@ pub(super) fn admit(parts: Parts, connection: &Connection) -> Result<Admitted, R
     Ok(Admitted { head: RequestHead { method, target, scheme: Scheme::Http, headers }, bytes })
 }
 
-fn check_method(method: &Method) -> Result<(), Reply> {
+fn check_method(method: &Method) -> Result<(), Box<Reply>> {
     match *method {
         Method::GET | Method::HEAD | Method::POST | Method::PUT | Method::DELETE | Method::OPTIONS | Method::PATCH => {
             Ok(())
@@ -97,7 +97,7 @@ fn check_method(method: &Method) -> Result<(), Reply> {
 
 /// Exactly one valid host, in the header map. An absolute target and HTTP/2's `:authority` win over the
 /// header, which must then agree or be absent in HTTP/2 (RFC 9112 3.2.2, RFC 9113 8.3.1).
-fn set_host(headers: &mut HeaderMap, authority: Option<&Authority>, version: Version) -> Result<(), Reply> {
+fn set_host(headers: &mut HeaderMap, authority: Option<&Authority>, version: Version) -> Result<(), Box<Reply>> {
     let mut values = headers.get_all(header::HOST).iter();
     let (first, second) = (values.next(), values.next());
     if second.is_some() {
@@ -151,7 +151,7 @@ fn is_authority(text: &[u8]) -> bool {
 /// Istio's BASE normalisation: dot segments resolved, `\` becomes `/`, escapes of unreserved characters are
 /// decoded, `%2F` and `//` stay. `%00` and bytes that do not belong into a target are refused. One pass
 /// decides whether there is anything to do; for almost every request there is not.
-fn normalise(target: PathAndQuery) -> Result<PathAndQuery, Reply> {
+fn normalise(target: PathAndQuery) -> Result<PathAndQuery, Box<Reply>> {
     let bytes = target.as_str().as_bytes();
     if bytes.first() != Some(&b'/') {
         return Err(Reply::bad_request("path_normalization_failed"));
@@ -224,7 +224,7 @@ fn normal_path(path: &str) -> Option<String> {
 
 /// Removes headers that belong to one connection or that only we may set, in one pass over the names.
 /// Returns the size of all fields as they arrived. An upgrade that we do not do is answered.
-fn clean(headers: &mut HeaderMap) -> Result<u64, Reply> {
+fn clean(headers: &mut HeaderMap) -> Result<u64, Box<Reply>> {
     if headers.len() > limits::MAX_HEADERS {
         return Err(too_large("http2.too_many_headers"));
     }
@@ -265,7 +265,7 @@ fn clean(headers: &mut HeaderMap) -> Result<u64, Reply> {
     Ok(bytes as u64)
 }
 
-fn too_large(details: &'static str) -> Reply {
+fn too_large(details: &'static str) -> Box<Reply> {
     Reply::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, details, ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR)
         .with_body("Request Header Fields Too Large")
         .closing()

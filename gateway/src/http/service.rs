@@ -205,7 +205,7 @@ impl Stream {
     }
 
     /// The answer of a route that needs no upstream: its response header edits apply.
-    fn routed(&mut self, route: &PinnedRoute, head: &RequestHead, reply: Reply) -> Outcome {
+    fn routed(&mut self, route: &PinnedRoute, head: &RequestHead, reply: Box<Reply>) -> Outcome {
         let mut outcome = self.local(reply);
         let ops = &route.route.response_headers;
         if !ops.is_empty() {
@@ -250,7 +250,7 @@ impl Stream {
     }
 
     /// We answer ourselves.
-    fn local(&mut self, reply: Reply) -> Outcome {
+    fn local(&mut self, reply: Box<Reply>) -> Outcome {
         self.record.flags.insert(reply.flags);
         self.record.details = reply.details.clone();
         let close = reply.close;
@@ -312,7 +312,7 @@ impl Stream {
     }
 }
 
-fn timed_out() -> Reply {
+fn timed_out() -> Box<Reply> {
     let mut reply =
         Reply::new(StatusCode::GATEWAY_TIMEOUT, "response_timeout", ResponseFlags::UPSTREAM_REQUEST_TIMEOUT);
     reply.body = Bytes::from_static(b"upstream request timeout");

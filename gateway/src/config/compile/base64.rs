@@ -5,7 +5,7 @@ pub(crate) fn decode(text: &str) -> Option<Vec<u8>> {
     let text = text.trim_end();
     let bare = text.trim_end_matches('=');
     let padded = text.len() - bare.len();
-    if bare.len() % 4 == 1 || (padded > 0 && text.len() % 4 != 0) || padded > 2 {
+    if bare.len() % 4 == 1 || (padded > 0 && !text.len().is_multiple_of(4)) || padded > 2 {
         return None;
     }
     let mut out = Vec::with_capacity(bare.len() * 3 / 4);

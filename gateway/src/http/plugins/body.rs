@@ -13,7 +13,10 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Sleep;
 
-use super::filters::{Direction, Filters, Interrupted};
+use super::{
+    filters::Filters,
+    passage::{Direction, Interrupted},
+};
 use crate::{http::limits, upstream::BodyError};
 
 /// `S` after the plugins have seen and perhaps changed it.

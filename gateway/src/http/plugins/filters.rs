@@ -1,8 +1,7 @@
-//! One stream on its way through a chain of plugins.
+//! One stream on its way through a chain of plugins, as the request path sees it.
 //!
-//! The exchange (everything plugins may see of the stream) is lent to one plugin at a time: for a callback,
-//! and for as long as the stream is paused there. Request callbacks run in the order of the chain, response
-//! callbacks in reverse.
+//! Request callbacks run in the order of the chain, response callbacks in reverse. Whoever pauses is waited
+//! for, but not for ever. What a single callback does is the business of `passage`.
 
 use std::{
     cell::RefCell,
@@ -16,107 +15,19 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, header, response, uri::PathAndQuery};
-use proxy_wasm_host::{
-    Action, Body, Callbacks, ContextId, Exchange, HeadState, Instance, LocalResponse, RequestHead, ResponseHead, Trap,
-};
-use smallvec::SmallVec;
+use proxy_wasm_host::{Action, Exchange, HeadState, Instance, RequestHead, ResponseHead};
 
-use super::vm::{Link, Live, Vm};
+use super::{
+    passage::{Direction, Interrupted, Passage, sees_body, trailers_of},
+    vm::Link,
+};
 use crate::{
-    http::{connection::Connection, limits, record, reply::Reply, request::X_REQUEST_ID, service::Aborted},
-    snapshot::FailStrategy,
+    http::{connection::Connection, limits, record, request::X_REQUEST_ID},
     telemetry::{Callback, ResponseFlags},
 };
 
-/// Which way a message goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::http) enum Direction {
-    /// From the client.
-    Request,
-    /// To the client.
-    Response,
-}
-
-/// A plugin ended the normal course of a stream.
-#[derive(Debug)]
-pub(in crate::http) enum Interrupted {
-    /// Answer with this.
-    Reply(Box<Reply>),
-    /// Break the stream off.
-    Reset,
-}
-
-impl Interrupted {
-    /// What to answer, or that there is nothing to answer.
-    pub(in crate::http) fn reply(self) -> Result<Reply, Aborted> {
-        match self {
-            Self::Reply(reply) => Ok(*reply),
-            Self::Reset => Err(Aborted),
-        }
-    }
-
-    fn failed(status: StatusCode, details: &'static str) -> Self {
-        Self::Reply(Box::new(Reply::new(status, details, ResponseFlags::NONE)))
-    }
-}
-
 /// A stream and the plugins it passes.
-pub(in crate::http) struct Filters(RefCell<Inner>);
-
-struct Inner {
-    /// `None` while it is lent to the filter in `lent`.
-    exchange: Option<Box<Exchange>>,
-    lent: Option<usize>,
-    filters: SmallVec<[Filter; 4]>,
-    /// What a plugin decided while nobody was there to act on it.
-    interruption: Option<Interrupted>,
-    version: Version,
-}
-
-/// A plugin's part in the stream.
-struct Filter {
-    live: Rc<Live>,
-    fail: FailStrategy,
-    /// `None`: left out of this stream.
-    vm: Option<(Rc<Vm>, ContextId)>,
-    callbacks: Callbacks,
-    request: Stage,
-    response: Stage,
-}
-
-/// What a plugin holds back of a body.
-#[derive(Default)]
-struct Stage {
-    held: Body,
-    paused: bool,
-    /// Paused without wanting more to be read.
-    full: bool,
-    /// What is held is the end of the body.
-    ended: bool,
-}
-
-impl Filter {
-    fn stage(&mut self, direction: Direction) -> &mut Stage {
-        match direction {
-            Direction::Request => &mut self.request,
-            Direction::Response => &mut self.response,
-        }
-    }
-
-    fn is_paused(&self, direction: Direction) -> bool {
-        match direction {
-            Direction::Request => self.request.paused,
-            Direction::Response => self.response.paused,
-        }
-    }
-}
-
-fn sees_body(callbacks: Callbacks, direction: Direction) -> bool {
-    match direction {
-        Direction::Request => callbacks.request_body || callbacks.request_trailers,
-        Direction::Response => callbacks.response_body || callbacks.response_trailers,
-    }
-}
+pub(in crate::http) struct Filters(RefCell<Passage>);
 
 impl Filters {
     /// Begins a stream in every plugin of the chain.
@@ -135,8 +46,13 @@ impl Filters {
         properties.started = Some(SystemTime::now());
         properties.request_id =
             exchange.request.headers.get(&X_REQUEST_ID).map(|id| Bytes::copy_from_slice(id.as_bytes()));
-        let mut inner =
-            Inner { exchange: Some(exchange), lent: None, filters: SmallVec::new(), interruption: None, version };
+        let mut inner = Passage {
+            exchange: Some(exchange),
+            lent: None,
+            filters: smallvec::SmallVec::new(),
+            interruption: None,
+            version,
+        };
         for link in chain {
             inner.open(link);
         }
@@ -402,320 +318,4 @@ impl Filters {
         let index = inner.index(direction, stage);
         inner.paused_too_long(index)
     }
-}
-
-fn trailers_of(exchange: &mut Exchange, direction: Direction) -> &mut Option<HeaderMap> {
-    match direction {
-        Direction::Request => &mut exchange.request_trailers,
-        Direction::Response => &mut exchange.response_trailers,
-    }
-}
-
-fn body_of(exchange: &mut Exchange, direction: Direction) -> &mut Body {
-    match direction {
-        Direction::Request => &mut exchange.request_body,
-        Direction::Response => &mut exchange.response_body,
-    }
-}
-
-impl Inner {
-    /// Position in the chain of a stage of the flow.
-    fn index(&self, direction: Direction, stage: usize) -> usize {
-        match direction {
-            Direction::Request => stage,
-            Direction::Response => self.filters.len().saturating_sub(stage + 1),
-        }
-    }
-
-    /// The exchange, called back from wherever it is lent to.
-    fn home(&mut self) -> Option<&mut Exchange> {
-        if let Some(index) = self.lent.take()
-            && let Some(Filter { vm: Some((vm, context)), .. }) = self.filters.get(index)
-        {
-            self.exchange = vm.with(|instance| instance.detach(*context));
-        }
-        self.exchange.as_deref_mut()
-    }
-
-    /// Lends the exchange to a filter.
-    fn lend(&mut self, index: usize) {
-        if self.lent == Some(index) {
-            return;
-        }
-        self.home();
-        if let Some(Filter { vm: Some((vm, context)), .. }) = self.filters.get(index)
-            && let Some(exchange) = self.exchange.take()
-        {
-            match vm.with(|instance| instance.attach(*context, exchange)) {
-                Ok(()) => self.lent = Some(index),
-                Err(exchange) => self.exchange = Some(exchange),
-            }
-        }
-    }
-
-    fn open(&mut self, link: &Link) {
-        let live = &link.live;
-        live.stats.stream();
-        let mut filter = Filter {
-            live: Rc::clone(live),
-            fail: link.fail,
-            vm: None,
-            callbacks: live.callbacks,
-            request: Stage::default(),
-            response: Stage::default(),
-        };
-        if let Some(vm) = live.vm()
-            && let Some(exchange) = self.exchange.take()
-        {
-            let opened = vm.with(|instance| instance.open(exchange));
-            match opened {
-                Ok(context) => {
-                    self.exchange = vm.with(|instance| instance.detach(context));
-                    filter.vm = Some((vm, context));
-                }
-                Err((exchange, trap)) => {
-                    self.exchange = Some(exchange);
-                    // Through `call`, so that the death of the instance is noticed in one place.
-                    let _: Result<(), Trap> = vm.call(Callback::RequestHeaders, |_| Err(trap));
-                }
-            }
-        }
-        let failed = filter.vm.is_none();
-        self.filters.push(filter);
-        if failed && let Err(interrupted) = self.leave_out(self.filters.len() - 1) {
-            self.interruption.get_or_insert(interrupted);
-        }
-    }
-
-    /// The plugin cannot do its work for this stream.
-    fn leave_out(&mut self, index: usize) -> Result<(), Interrupted> {
-        self.home();
-        let Some(filter) = self.filters.get_mut(index) else { return Ok(()) };
-        filter.vm = None;
-        filter.live.stats.failed_stream(filter.fail);
-        if filter.fail == FailStrategy::Open {
-            Ok(())
-        } else if filter.live.is_loaded() {
-            Err(Interrupted::failed(StatusCode::SERVICE_UNAVAILABLE, "wasm_fail_stream"))
-        } else {
-            // As Istio answers for a module that could not be fetched.
-            let reply =
-                Reply::new(StatusCode::FORBIDDEN, "rbac_access_denied_matched_policy[none]", ResponseFlags::NONE);
-            Err(Interrupted::Reply(Box::new(reply.with_body("RBAC: access denied"))))
-        }
-    }
-
-    /// Runs a callback of one plugin and carries out its effects.
-    fn call(
-        &mut self,
-        index: usize,
-        which: Callback,
-        callback: impl FnOnce(&mut Instance, ContextId) -> Result<Action, Trap>,
-    ) -> Result<Action, Interrupted> {
-        let Some(filter) = self.filters.get(index) else { return Ok(Action::Continue) };
-        let exported = match which {
-            Callback::RequestHeaders => filter.callbacks.request_headers,
-            Callback::RequestBody => filter.callbacks.request_body,
-            Callback::RequestTrailers => filter.callbacks.request_trailers,
-            Callback::ResponseHeaders => filter.callbacks.response_headers,
-            Callback::ResponseBody => filter.callbacks.response_body,
-            Callback::ResponseTrailers => filter.callbacks.response_trailers,
-            Callback::Close | Callback::Tick | Callback::CallResponse | Callback::QueueReady => true,
-        };
-        let Some((vm, context)) =
-            filter.vm.as_ref().filter(|_| exported).map(|(vm, context)| (Rc::clone(vm), *context))
-        else {
-            return Ok(Action::Continue);
-        };
-        self.lend(index);
-        let returned = vm.call(which, |instance| callback(instance, context));
-        self.home();
-        match returned {
-            Ok(action) => self.carry_out(index).map(|()| action),
-            Err(_) => self.leave_out(index).map(|()| Action::Continue),
-        }
-    }
-
-    /// What the plugin wants done besides its return value.
-    fn carry_out(&mut self, index: usize) -> Result<(), Interrupted> {
-        let in_response = self.exchange.as_ref().is_some_and(|exchange| exchange.response.is_some());
-        let Some(effects) = self.exchange.as_mut().map(|exchange| &mut exchange.effects) else { return Ok(()) };
-        if !effects.interrupts() {
-            return Ok(());
-        }
-        let effects = std::mem::take(effects);
-        let Some(filter) = self.filters.get(index) else { return Ok(()) };
-        if let Some(response) = effects.local_response {
-            filter.live.stats.local_response();
-            return Err(Interrupted::Reply(Box::new(local_reply(response))));
-        }
-        if effects.reset {
-            return Err(Interrupted::Reset);
-        }
-        if effects.body_limit_exceeded {
-            return Err(Interrupted::failed(
-                if in_response { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::PAYLOAD_TOO_LARGE },
-                "wasm_body_limit_exceeded",
-            ));
-        }
-        tracing::warn!(
-            plugin = %filter.live.name,
-            "plugin tried an edit that would have broken the message; the stream was answered 503"
-        );
-        Err(Interrupted::failed(StatusCode::SERVICE_UNAVAILABLE, "wasm_invalid_edit"))
-    }
-
-    /// Whether a paused plugin has let the stream go on.
-    fn poll_resumed(
-        &mut self,
-        index: usize,
-        direction: Direction,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(), Interrupted>> {
-        let Some(Filter { vm: Some((vm, context)), .. }) = self.filters.get(index) else { return Poll::Ready(Ok(())) };
-        let (vm, context) = (Rc::clone(vm), *context);
-        self.lend(index);
-        if vm.dead.get() {
-            return Poll::Ready(self.leave_out(index));
-        }
-        enum Seen {
-            Nothing,
-            Resumed,
-            Effects,
-        }
-        let seen = vm.with(|instance| {
-            let Some(exchange) = instance.exchange(context) else { return Seen::Nothing };
-            let flag = match direction {
-                Direction::Request => &mut exchange.effects.resume_request,
-                Direction::Response => &mut exchange.effects.resume_response,
-            };
-            if std::mem::take(flag) {
-                Seen::Resumed
-            } else if exchange.effects.interrupts() {
-                Seen::Effects
-            } else {
-                Seen::Nothing
-            }
-        });
-        match seen {
-            Seen::Nothing => {
-                vm.wait(context, cx.waker());
-                Poll::Pending
-            }
-            Seen::Resumed | Seen::Effects => {
-                vm.forget(context);
-                self.home();
-                Poll::Ready(self.carry_out(index))
-            }
-        }
-    }
-
-    fn paused_too_long(&mut self, index: usize) -> Result<(), Interrupted> {
-        if let Some(filter) = self.filters.get(index) {
-            tracing::warn!(
-                plugin = %filter.live.name, seconds = limits::PLUGIN_PAUSE.as_secs(),
-                "plugin kept a stream paused for too long; the stream fails by its failStrategy"
-            );
-        }
-        self.close(index);
-        self.leave_out(index)
-    }
-
-    fn set_response(&mut self, head: response::Parts) {
-        if let Some(exchange) = self.home() {
-            exchange.response = Some(ResponseHead { status: head.status, headers: head.headers });
-        }
-    }
-
-    fn pass(
-        &mut self,
-        direction: Direction,
-        from: usize,
-        mut piece: Bytes,
-        end: bool,
-    ) -> Result<Option<(Bytes, bool)>, Interrupted> {
-        for stage in from..self.filters.len() {
-            let index = self.index(direction, stage);
-            let Some(filter) = self.filters.get_mut(index) else { return Ok(None) };
-            let runs = filter.vm.is_some()
-                && match direction {
-                    Direction::Request => filter.callbacks.request_body,
-                    Direction::Response => filter.callbacks.response_body,
-                };
-            let held = filter.stage(direction);
-            let mut body = std::mem::take(&mut held.held);
-            body.push(piece);
-            if !runs {
-                held.paused = false;
-                piece = body.take();
-                continue;
-            }
-            match self.home() {
-                Some(exchange) => *body_of(exchange, direction) = body,
-                None => return Ok(None),
-            }
-            let action = match direction {
-                Direction::Request => {
-                    self.call(index, Callback::RequestBody, |instance, context| instance.on_request_body(context, end))
-                }
-                Direction::Response => self
-                    .call(index, Callback::ResponseBody, |instance, context| instance.on_response_body(context, end)),
-            }?;
-            let Some(exchange) = self.home() else { return Ok(None) };
-            let mut body = std::mem::take(body_of(exchange, direction));
-            let Some(filter) = self.filters.get_mut(index) else { return Ok(None) };
-            let held = filter.stage(direction);
-            held.ended = end;
-            held.full = action == Action::PauseWatermark;
-            held.paused = action != Action::Continue;
-            match action {
-                Action::Continue => piece = body.take(),
-                // Dropped; nothing is held, but at the end the plugin still has to let go.
-                Action::PauseDiscard => {
-                    held.paused = end;
-                    return Ok(None);
-                }
-                Action::Pause | Action::PauseWatermark => {
-                    let too_long = body.len() > limits::PLUGIN_BODY_BYTES;
-                    held.held = body;
-                    held.full |= too_long && action == Action::PauseWatermark;
-                    if too_long && action == Action::Pause {
-                        return Err(match direction {
-                            Direction::Request => {
-                                Interrupted::failed(StatusCode::PAYLOAD_TOO_LARGE, "request_payload_too_large")
-                            }
-                            Direction::Response => {
-                                Interrupted::failed(StatusCode::INTERNAL_SERVER_ERROR, "response_payload_too_large")
-                            }
-                        });
-                    }
-                    return Ok(None);
-                }
-            }
-        }
-        Ok(Some((piece, end)))
-    }
-
-    /// Ends the stream in one plugin.
-    fn close(&mut self, index: usize) {
-        self.lend(index);
-        let Some(filter) = self.filters.get_mut(index) else { return };
-        let Some((vm, context)) = filter.vm.take() else { return };
-        vm.forget(context);
-        let lent = self.lent.take().is_some();
-        match vm.call(Callback::Close, |instance| instance.close(context)) {
-            Ok(exchange) => self.exchange = exchange.or(self.exchange.take()),
-            Err(_) if lent => self.exchange = vm.with(|instance| instance.detach(context)),
-            Err(_) => {}
-        }
-        vm.record_memory();
-    }
-}
-
-fn local_reply(response: LocalResponse) -> Reply {
-    let mut reply = Reply::new(response.status, "", ResponseFlags::NONE).with_body(response.body);
-    reply.details = response.details.into();
-    reply.headers = response.headers;
-    reply.grpc_status = response.grpc_status;
-    reply
 }

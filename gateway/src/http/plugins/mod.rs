@@ -1,14 +1,16 @@
 //! Plugins on the request path of one worker.
 //!
 //! `vm` keeps a plugin's instance and its spares; `filters` takes one stream through the callbacks of a
-//! chain; `body` does the same for a body while it streams. The ABI itself is the business of
+//! chain, `passage` is what happens in one of them; `body` does the same for a body while it streams. The ABI itself is the business of
 //! `proxy-wasm-host`; here its effects are carried out.
 
 mod body;
 mod filters;
+mod passage;
 mod vm;
 
 pub(crate) use body::FilteredBody;
-pub(super) use filters::{Direction, Filters, Interrupted};
+pub(super) use filters::Filters;
+pub(super) use passage::{Direction, Interrupted};
 pub(super) use vm::Link;
 pub(crate) use vm::{PluginSet, Prepared, SpareOrder};

@@ -70,10 +70,8 @@ impl PluginSet {
         let mut instances: HashMap<_, _> = prepared.into_iter().map(|ready| (ready.id, ready.instances)).collect();
         let mut live = self.live.borrow_mut();
         for plugin in plugins {
-            if !live.contains_key(&plugin.id) {
-                let ready = instances.remove(&plugin.id).unwrap_or_default();
-                live.insert(plugin.id, Live::new(plugin, ready, self));
-            }
+            live.entry(plugin.id)
+                .or_insert_with(|| Live::new(plugin, instances.remove(&plugin.id).unwrap_or_default(), self));
         }
     }
 
