@@ -132,11 +132,12 @@ impl Contexts {
 
     /// Takes the list of woken streams.
     pub(crate) fn take_woken(&mut self) -> std::vec::Drain<'_, ContextId> {
-        for context in &self.woken {
-            if let Some(slot) = self.slots.get_mut(context.slot as usize) {
-                slot.woken = false;
-            }
-        }
+        let slots = &mut self.slots;
+        // Some may have been closed since; their places may be other streams' now.
+        self.woken.retain(|context| {
+            let slot = slots.get_mut(context.slot as usize).filter(|slot| slot.id == context.id);
+            slot.map(|slot| slot.woken = false).is_some()
+        });
         self.woken.drain(..)
     }
 
@@ -201,6 +202,9 @@ mod tests {
         assert_eq!(contexts.take_woken().collect::<Vec<_>>(), [context]);
         assert_eq!(contexts.take_woken().count(), 0);
         contexts.wake(context);
-        assert_eq!(contexts.take_woken().count(), 1);
+        contexts.close(context);
+        let next = contexts.open(exchange("/"));
+        contexts.wake(next);
+        assert_eq!(contexts.take_woken().collect::<Vec<_>>(), [next], "not the one that was closed");
     }
 }

@@ -61,7 +61,7 @@ impl Engine {
     ///
     /// Instances live in a pool whose address space is reserved now (4 GiB each, so that plugins
     /// need no bounds checks; reserved, not used). Where the system refuses that, a warning says so
-    /// and instances are allocated one by one.
+    /// and instances are allocated one by one, with bounds checks.
     pub fn new(options: &EngineOptions) -> Result<Self, EngineError> {
         let (wasmtime, pooling) = match wasmtime::Engine::new(&config(Some(options))) {
             Ok(engine) => (engine, true),
@@ -70,7 +70,7 @@ impl Engine {
                     %error,
                     instances = options.max_instances,
                     "cannot reserve the address space for the plugin pool (check `ulimit -v` and vm.overcommit_memory, \
-                     or allow fewer instances); plugins are allocated one by one, which makes starting them slower"
+                     or allow fewer instances); plugins are allocated one by one, which makes them slower"
                 );
                 let engine =
                     wasmtime::Engine::new(&config(None)).map_err(|error| EngineError::Setup(format!("{error:#}")))?;
@@ -95,15 +95,14 @@ fn config(pool: Option<&EngineOptions>) -> Config {
         .epoch_interruption(true)
         .max_wasm_stack(STACK_BYTES)
         .memory_init_cow(true)
-        // 32-bit addresses cannot leave this range, so the compiler leaves bounds checks out.
-        .memory_reservation(4 << 30)
-        .memory_may_move(false)
         .wasm_memory64(false)
         .wasm_multi_memory(false)
         .wasm_custom_page_sizes(false)
         .wasm_relaxed_simd(false)
         .wasm_wide_arithmetic(false);
     if let Some(options) = pool {
+        // 32-bit addresses cannot leave this range, so the compiler leaves bounds checks out.
+        config.memory_reservation(4 << 30).memory_may_move(false);
         let mut pool = PoolingAllocationConfig::new();
         pool.total_core_instances(options.max_instances)
             .total_memories(options.max_instances)
@@ -116,6 +115,9 @@ fn config(pool: Option<&EngineOptions>) -> Config {
             .linear_memory_keep_resident(KEEP_RESIDENT)
             .table_keep_resident(KEEP_RESIDENT);
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    } else {
+        // Address space is short: take what is used, check bounds, move memory that grows.
+        config.memory_reservation(0).memory_guard_size(0).guard_before_linear_memory(false).memory_may_move(true);
     }
     config
 }

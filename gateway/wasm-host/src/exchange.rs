@@ -163,7 +163,9 @@ pub enum Action {
     PauseDiscard,
 }
 
-/// What a plugin did to an exchange, for the HTTP layer to carry out and to reset.
+/// What a plugin did to an exchange, for the HTTP layer to carry out and to reset before the next
+/// callback. If several things interrupt the stream, a reset goes before a local response, that before
+/// the two errors.
 ///
 /// The HTTP layer's duties after edits: `content-length` and the other framing headers describe the
 /// message that arrived. Plugins may remove them but not write them. Where a body changed or may

@@ -158,7 +158,7 @@ impl FieldsMut<'_> {
     pub(crate) fn set<'p>(&mut self, pairs: impl Iterator<Item = Pair<'p>>, max: usize) -> Result<(), EditError> {
         match self {
             Self::Request(head) => {
-                let mut headers = HeaderMap::with_capacity(head.headers.len());
+                let mut headers = HeaderMap::new();
                 if let Some(host) = head.headers.get(header::HOST) {
                     headers.insert(header::HOST, host.clone());
                 }
@@ -172,8 +172,7 @@ impl FieldsMut<'_> {
                 **head = new;
             }
             Self::Response(head) => {
-                let mut new =
-                    ResponseHead { status: head.status, headers: HeaderMap::with_capacity(head.headers.len()) };
+                let mut new = ResponseHead { status: head.status, headers: HeaderMap::new() };
                 FieldsMut::Response(&mut new).add_all(pairs, max)?;
                 **head = new;
             }

@@ -43,7 +43,7 @@ pub struct Limits {
     pub shared_data_keys: usize,
     /// Bytes of keys and values of shared data, per `vm_id` and process. Default 16 MiB.
     pub shared_data_bytes: usize,
-    /// Queues, per `vm_id` and process. Default 100.
+    /// Queues, per `vm_id` and process, with names of at most 1 KiB. Default 100.
     pub queues: usize,
     /// Items in one queue; more are refused as "not found". Default 10,000.
     pub queue_items: usize,

@@ -104,6 +104,7 @@ impl State {
     pub(crate) fn enter(&mut self, context: Option<ContextId>) {
         self.current = context;
         self.effective = context;
+        self.growth.refused = false;
         if self.stage == Stage::Running {
             self.deadline.restart();
         }
@@ -187,7 +188,7 @@ impl State {
 pub(crate) struct Growth {
     memory_limit: usize,
     table_limit: usize,
-    /// The plugin was refused memory at least once.
+    /// The plugin was refused memory in the present callback, or while it started.
     pub(crate) refused: bool,
     plugin: Arc<Inner>,
 }

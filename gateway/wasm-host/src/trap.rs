@@ -70,7 +70,7 @@ pub(crate) struct OutOfMemory(pub(crate) usize);
 
 impl Trap {
     /// Explains an error that wasmtime returned from `callback`. `memory_refused` says whether the
-    /// plugin was refused memory in this instance's life.
+    /// plugin was refused memory in that callback.
     pub(crate) fn explain(callback: &'static str, error: &wasmtime::Error, memory_refused: bool) -> Self {
         let kind = if let Some(cut) = error.downcast_ref::<Cut>() {
             match cut {

@@ -138,15 +138,19 @@ impl PluginScope {
     /// The number of a metric, which is made if there is none. Numbers are as in Envoy: counters
     /// 4, 8, …, gauges 5, 9, …, histograms 6, 10, ….
     pub(crate) fn define(&self, kind: MetricType, name: &str, max: usize, max_name: usize) -> Defined {
+        let overflow = Defined { id: OVERFLOW + kind as u32, exported: false };
+        if name.len() > max_name {
+            self.refuse(Quota::Metrics);
+            return overflow;
+        }
         let mut metrics = lock(&self.metrics);
         let name: Arc<str> = name.into();
         if let Some(index) = metrics.names.get(&(kind, name.clone())) {
             return Defined { id: number(*index, kind), exported: true };
         }
-        if metrics.list.len() >= max || name.len() > max_name {
-            drop(metrics);
+        if metrics.list.len() >= max {
             self.refuse(Quota::Metrics);
-            return Defined { id: OVERFLOW + kind as u32, exported: false };
+            return overflow;
         }
         let index = metrics.list.len();
         let cell = match kind {

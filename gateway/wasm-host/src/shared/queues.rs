@@ -31,13 +31,20 @@ struct Items {
     bytes: usize,
 }
 
+/// Longest name of a queue, in bytes.
+const MAX_NAME: usize = 1024;
+
 /// The queue takes no more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct EnqueueError;
 
 impl Queues {
-    /// The queue with this name, made if there is none. `None` when `vm_id` has `max` of them.
+    /// The queue with this name, made if there is none. `None` when `vm_id` has `max` of them, or for a
+    /// name that is too long.
     pub(crate) fn register(&self, vm_id: &str, name: &[u8], max: usize) -> Option<Arc<Queue>> {
+        if name.len() > MAX_NAME {
+            return None;
+        }
         let mut names = lock(&self.names);
         let key = (vm_id.to_owned(), Box::from(name));
         if let Some(queue) = names.get(&key).and_then(Weak::upgrade) {
@@ -58,6 +65,9 @@ impl Queues {
 
     /// The queue with this name, if there is one.
     pub(crate) fn resolve(&self, vm_id: &str, name: &[u8]) -> Option<Arc<Queue>> {
+        if vm_id.len().max(name.len()) > MAX_NAME {
+            return None;
+        }
         lock(&self.names).get(&(vm_id.to_owned(), Box::from(name)))?.upgrade()
     }
 
@@ -116,6 +126,7 @@ mod tests {
         assert!(queues.register("other", b"2", 1).is_some());
         drop(kept);
         assert!(queues.register("vm", b"2", 1).is_some());
+        assert!(queues.register("vm", &[0; MAX_NAME + 1], 9).is_none());
     }
 
     #[test]
