@@ -64,8 +64,8 @@ impl Reply {
     }
 
     /// The head and body as sent. gRPC clients understand only status 200 with `grpc-status`.
-    pub(super) fn into_parts(self: Box<Self>, grpc: bool) -> (StatusCode, HeaderMap, Bytes) {
-        let Self { status, body, mut headers, grpc_status: given, .. } = *self;
+    pub(super) fn into_parts(self, grpc: bool) -> (StatusCode, HeaderMap, Bytes) {
+        let Self { status, body, mut headers, grpc_status: given, .. } = self;
         if grpc {
             let code = given.unwrap_or_else(|| grpc_status(status));
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));

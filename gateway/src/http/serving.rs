@@ -131,11 +131,9 @@ impl Config {
         Some(pinned)
     }
 
-    /// Closes upstream connections that are too old or that the upstream closed.
-    pub(crate) fn sweep(&self) {
-        for (cluster, _) in &self.clusters {
-            cluster.sweep();
-        }
+    /// Closes upstream connections that are too old or that the upstream closed. Returns how many are left.
+    pub(crate) fn sweep(&self) -> usize {
+        self.clusters.iter().map(|(cluster, _)| cluster.sweep()).sum()
     }
 }
 

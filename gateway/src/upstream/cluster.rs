@@ -75,11 +75,16 @@ impl<B: RequestBody> Cluster<B> {
         }
     }
 
-    /// Closes connections that are too old or that the peer closed.
-    pub(crate) fn sweep(&self) {
-        for endpoint in self.endpoints.borrow().iter() {
-            endpoint.sweep(self.settings.idle_timeout);
-        }
+    /// Closes connections that are too old or that the peer closed. Returns how many are left.
+    pub(crate) fn sweep(&self) -> usize {
+        let endpoints = self.endpoints.borrow();
+        endpoints
+            .iter()
+            .map(|endpoint| {
+                endpoint.sweep(self.settings.idle_timeout);
+                endpoint.connections()
+            })
+            .sum()
     }
 }
 

@@ -197,6 +197,12 @@ impl<B: RequestBody> Endpoint<B> {
         idle.push((connection, self.clock.now()));
     }
 
+    /// Open connections, as far as they can be told apart: a request in flight on HTTP/1 has one of its own.
+    pub(super) fn connections(&self) -> usize {
+        let http2 = self.http2.borrow().is_some();
+        if http2 { 1 } else { self.idle.borrow().len() + self.active.get() as usize }
+    }
+
     /// Closes connections that have been unused for longer than `idle_timeout`, or that the peer closed.
     pub(super) fn sweep(&self, idle_timeout: Duration) {
         let now = self.clock.now();

@@ -188,7 +188,7 @@ async fn sweep(worker: Rc<Worker>, served: Rc<RefCell<Served>>) {
         }
         counters.downstream_idle_closed.add(idle as u64);
         if let Some(config) = &served.borrow().config {
-            config.sweep();
+            counters.upstream_connections.set(config.sweep() as u64);
         }
         if let Some(log) = worker.telemetry.access_log() {
             log.flush();
