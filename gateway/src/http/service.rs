@@ -116,13 +116,18 @@ impl Stream {
         self.filters = Some(Rc::clone(&filters));
         self.record.filters = Some(Rc::clone(&filters));
         let outcome = match self.request_callbacks(&filters, incoming, has_body).await {
-            Ok((head, body)) => self.dispatch(serving, head, body).await?,
+            Ok((head, body)) => {
+                let outcome = self.dispatch(serving, head, body).await;
+                // A plugin that looked at the request's body may have decided while the upstream waited for it.
+                match filters.take_interruption() {
+                    Some(interrupted) => {
+                        self.record.flags = ResponseFlags::NONE;
+                        self.local(interrupted.reply()?)
+                    }
+                    None => outcome?,
+                }
+            }
             Err(interrupted) => self.local(interrupted.reply()?),
-        };
-        // A plugin that looked at the request's body may have answered while the upstream was waiting for it.
-        let outcome = match filters.take_interruption() {
-            Some(interrupted) => self.local(interrupted.reply()?),
-            None => outcome,
         };
         self.response_callbacks(&filters, outcome).await
     }
@@ -184,10 +189,6 @@ impl Stream {
                             self.connection.worker.telemetry.counters().limit_exceeded(Limit::RequestTime);
                         }
                         Ok(self.local(reply))
-                    }
-                    // The plugin that broke it off has the word; else the client is gone.
-                    Err(Failed::Client) if self.filters.as_ref().is_some_and(|filters| filters.is_interrupted()) => {
-                        Ok(self.local(Reply::not_found()))
                     }
                     Err(Failed::Client) => Err(Aborted),
                 }

@@ -175,10 +175,6 @@ impl Filters {
         self.0.borrow_mut().interruption.take()
     }
 
-    pub(in crate::http) fn is_interrupted(&self) -> bool {
-        self.0.borrow().interruption.is_some()
-    }
-
     pub(super) fn interrupt(&self, interrupted: Interrupted) {
         self.0.borrow_mut().interruption.get_or_insert(interrupted);
     }
