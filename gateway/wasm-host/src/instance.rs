@@ -28,12 +28,19 @@ pub struct Instance {
 /// A store and whether plugin code may still run in it.
 struct Vm {
     store: Store<State>,
-    dead: Option<Trap>,
+    life: Life,
+}
+
+enum Life {
+    Alive,
+    /// A callback is running; found afterwards, one ended in a panic of the host.
+    Inside,
+    Dead(Trap),
 }
 
 impl Instance {
     pub(crate) fn new(store: Store<State>, exports: Exports) -> Self {
-        Self { vm: Vm { store, dead: None }, exports }
+        Self { vm: Vm { store, life: Life::Alive }, exports }
     }
 
     /// Opens a stream context (`on_context_create`). On a trap the exchange comes back.
@@ -188,7 +195,7 @@ impl Instance {
 
     /// Whether a callback has trapped.
     pub fn is_dead(&self) -> bool {
-        self.vm.dead.is_some()
+        !matches!(self.vm.life, Life::Alive)
     }
 
     /// Size of the linear memory, in bytes. Memory never shrinks.
@@ -247,7 +254,11 @@ fn trailer_action(returned: u32) -> Action {
 impl Vm {
     /// The trap that killed the instance, if one has.
     fn alive(&self) -> Result<(), Trap> {
-        self.dead.clone().map_or(Ok(()), Err)
+        match &self.life {
+            Life::Alive => Ok(()),
+            Life::Inside => Err(Trap::panicked()),
+            Life::Dead(trap) => Err(trap.clone()),
+        }
     }
 
     fn contexts(&mut self) -> &mut Contexts {
@@ -280,11 +291,18 @@ impl Vm {
     ) -> Result<R, Trap> {
         self.store.data_mut().enter(context);
         self.store.set_epoch_deadline(1);
-        function.call(&mut self.store, params).map_err(|error| {
-            let trap = Trap::explain(callback, &error, self.store.data().growth.refused);
-            self.dead = Some(trap.clone());
-            trap
-        })
+        self.life = Life::Inside;
+        match function.call(&mut self.store, params) {
+            Ok(returned) => {
+                self.life = Life::Alive;
+                Ok(returned)
+            }
+            Err(error) => {
+                let trap = Trap::explain(callback, &error, self.store.data().growth.refused);
+                self.life = Life::Dead(trap.clone());
+                Err(trap)
+            }
+        }
     }
 
     /// As [`Vm::enter`], for either form of a header callback.

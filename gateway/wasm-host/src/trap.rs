@@ -91,6 +91,15 @@ impl Trap {
         Self { kind, callback, message }
     }
 
+    /// The host panicked in an earlier callback, so the instance may be in any state.
+    pub(crate) fn panicked() -> Self {
+        Self {
+            kind: TrapKind::Trap,
+            callback: "an earlier callback",
+            message: "the host panicked, please report this as a bug of the gateway".to_owned(),
+        }
+    }
+
     pub(crate) fn detached(callback: &'static str) -> Self {
         Self {
             kind: TrapKind::Detached,

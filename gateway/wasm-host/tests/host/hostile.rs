@@ -239,6 +239,27 @@ fn a_long_line_is_cut() {
 }
 
 #[test]
+fn a_panic_of_the_host_leaves_a_dead_instance_behind() {
+    struct Panics;
+
+    impl proxy_wasm_host::LogSink for Panics {
+        fn log(&self, _: proxy_wasm_host::LogLine<'_>) {
+            panic!("a broken log sink");
+        }
+    }
+
+    let settings = script(On::RequestHeaders, program().call("proxy_log", [N(5), b("x")])).settings();
+    let shared = proxy_wasm_host::Shared::new(std::sync::Arc::new(Panics));
+    let mut instance = Plugin::new(scripted(), settings, shared).instantiate().unwrap();
+    let context = open(&mut instance, |_| {});
+    let panicked =
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| instance.on_request_headers(context, true)));
+    assert!(panicked.is_err());
+    assert!(instance.detach(context).is_some());
+    is_dead(&mut instance);
+}
+
+#[test]
 fn a_resume_never_enters_the_plugin_again() {
     let all = Script::default()
         .and(
