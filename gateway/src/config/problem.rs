@@ -21,7 +21,8 @@
 use std::{cmp::Ordering, fmt};
 
 /// How bad a [`Problem`] is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, clap::ValueEnum)]
+#[value(rename_all = "PascalCase")]
 pub enum Level {
     /// Worth knowing.
     Info,

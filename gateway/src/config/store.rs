@@ -204,7 +204,7 @@ mod tests {
         let mut store = Store::new(Options::default());
         let good = entry("a", "1.1.1.1");
         assert_eq!(
-            update(&mut store, &[("f", Some(good.clone())), ("g", Some(entry("b", "2.2.2.2")))]),
+            update(&mut store, &[("f", Some(good)), ("g", Some(entry("b", "2.2.2.2")))]),
             ["a=1.1.1.1", "b=2.2.2.2"]
         );
         assert!(messages(&store).is_empty(), "{:?}", messages(&store));

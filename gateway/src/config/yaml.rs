@@ -10,7 +10,7 @@ use std::{
 };
 
 use saphyr_parser::{Event, Parser};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::path::{write_index, write_key};
 
@@ -59,6 +59,11 @@ pub(crate) fn documents(text: &str) -> Vec<Result<Document, SyntaxError>> {
         documents.extend(document(line, chunk).transpose());
     }
     documents
+}
+
+/// Writes a value for people; empty if it has no form in YAML.
+pub(crate) fn to_text(value: &impl Serialize) -> String {
+    serde_yaml::to_string(value).unwrap_or_default()
 }
 
 /// Splits at `---` and `...`, which YAML reserves at the start of a line (YAML 1.2.2, section 9.1.2), and

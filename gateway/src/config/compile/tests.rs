@@ -127,9 +127,9 @@ fn answers(metadata: &str, host: &str, routes: &[&str]) -> String {
     let mut spec = format!("  hosts: ['{host}']\n  gateways: [default/g]\n  http:\n");
     for route in routes {
         let (name, prefix) = route.split_once('=').unwrap_or((route, ""));
-        write!(spec, "  - directResponse: {{status: 200, body: {{string: '{name}'}}}}\n").unwrap();
+        writeln!(spec, "  - directResponse: {{status: 200, body: {{string: '{name}'}}}}").unwrap();
         if !prefix.is_empty() {
-            write!(spec, "    match: [{{uri: {{prefix: '{prefix}'}}}}]\n").unwrap();
+            writeln!(spec, "    match: [{{uri: {{prefix: '{prefix}'}}}}]").unwrap();
         }
     }
     virtual_service(metadata, &spec)
@@ -638,9 +638,9 @@ fn ten_thousand_virtual_services_are_no_matter() {
     let mut text = String::from(GATEWAY);
     write!(text, "---\n{}", service("s")).unwrap();
     for number in 0..10_000 {
-        write!(
+        writeln!(
             text,
-            "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: v{number}}}\nspec: {{hosts: [h{number}.com, '*.w{number}.com'], gateways: [g], http: [{{match: [{{uri: {{prefix: /a}}}}], route: [{{destination: {{host: s}}}}]}}]}}\n"
+            "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: v{number}}}\nspec: {{hosts: [h{number}.com, '*.w{number}.com'], gateways: [g], http: [{{match: [{{uri: {{prefix: /a}}}}], route: [{{destination: {{host: s}}}}]}}]}}"
         )
         .unwrap();
     }
