@@ -28,7 +28,7 @@ mod resources;
 pub mod source;
 mod store;
 mod validate;
-mod yaml;
+pub(crate) mod yaml;
 
 pub use options::{Options, PrivilegedPorts};
 pub use resources::{Origin, Resource, Resources};
