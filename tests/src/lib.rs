@@ -1,5 +1,7 @@
 //! What end-to-end tests are made of: real servers and clients on real sockets, all on loopback.
 //!
+//! * [`gateway`]: a gateway in the test's process, its configuration folder, admin API, metrics and access log;
+//! * [`resources`]: YAML for it; [`metrics`]: what it counted;
 //! * [`upstream`]: a service behind the gateway that records what arrives and answers as it is told;
 //! * [`client`]: an HTTP/1.1 client that sends exactly the bytes it is given, and an HTTP/2 client;
 //! * [`body`]: bodies that a test sends piece by piece, for both;
@@ -10,6 +12,9 @@
 
 pub mod body;
 pub mod client;
+pub mod gateway;
+pub mod metrics;
+pub mod resources;
 pub mod server;
 pub mod upstream;
 
@@ -23,4 +28,21 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 pub async fn within<T>(what: &str, event: impl Future<Output = T>) -> anyhow::Result<T> {
     let waited = tokio::time::timeout(PATIENCE, event).await;
     waited.map_err(|_| anyhow::anyhow!("waited for {what} for {} s", PATIENCE.as_secs()))
+}
+
+/// Waits for something that nobody announces, such as a line in a file of another thread: looks until there is one.
+///
+/// # Errors
+/// What `look` says, or that nothing was found within [`PATIENCE`].
+pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> anyhow::Result<Option<T>>) -> anyhow::Result<T> {
+    let found = async {
+        loop {
+            if let Some(found) = look().await? {
+                return Ok(found);
+            }
+            // Not to synchronise: only so that looking leaves time for what is looked for.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    within(what, found).await?
 }

@@ -165,6 +165,7 @@ impl Answer {
 /// The server. It stops, with all its connections, when it is dropped.
 pub struct Upstream {
     address: SocketAddr,
+    protocol: Protocol,
     state: Arc<State>,
     accepting: AbortHandle,
     /// Changes when all connections are to be closed.
@@ -198,12 +199,17 @@ impl Upstream {
         });
         let closing = watch::Sender::new(());
         let accept = accept(listener, protocol, Arc::clone(&state), closing.subscribe());
-        Ok(Upstream { address, state, accepting: tokio::spawn(accept).abort_handle(), closing })
+        Ok(Upstream { address, protocol, state, accepting: tokio::spawn(accept).abort_handle(), closing })
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What it speaks.
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
     }
 
     /// Says how the next request is answered that has no answer yet. Called again, the one after it.

@@ -14,7 +14,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Admin, AdminState, reply, reply::Failure, upload};
 use crate::{
-    plugins::{self, ApiError, Change, Command, Outcome, PluginView},
+    plugins::{ApiError, Change, Command, Outcome, PluginView},
+    snapshot::{Code, Snapshot},
     telemetry::Limit,
 };
 
@@ -32,7 +33,7 @@ const CHANGE: Duration = Duration::from_secs(150);
 struct Shown<'a> {
     #[serde(flatten)]
     view: &'a PluginView,
-    /// Workers that run it.
+    /// Workers that run it; none if it failed or no listener has it.
     workers: usize,
     stats: Stats,
 }
@@ -74,12 +75,11 @@ pub(super) async fn put(
     let busy = || ApiError::new(503, "uploads-busy", "too many uploads at the same time; try again");
     let turn = tokio::time::timeout(TURN, admin.turns.acquire()).await.map_err(|_| busy())?;
     let _turn = turn.map_err(|_| busy())?;
-    let upload = upload::read(name.clone(), request, &admin.state.limits).await.inspect_err(|error| {
-        if error.status == 413 {
-            admin.state.telemetry.limit_exceeded(Limit::AdminBodyBytes);
+    let outcome = accept(&admin.state, &name, request).await.inspect_err(|error| {
+        if let Some(limit) = limit(error) {
+            admin.state.telemetry.limit_exceeded(limit);
         }
     })?;
-    let outcome = change(&admin.state.commands, Change::Put(upload)).await?;
     let status = if outcome == Outcome::Created { StatusCode::CREATED } else { StatusCode::OK };
     let mut response = one(&admin.state, &name, status)?;
     if let (Outcome::Created, Ok(location)) = (outcome, format!("/plugins/{name}").parse()) {
@@ -94,6 +94,20 @@ pub(super) async fn delete(State(admin): State<Arc<Admin>>, Path(name): Path<Str
     let mut response = Response::default();
     *response.status_mut() = StatusCode::NO_CONTENT;
     Ok(response)
+}
+
+async fn accept(state: &AdminState, name: &str, request: Request) -> Result<Outcome, ApiError> {
+    let upload = upload::read(name.to_owned(), request, &state.limits).await?;
+    change(&state.commands, Change::Put(upload)).await
+}
+
+/// The limit that an upload ran into.
+fn limit(error: &ApiError) -> Option<Limit> {
+    match error.code {
+        "uploads-limit" | "store-full" => Some(Limit::PluginUploads),
+        "module-compile-time" | "module-compile-busy" => Some(Limit::ModuleCompileTime),
+        _ => (error.status == 413).then_some(Limit::AdminBodyBytes),
+    }
 }
 
 async fn change(commands: &mpsc::Sender<Command>, change: Change) -> Result<Outcome, ApiError> {
@@ -130,7 +144,7 @@ fn shown<'a>(state: &AdminState, view: &'a PluginView) -> Shown<'a> {
     let summary = state.telemetry.plugin_summary(&view.namespace, &view.name);
     Shown {
         view,
-        workers: if view.state == plugins::State::Live { state.workers } else { 0 },
+        workers: if runs(&state.snapshot.load(), view) { state.workers } else { 0 },
         stats: Stats {
             streams: summary.streams,
             traps: summary.traps,
@@ -140,4 +154,11 @@ fn shown<'a>(state: &AdminState, view: &'a PluginView) -> Shown<'a> {
             p99_micros: summary.p99_micros,
         },
     }
+}
+
+fn runs(snapshot: &Snapshot, view: &PluginView) -> bool {
+    let mut plugins = snapshot.listeners.iter().flat_map(|listener| &listener.plugins);
+    plugins.any(|plugin| {
+        plugin.name == view.name && plugin.namespace == view.namespace && matches!(plugin.code, Code::Loaded(_))
+    })
 }

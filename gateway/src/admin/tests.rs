@@ -59,10 +59,12 @@ pub(crate) fn state() -> (AdminState, watch::Sender<Readiness>, Arc<AtomicUsize>
     })
     .unwrap();
     let plugins = registry.views();
+    let snapshot: Arc<ArcSwap<Snapshot>> = Arc::default();
+    let published = Arc::clone(&snapshot);
     let (commands, mut inbox) = mpsc::channel::<Command>(8);
     tokio::spawn(async move {
         while let Some(Command { change, reply }) = inbox.recv().await {
-            let _ = reply.send(control(&mut registry, change).await);
+            let _ = reply.send(control(&mut registry, &published, change).await);
         }
     });
     let (readiness, watched) = watch::channel(Readiness::Starting("no configuration yet".into()));
@@ -70,7 +72,7 @@ pub(crate) fn state() -> (AdminState, watch::Sender<Readiness>, Arc<AtomicUsize>
     let counted = Arc::clone(&quits);
     let state = AdminState {
         readiness: watched,
-        snapshot: Arc::default(),
+        snapshot,
         problems: Arc::default(),
         plugins,
         commands,
@@ -86,7 +88,12 @@ pub(crate) fn state() -> (AdminState, watch::Sender<Readiness>, Arc<AtomicUsize>
     (state, readiness, quits)
 }
 
-async fn control(registry: &mut Registry, change: crate::plugins::Change) -> Result<Outcome, ApiError> {
+/// Stages, prepares, publishes to one listener, commits.
+async fn control(
+    registry: &mut Registry,
+    published: &ArcSwap<Snapshot>,
+    change: crate::plugins::Change,
+) -> Result<Outcome, ApiError> {
     let staged = registry.stage(change).await?;
     let outcome = staged.outcome();
     if outcome != Outcome::Unchanged {
@@ -97,6 +104,14 @@ async fn control(registry: &mut Registry, change: crate::plugins::Change) -> Res
                 return Err(ApiError::from(&error));
             }
         }
+        let listener = Listener {
+            declared_port: 80,
+            bind: "127.0.0.1:8080".parse().unwrap(),
+            gateways: Vec::new(),
+            hosts: crate::snapshot::HostTable::default(),
+            plugins: resolved.attached.iter().map(|attached| Arc::clone(&attached.plugin)).collect(),
+        };
+        published.store(Arc::new(Snapshot { listeners: vec![Arc::new(listener)], ..Snapshot::default() }));
         registry.commit(resolved, Some(staged))?;
     }
     Ok(outcome)
@@ -210,10 +225,12 @@ async fn refusals_in_one_shape() {
     let twice = form(&[("module", &good), ("module", &good)]);
     let other = form(&[("config", b"{}")]);
     let large = form(&[("module", &[0; 5 << 10])]);
+    let larger = form(&[("settings", b"{}"), ("module", &[0; 1 << 20])]);
+    let headless = [b"--frontier\r\n".to_vec(), vec![b'x'; 1 << 20]].concat();
     let neither = form(&[]);
     /// Method, path, content type, body; status, code, field.
     type Case<'a> = (&'a str, &'a str, &'a str, &'a [u8], u16, &'a str, Option<&'a str>);
-    let cases: [Case<'_>; 21] = [
+    let cases: [Case<'_>; 23] = [
         ("PUT", "/plugins/a", WASM, b"", 400, "module-missing", Some("module")),
         ("PUT", "/plugins/a", WASM, b"not wasm", 422, "module-malformed", Some("module")),
         ("PUT", "/plugins/a", WASM, &[0; 5 << 10], 413, "module-too-large", Some("module")),
@@ -233,6 +250,8 @@ async fn refusals_in_one_shape() {
         ("PUT", "/plugins/a", FORM, &other, 400, "form-malformed", None),
         ("PUT", "/plugins/a", FORM, &neither, 400, "form-malformed", None),
         ("PUT", "/plugins/a", FORM, &large, 413, "module-too-large", Some("module")),
+        ("PUT", "/plugins/a", FORM, &larger, 413, "form-too-large", None),
+        ("PUT", "/plugins/a", FORM, &headless, 413, "form-too-large", None),
         ("POST", "/plugins", JSON, b"{}", 405, "method-not-allowed", None),
         ("GET", "/nothing", "", b"", 404, "path-unknown", None),
     ];

@@ -2,15 +2,21 @@
 //!
 //! Bodies are read as they arrive and given up as soon as they are too large or make no progress.
 
-use std::{future::Future, time::Duration};
+use std::{
+    error::Error,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 use axum::{
     body::Body,
     extract::{DefaultBodyLimit, FromRequest, Multipart, Request, multipart::MultipartError},
 };
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, StatusCode, header};
-use http_body::Body as _;
+use http::{HeaderMap, header};
+use http_body::{Body as _, Frame};
 use http_body_util::BodyExt;
 use serde_json::Value;
 
@@ -77,11 +83,26 @@ fn media_type(headers: &HeaderMap) -> Result<Kind, ApiError> {
 
 async fn read_form(name: String, mut request: Request, limits: &Limits) -> Result<UploadRequest, ApiError> {
     // The parts have limits of their own; this one is for what stands around them.
-    let whole = limits.module_bytes + limits.settings_bytes + FORM_OVERHEAD;
-    DefaultBodyLimit::max(whole).apply(&mut request);
+    let left = limits.module_bytes + limits.settings_bytes + FORM_OVERHEAD;
+    DefaultBodyLimit::disable().apply(&mut request);
+    let request = request.map(|body| Body::new(Bounded { body, left: Some(left) }));
     let mut form = Multipart::from_request(request, &())
         .await
         .map_err(|error| ApiError::new(400, "form-malformed", error.body_text()).at("content-type"))?;
+    let parts = read_parts(&mut form, limits).await;
+    if parts.is_err() {
+        discard(async { while let Ok(Some(_)) = form.next_field().await {} }).await;
+    }
+    let (module, settings) = parts?;
+    let settings = settings.as_deref().map(settings_of_json).transpose()?;
+    if module.is_none() && settings.is_none() {
+        return Err(ApiError::new(400, "form-malformed", "the form has neither a part module nor a part settings"));
+    }
+    Ok(UploadRequest { name, module, settings: settings.unwrap_or_default() })
+}
+
+/// The parts `module` and `settings`.
+async fn read_parts(form: &mut Multipart, limits: &Limits) -> Result<(Option<Bytes>, Option<Bytes>), ApiError> {
     let (mut module, mut settings) = (None, None);
     while let Some(mut part) = progress(form.next_field()).await?.map_err(|error| malformed(&error))? {
         let (place, limit, field) = match part.name() {
@@ -95,8 +116,6 @@ async fn read_form(name: String, mut request: Request, limits: &Limits) -> Resul
         let mut bytes = BytesMut::new();
         while let Some(chunk) = progress(part.chunk()).await?.map_err(|error| malformed(&error))? {
             if bytes.len() + chunk.len() > limit {
-                drop(bytes);
-                discard(async { while let Ok(Some(_)) = part.chunk().await {} }).await;
                 return Err(too_large(field, limit));
             }
             bytes.extend_from_slice(&chunk);
@@ -105,11 +124,7 @@ async fn read_form(name: String, mut request: Request, limits: &Limits) -> Resul
             return Err(ApiError::new(400, "form-malformed", "there are two parts of this name").at(field));
         }
     }
-    let settings = settings.as_deref().map(settings_of_json).transpose()?;
-    if module.is_none() && settings.is_none() {
-        return Err(ApiError::new(400, "form-malformed", "the form has neither a part module nor a part settings"));
-    }
-    Ok(UploadRequest { name, module, settings: settings.unwrap_or_default() })
+    Ok((module, settings))
 }
 
 async fn collect(mut body: Body, limit: usize, field: &'static str) -> Result<Bytes, ApiError> {
@@ -151,11 +166,43 @@ fn too_large(field: &'static str, limit: usize) -> ApiError {
 }
 
 fn malformed(error: &MultipartError) -> ApiError {
-    match error.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => {
-            ApiError::new(413, "form-too-large", "the form has more than its two parts may have")
+    let mut source: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(cause) = source {
+        if cause.is::<TooLong>() {
+            return ApiError::new(413, "form-too-large", "the form has more than its two parts may have");
         }
-        _ => ApiError::new(400, "form-malformed", error.body_text()),
+        source = cause.source();
+    }
+    ApiError::new(400, "form-malformed", error.body_text())
+}
+
+/// A body that ends with an error behind its limit, but not before all of it has arrived: see [`discard`].
+struct Bounded {
+    body: Body,
+    /// `None` once there was more.
+    left: Option<usize>,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the body is too long")]
+struct TooLong;
+
+impl http_body::Body for Bounded {
+    type Data = Bytes;
+    type Error = Box<dyn Error + Send + Sync>;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        loop {
+            let frame = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+                Some(Ok(frame)) => frame,
+                None if self.left.is_none() => return Poll::Ready(Some(Err(TooLong.into()))),
+                end => return Poll::Ready(end.map(|frame| frame.map_err(Into::into))),
+            };
+            self.left = self.left.and_then(|left| left.checked_sub(frame.data_ref().map_or(0, Bytes::len)));
+            if self.left.is_some() {
+                return Poll::Ready(Some(Ok(frame)));
+            }
+        }
     }
 }
 
@@ -196,11 +243,6 @@ fn settings_of_query(query: &str) -> Result<Spec, ApiError> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
-    use std::{
-        pin::Pin,
-        task::{Context, Poll},
-    };
-
     use serde_json::json;
 
     use super::*;
@@ -230,10 +272,10 @@ mod tests {
         fn poll_frame(
             mut self: Pin<&mut Self>,
             _: &mut Context<'_>,
-        ) -> Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
+        ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
             let more = self.0.checked_sub(1);
             self.0 = more.unwrap_or(0);
-            Poll::Ready(more.map(|_| Ok(http_body::Frame::data(Bytes::from_static(b"ab")))))
+            Poll::Ready(more.map(|_| Ok(Frame::data(Bytes::from_static(b"ab")))))
         }
     }
 

@@ -1,5 +1,6 @@
 //! The command line: one file per command.
 
+mod analyze;
 mod options;
 pub mod plugin;
 mod run;
@@ -20,6 +21,8 @@ struct Cli {
 enum Command {
     /// Serve.
     Run(Box<run::Args>),
+    /// Check Istio resources without serving them.
+    Analyze(analyze::Args),
     /// Upload, list, show and remove plugins of a running gateway.
     Plugin(plugin::Args),
 }
@@ -37,6 +40,7 @@ pub fn main() -> ExitCode {
     };
     match cli.command {
         Command::Run(args) => run::run(*args),
+        Command::Analyze(args) => analyze::run(args),
         Command::Plugin(args) => plugin::run(args),
     }
 }

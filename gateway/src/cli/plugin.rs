@@ -16,6 +16,7 @@ use std::{
 use clap::{ArgGroup, Subcommand, ValueEnum};
 use serde_json::{Map, Value};
 
+use crate::config::yaml;
 use client::{Client, Upload};
 
 /// Upload, list, show and remove plugins of a running gateway.
@@ -73,7 +74,7 @@ struct Push {
     /// Name of the plugin; default: the file's name without .wasm, with hyphens for underscores.
     #[arg(long, required_unless_present = "file")]
     name: Option<String>,
-    /// File with the plugin's configuration (JSON).
+    /// File with the plugin's configuration, YAML or JSON.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// The plugin's configuration.
@@ -137,8 +138,11 @@ fn execute(args: Args, out: &mut dyn Write, chatter: &mut dyn Write) -> Result<(
             }
             let (created, plugin) = client.put(&name, Upload { module, settings })?;
             let done = if created { "created" } else { "up to date" };
-            let workers = plugin.get("workers").and_then(Value::as_u64).unwrap_or_default();
-            say(chatter, &format!("{name}: {done}, live on {workers} workers"))?;
+            let runs = match plugin.get("workers").and_then(Value::as_u64) {
+                Some(workers) if workers > 0 => format!("live on {workers} workers"),
+                _ => "but no listener has it yet".to_owned(),
+            };
+            say(chatter, &format!("{name}: {done}, {runs}"))?;
             print::list(&[plugin], args.output)
         }
         Command::Ls => {
@@ -198,8 +202,7 @@ impl Push {
             (None, None) => None,
         };
         if let Some((text, place)) = configuration {
-            let value: Value =
-                serde_json::from_str(&text).map_err(|error| Failure::usage(format!("{place} is not JSON: {error}")))?;
+            let value = configuration_of(&text).map_err(|error| Failure::usage(format!("{place}: {error}")))?;
             settings.insert("pluginConfig".into(), value);
         }
         let texts = [("phase", &self.phase), ("failStrategy", &self.fail_strategy)];
@@ -209,6 +212,17 @@ impl Push {
         settings.extend(self.priority.map(|priority| ("priority".to_owned(), priority.into())));
         settings.extend(self.plugin_name.clone().map(|name| ("pluginName".to_owned(), name.into())));
         Ok(settings)
+    }
+}
+
+/// YAML, of which JSON is a part.
+fn configuration_of(text: &str) -> Result<Value, String> {
+    let mut documents = yaml::documents(text).into_iter();
+    match (documents.next(), documents.next()) {
+        (Some(Ok(document)), None) => serde_json::to_value(document.value).map_err(|error| error.to_string()),
+        (Some(Err(error)), _) => Err(format!("line {}: {}", error.line, error.message)),
+        (None, _) => Err("is empty".to_owned()),
+        (_, Some(_)) => Err("has more than one document".to_owned()),
     }
 }
 

@@ -28,11 +28,12 @@ mod resources;
 pub mod source;
 mod store;
 mod validate;
-mod yaml;
+pub(crate) mod yaml;
 
 pub use options::{Options, PrivilegedPorts};
 pub use resources::{Origin, Resource, Resources};
 pub use store::Store;
+pub(crate) use yaml::to_text as to_yaml;
 
 /// The label of an EndpointSlice that names its Service.
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";

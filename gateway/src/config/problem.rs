@@ -17,11 +17,14 @@
 //! | GW0105 | Warning | a service is defined twice |
 //! | GW0106 | Warning | a service has no endpoint |
 //! | GW0107 | Error | a namespace may not use a host of a Gateway |
+//! | GW0301 | Error | a plugin cannot be used; which version serves instead, or what happens to requests |
+//! | GW0302 | Warning | an upload has no effect, or uploads are not kept |
 
 use std::{cmp::Ordering, fmt};
 
 /// How bad a [`Problem`] is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, clap::ValueEnum)]
+#[value(rename_all = "PascalCase")]
 pub enum Level {
     /// Worth knowing.
     Info,

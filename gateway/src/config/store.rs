@@ -170,3 +170,126 @@ fn duplicate(entry: &Entry, first: &Entry) -> Problem {
 fn stays(entry: &Entry) -> Problem {
     about(entry, Level::Info, "GW0006", "the version before stays in use until the errors are corrected".to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    fn entry(name: &str, address: &str) -> String {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: {name}}}\nspec: {{hosts: [{name}.com], \
+             resolution: STATIC, ports: [{{number: 80, name: http}}], endpoints: [{{address: '{address}'}}]}}\n"
+        )
+    }
+
+    fn update(store: &mut Store, files: &[(&str, Option<String>)]) -> Vec<String> {
+        let files = files.iter().map(|(path, text)| {
+            let contents = text.clone().map(Bytes::from).ok_or_else(|| io::Error::other("broken disk"));
+            SourceFile { path: (*path).to_owned(), contents }
+        });
+        store.update(files.collect());
+        let resources = store.resources().service_entries.iter();
+        resources
+            .map(|entry| format!("{}={}", entry.name, entry.spec.endpoints.first().map_or("", |e| e.address.as_str())))
+            .collect()
+    }
+
+    fn messages(store: &Store) -> Vec<String> {
+        store.problems().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn the_last_good_version_stays() {
+        let mut store = Store::new(Options::default());
+        let good = entry("a", "1.1.1.1");
+        assert_eq!(
+            update(&mut store, &[("f", Some(good)), ("g", Some(entry("b", "2.2.2.2")))]),
+            ["a=1.1.1.1", "b=2.2.2.2"]
+        );
+        assert!(messages(&store).is_empty(), "{:?}", messages(&store));
+
+        // Refused by validation: the version before stays, and the rest is updated.
+        let refused = entry("a", "localhost");
+        assert_eq!(
+            update(&mut store, &[("f", Some(refused)), ("g", Some(entry("b", "3.3.3.3")))]),
+            ["a=1.1.1.1", "b=3.3.3.3"]
+        );
+        let found = messages(&store);
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].starts_with("Info [GW0006] (ServiceEntry default/a f:1)"), "{found:?}");
+        assert!(found[1].contains("must be an IP address"), "{found:?}");
+
+        // Not even YAML, or not readable at all.
+        assert_eq!(update(&mut store, &[("f", Some("a: [".to_owned())), ("g", None)]), ["b=3.3.3.3", "a=1.1.1.1"]);
+        let found = messages(&store);
+        assert!(found.len() == 2 && found[0].contains("[GW0002]") && found[1].contains("broken disk"), "{found:?}");
+
+        // Corrected; and a file that is gone takes its resources along.
+        assert_eq!(update(&mut store, &[("f", Some(entry("a", "4.4.4.4")))]), ["a=4.4.4.4"]);
+        assert!(messages(&store).is_empty());
+        assert!(update(&mut store, &[]).is_empty());
+    }
+
+    #[test]
+    fn at_the_start_there_is_no_version_before() {
+        let mut store = Store::new(Options::default());
+        let text =
+            format!("{}---\n{}---\n[\n---\n{}", entry("a", "nowhere"), entry("b", "1.1.1.1"), entry("c", "2.2.2.2"));
+        assert_eq!(update(&mut store, &[("f", Some(text))]), ["b=1.1.1.1", "c=2.2.2.2"]);
+        let found = messages(&store);
+        assert!(
+            found.len() == 2 && found[0].starts_with("Error [IST0106]") && found[1].starts_with("Error [GW0002]"),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn a_broken_document_hides_what_was_there_but_removal_is_removal() {
+        let mut store = Store::new(Options::default());
+        let both = format!("{}---\n{}", entry("a", "1.1.1.1"), entry("b", "2.2.2.2"));
+        update(&mut store, &[("f", Some(both))]);
+        let broken = format!("{}---\nmetadata: {{name: b\n", entry("a", "3.3.3.3"));
+        assert_eq!(update(&mut store, &[("f", Some(broken))]), ["a=3.3.3.3", "b=2.2.2.2"]);
+        assert_eq!(update(&mut store, &[("f", Some(entry("a", "3.3.3.3")))]), ["a=3.3.3.3"]);
+    }
+
+    #[test]
+    fn of_two_with_one_name_the_first_stands() {
+        let mut store = Store::new(Options::default());
+        let files = [("f", Some(entry("a", "1.1.1.1"))), ("g", Some(entry("a", "2.2.2.2")))];
+        assert_eq!(update(&mut store, &files), ["a=1.1.1.1"]);
+        assert_eq!(
+            messages(&store),
+            [
+                "Error [GW0005] (ServiceEntry default/a g:1) is defined twice; the first, f:1, stands and this one has no effect"
+            ]
+        );
+        // A resource may move to another file.
+        assert_eq!(update(&mut store, &files[1..]), ["a=2.2.2.2"]);
+    }
+
+    #[test]
+    fn lists_and_other_kinds() {
+        let mut store = Store::new(Options::default());
+        let list = format!(
+            "apiVersion: v1\nkind: List\nitems:\n- {}- apiVersion: apps/v1\n  kind: Deployment\n  metadata: {{name: d}}\n- kind: x\n",
+            entry("a", "x").replace('\n', "\n  ").trim_end_matches(' ')
+        );
+        assert!(update(&mut store, &[("f", Some(list))]).is_empty());
+        let found = messages(&store);
+        assert_eq!(found.len(), 3, "{found:#?}");
+        assert!(found[0].contains("(ServiceEntry default/a f:7) spec.endpoints[0].address"), "{found:#?}");
+        assert!(found[1].starts_with("Info [GW0004] (f:8) Deployment"), "{found:#?}");
+        assert!(found[2].starts_with("Error [GW0003] (f:11)"), "{found:#?}");
+    }
+
+    #[test]
+    fn encodings() {
+        let mut store = Store::new(Options::default());
+        let bom = format!("\u{feff}{}", entry("a", "1.1.1.1").replace('\n', "\r\n"));
+        assert_eq!(update(&mut store, &[("f", Some(bom))]), ["a=1.1.1.1"]);
+        store.update(vec![SourceFile { path: "g".to_owned(), contents: Ok(Bytes::from_static(b"a: 1\nb: \xff\n")) }]);
+        assert_eq!(messages(&store), ["Error [GW0002] (g:2) not UTF-8 text; save the file as UTF-8"]);
+    }
+}

@@ -10,7 +10,7 @@ use std::{
 };
 
 use saphyr_parser::{Event, Parser};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::path::{write_index, write_key};
 
@@ -46,6 +46,14 @@ pub(crate) struct SyntaxError {
     pub(crate) message: String,
 }
 
+/// A value as YAML text, for people.
+///
+/// # Errors
+/// The value cannot be written as YAML, which values that can be written as JSON always can.
+pub(crate) fn text(value: &impl Serialize) -> Result<String, String> {
+    serde_yaml::to_string(value).map_err(|error| error.to_string())
+}
+
 /// The documents of a file. Each stands for itself: a broken one does not hide the others. Documents
 /// without contents are left out.
 pub(crate) fn documents(text: &str) -> Vec<Result<Document, SyntaxError>> {
@@ -59,6 +67,11 @@ pub(crate) fn documents(text: &str) -> Vec<Result<Document, SyntaxError>> {
         documents.extend(document(line, chunk).transpose());
     }
     documents
+}
+
+/// Writes a value for people; empty if it has no form in YAML.
+pub(crate) fn to_text(value: &impl Serialize) -> String {
+    serde_yaml::to_string(value).unwrap_or_default()
 }
 
 /// Splits at `---` and `...`, which YAML reserves at the start of a line (YAML 1.2.2, section 9.1.2), and

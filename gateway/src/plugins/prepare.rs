@@ -32,6 +32,11 @@ pub async fn prepare(plugin: &Plugin, instances: usize) -> Result<Vec<Instance>,
     Ok(ready)
 }
 
+/// Finds out whether a version starts at all, before anything is done about it.
+pub(super) async fn try_out(code: proxy_wasm_host::Plugin) -> Result<(), StartError> {
+    start(Arc::new(code), 1).await.map(drop)
+}
+
 async fn start(code: Arc<proxy_wasm_host::Plugin>, count: usize) -> Result<Vec<Instance>, StartError> {
     flatten(tokio::task::spawn_blocking(move || (0..count).map(|_| code.instantiate()).collect()).await)
 }

@@ -147,6 +147,11 @@ impl Registry {
         self.refused.get(&id).map(|(_, failure)| failure)
     }
 
+    /// It was tried again and does start.
+    pub(super) fn forget_refusal(&mut self, id: PluginId) {
+        self.refused.remove(&id);
+    }
+
     pub(super) fn forget_old_refusals(&mut self) {
         self.refused.retain(|_, (since, _)| since.elapsed() < HOLD);
     }

@@ -5,18 +5,20 @@ use std::{
     collections::{HashMap, HashSet},
     path::Path,
     sync::Arc,
+    time::SystemTime,
 };
 
 use proxy_wasm_host::PluginSettings;
 
 use super::{
     Attached, Declaration, Digest, ModuleSource, Origin, PluginView, Staged,
-    loader::Source,
+    loader::{Loaded, Source},
     order,
     problem::{hidden_upload, store_note, unusable},
     registry::Registry,
     settings::{Settings, host_variable},
     store::Upload,
+    time::rfc3339,
 };
 use crate::{
     config::problem::Problem,
@@ -30,6 +32,8 @@ pub(super) type Key = (bool, String, String);
 #[derive(Clone)]
 pub(super) struct Version {
     pub(super) id: PluginId,
+    /// When it was first made, RFC 3339.
+    pub(super) since: String,
     pub(super) digest: Digest,
     pub(super) bytes: u64,
     pub(super) abi: String,
@@ -108,7 +112,8 @@ impl Registry {
         resolved
     }
 
-    fn candidate<'a>(&self, name: &str, upload: &'a Upload) -> Candidate<'a> {
+    /// An upload as one that wants a plugin.
+    pub(super) fn candidate<'a>(&self, name: &str, upload: &'a Upload) -> Candidate<'a> {
         let (settings, refusal) = match Settings::parse(&upload.settings, host_variable) {
             Ok(settings) => (settings, None),
             Err(error) => (Settings::default(), Some(Failure { field: "settings", message: error.to_string() })),
@@ -134,7 +139,7 @@ impl Registry {
 
     async fn resolve_one(&mut self, candidate: &Candidate<'_>, held: bool, resolved: &mut Resolved) {
         let declaration = &candidate.declaration;
-        let key = (candidate.upload.is_some(), declaration.namespace.clone(), declaration.name.clone());
+        let key = candidate.key();
         if held {
             let failure = Failure {
                 field: "",
@@ -205,12 +210,18 @@ impl Registry {
             let message = format!("the module's sha256 is {}, not {expected} (module-digest)", loaded.digest);
             return Err(Failure { field: "sha256", message });
         }
-        let id = order::version(declaration, loaded.digest, &self.limits.running);
-        if let Some(failure) = self.refusal(id) {
-            return Err(failure.clone());
+        let version = self.version(declaration, key, loaded);
+        match self.refusal(version.id) {
+            Some(failure) => Err(failure.clone()),
+            None => Ok(version),
         }
+    }
+
+    /// The version that `declaration` makes of a module; the one that serves, if it is that.
+    pub(super) fn version(&self, declaration: &Declaration, key: &Key, loaded: Loaded) -> Version {
+        let id = order::version(declaration, loaded.digest, &self.limits.running);
         if let Some(version) = self.live.get(key).filter(|version| version.id == id) {
-            return Ok(version.clone());
+            return version.clone();
         }
         // Istio's name for it, and Istio's vm_id: none.
         let name = format!("{}.{}", declaration.namespace, declaration.name);
@@ -221,13 +232,20 @@ impl Registry {
             limits: self.limits.running.clone(),
             ..PluginSettings::new(name)
         };
-        Ok(Version {
+        Version {
             id,
+            since: rfc3339(SystemTime::now()),
             digest: loaded.digest,
             bytes: loaded.bytes,
             abi: loaded.module.abi().to_string(),
             code: proxy_wasm_host::Plugin::new(loaded.module, settings, self.shared.clone()),
-        })
+        }
+    }
+}
+
+impl Candidate<'_> {
+    pub(super) fn key(&self) -> Key {
+        (self.upload.is_some(), self.declaration.namespace.clone(), self.declaration.name.clone())
     }
 }
 
@@ -240,10 +258,20 @@ impl Declaration {
         }
     }
 
+    /// The file of somebody else that it is loaded from.
     pub(super) fn file(&self) -> Option<&Path> {
         match &self.source {
             ModuleSource::File(path) => Some(path),
             ModuleSource::Stored(_) | ModuleSource::Unsupported(_) => None,
+        }
+    }
+
+    /// The URL of its module, or `upload`.
+    pub(super) fn url(&self) -> String {
+        match &self.source {
+            ModuleSource::File(path) => format!("file://{}", path.display()),
+            ModuleSource::Unsupported(url) => url.clone(),
+            ModuleSource::Stored(_) => "upload".to_owned(),
         }
     }
 }

@@ -4,7 +4,8 @@ use std::{io, time::SystemTime};
 
 use super::{
     ApiError, Change, Digest, Outcome, UploadRequest,
-    loader::{LoadError, Source},
+    loader::{LoadError, Loaded, Source},
+    prepare,
     registry::Registry,
     settings::{self, Settings, host_variable},
     store::{Prepared, Upload, Uploads, Version},
@@ -44,8 +45,8 @@ impl Staged {
 }
 
 impl Registry {
-    /// Checks a change and prepares it on disk. Compiles a new module, so it takes up to
-    /// [`Limits::compile`](super::Limits::compile).
+    /// Checks a change and prepares it on disk. Compiles a new module and starts one instance of a new version,
+    /// so it takes up to [`Limits::compile`](super::Limits::compile) and the plugin's limits of starting.
     ///
     /// # Errors
     /// As contracted for the admin API: 400, 404, 409, 413, 422, 500, 503, 507. Nothing has changed then.
@@ -125,16 +126,30 @@ impl Registry {
         }
         let created = before.map_or(now, |upload| upload.created.clone());
         let mut uploads = self.store.uploads().clone();
-        uploads.insert(name.clone(), Upload { digest, bytes: size, settings: spec, created, versions });
+        let upload = Upload { digest, bytes: size, settings: spec, created, versions };
+        uploads.insert(name.clone(), upload.clone());
         self.check_room(&uploads)?;
 
         let loaded = match &module {
             Some((digest, bytes)) => self.loader.compile(*digest, bytes.clone()).await,
             None => self.loader.load(&Source::Stored(digest, self.store.blob(&digest))).await,
         };
-        loaded.map_err(refused)?;
+        self.try_out(&name, &upload, loaded.map_err(refused)?).await?;
         let prepared = self.store.prepare(uploads, module).await.map_err(|error| storage(&error))?;
         Ok(self.staged(name, outcome, Some(prepared)))
+    }
+
+    /// Starts one instance: whether a plugin takes its configuration is known to nobody else, and a listener
+    /// that would find out may not exist yet.
+    async fn try_out(&mut self, name: &str, upload: &Upload, loaded: Loaded) -> Result<(), ApiError> {
+        let candidate = self.candidate(name, upload);
+        let key = candidate.key();
+        let version = self.version(&candidate.declaration, &key, loaded);
+        if self.live.get(&key).is_none_or(|live| live.id != version.id) {
+            prepare::try_out(version.code).await.map_err(|error| ApiError::from(&error))?;
+        }
+        self.forget_refusal(version.id);
+        Ok(())
     }
 
     async fn stage_delete(&mut self, name: String) -> Result<Staged, ApiError> {

@@ -394,3 +394,37 @@ async fn instances_are_prepared_as_many_as_asked() {
     assert_eq!(error.status, 503);
     assert_eq!(prepare(&attached[0].plugin, 20).await.unwrap().len(), 20);
 }
+
+#[tokio::test]
+async fn an_upload_that_no_longer_starts_is_listed_and_can_be_sent_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let one = module("one");
+    {
+        let mut registry = Registry::new(options(Some(folder.path()))).unwrap();
+        apply(&mut registry, &[], put("a", Some(one.clone()), json!({}))).await.unwrap();
+    }
+    let mut starved = options(Some(folder.path()));
+    starved.limits.running.memory_bytes = 1;
+    let mut registry = Registry::new(starved).unwrap();
+    let (attached, problems) = reload(&mut registry, &[]).await;
+    assert!(!is_loaded(&attached[0]));
+    assert!(problems[0].message.contains("FAIL_CLOSE"), "{}", problems[0]);
+    let shown = view(&registry, "a");
+    assert!(shown.state == State::Failed && shown.reason.contains("memory"), "{}", shown.reason);
+
+    let again = apply(&mut registry, &[], put("a", Some(one.clone()), json!({}))).await.unwrap_err();
+    assert_eq!((again.status, again.code), (422, "plugin-memory"));
+    registry.limits.running = proxy_wasm_host::Limits::default();
+    assert_eq!(apply(&mut registry, &[], put("a", Some(one), json!({}))).await, Ok(Outcome::Replaced));
+    assert_eq!(view(&registry, "a").state, State::Live);
+}
+
+#[tokio::test]
+async fn a_configuration_is_checked_also_if_no_listener_would_have_the_plugin() {
+    let mut registry = registry();
+    let long = json!({"pluginConfig": {"longer": "than 20 bytes"}});
+    let staged = registry.stage(put("a", Some(module("one")), long)).await;
+    let error = staged.map(|_| ()).unwrap_err();
+    assert_eq!((error.status, error.code), (422, "plugin-configuration-refused"));
+    assert_eq!(error.field.as_deref(), Some("pluginConfig"));
+}

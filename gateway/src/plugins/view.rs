@@ -77,16 +77,13 @@ impl PluginView {
                 .collect(),
             None => version
                 .iter()
-                .map(|version| VersionView {
-                    digest: version.digest.with_algorithm(),
-                    time: declaration.created.clone(),
-                })
+                .map(|version| VersionView { digest: version.digest.with_algorithm(), time: version.since.clone() })
                 .collect(),
         };
         Self {
             name: declaration.name.clone(),
             namespace: declaration.namespace.clone(),
-            source: declaration.file().map_or_else(|| "upload".to_owned(), |path| format!("file://{}", path.display())),
+            source: declaration.url(),
             digest,
             bytes,
             abi: version.map(|version| version.abi.clone()).unwrap_or_default(),

@@ -201,6 +201,8 @@ limits! {
     PluginMetrics "plugin_metrics" "A plugin defined more metrics than its limit";
     AdminConnections "admin_connections" "Too many connections to the admin API";
     AdminBodyBytes "admin_body_bytes" "The body of an admin request is too large";
+    PluginUploads "plugin_uploads" "Too many uploaded plugins, or too many bytes of them";
+    ModuleCompileTime "module_compile_time" "Compiling an uploaded module took too long";
 }
 
 /// How many limits there are.

@@ -38,8 +38,8 @@ async fn push_list_show_remove() {
     let file = folder.path().join("add_header.wasm");
     fs::write(&file, module("one")).unwrap();
     let file = file.to_str().unwrap();
-    let config = folder.path().join("config.json");
-    fs::write(&config, r#"{"k": 1}"#).unwrap();
+    let config = folder.path().join("config.yaml");
+    fs::write(&config, "z: 1\na: [x]\n").unwrap();
 
     let (out, chatter, _) = gateway_plugin(&[&["ls"][..], &at].concat()).await;
     assert!(out.is_empty() && chatter.contains("gateway plugin push"));
@@ -53,6 +53,8 @@ async fn push_list_show_remove() {
         ["--config", config.to_str().unwrap(), "--phase", "authn", "--priority", "-4", "--fail-strategy", "FAIL_OPEN"];
     let (_, _, result) = gateway_plugin(&[&["push", file, "--name", "second"][..], &settings, &at].concat()).await;
     result.unwrap();
+    let (out, _, _) = gateway_plugin(&[&["show", "second", "-o", "json"][..], &at].concat()).await;
+    assert!(out.contains("\"pluginConfig\": {\n      \"z\": 1,\n      \"a\": ["), "in the order of the file: {out}");
     let (_, chatter, result) =
         gateway_plugin(&[&["push", "--name", "second", "--config-json", "{}"][..], &at].concat()).await;
     result.unwrap();
@@ -67,7 +69,7 @@ async fn push_list_show_remove() {
     let (out, _, _) = gateway_plugin(&[&["show", "second"][..], &at].concat()).await;
     assert!(out.starts_with("name: second\n") && out.contains("\n  failStrategy: FAIL_OPEN\n"), "{out}");
     let (out, _, _) = gateway_plugin(&[&["ls", "-o", "yaml"][..], &at].concat()).await;
-    assert!(out.starts_with("plugins:\n  - name: second\n"), "{out}");
+    assert!(out.starts_with("plugins:\n- name: second\n"), "{out}");
 
     let (out, chatter, result) = gateway_plugin(&[&["rm", "second"][..], &at].concat()).await;
     assert!(result.is_ok() && out.is_empty() && chatter == "second: removed\n");
@@ -106,7 +108,8 @@ async fn what_to_check_when_it_does_not_work() {
         (&["push", "--name", "a"], 64, "nothing to do"),
         (&["push", "/x/_%.wasm"], 64, "--name"),
         (&["push", "--name", "a", "--config", "/nowhere/c.json"], 1, "check --config"),
-        (&["push", "--name", "a", "--config-json", "{"], 64, "not JSON"),
+        (&["push", "--name", "a", "--config-json", "{"], 64, "--config-json: line 2"),
+        (&["push", "--name", "a", "--config-json", "a: 1\n---\nb: 2"], 64, "more than one"),
     ];
     for (line, exit, part) in cases {
         let (out, _, result) = gateway_plugin(&[line, &["--admin-address", &address]].concat()).await;

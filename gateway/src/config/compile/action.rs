@@ -194,6 +194,7 @@ fn substitution(text: &str, groups: usize) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::panic, reason = "tests")]
     use super::*;
 
     #[test]

@@ -121,8 +121,11 @@ impl Services {
                     Some(NewPort { number, protocol, endpoints: endpoints.collect() })
                 })
                 .collect();
-            // Istio's name of such a service is its host.
-            let taken = self.add(host.trim_end_matches('.'), &host, &entry.namespace, ports);
+            // Istio's name of such a service is its host; one that stands in for a Service has that one's name.
+            let host = host.trim_end_matches('.');
+            let service = host.strip_suffix(".svc.cluster.local").and_then(|rest| rest.strip_suffix(&entry.namespace));
+            let name = service.and_then(|rest| rest.strip_suffix('.')).unwrap_or(host);
+            let taken = self.add(host, name, &entry.namespace, ports);
             if let Some(owner) = taken {
                 let hosts = Path::SPEC.key("hosts");
                 let message = format!(
