@@ -580,3 +580,22 @@ async fn heads_are_bounded() {
         assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
     }
 }
+
+#[tokio::test]
+async fn concurrent_uploads_of_one_name_follow_each_other() {
+    let admin = fixture().routers.admin;
+    let put = |tag: &str| {
+        let (admin, body) = (admin.clone(), module(tag));
+        tokio::spawn(async move { api(&admin, "PUT", "/plugins/a", WASM, body).await.0 })
+    };
+    let answers = [put("1"), put("2"), put("3"), put("4"), put("5"), put("6")];
+    let mut statuses = Vec::new();
+    for answer in answers {
+        statuses.push(answer.await.unwrap());
+    }
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 200, 200, 200, 200, 201]);
+    let (_, shown) = api(&admin, "GET", "/plugins/a", "", "").await;
+    assert_eq!(shown["versions"].as_array().unwrap().len(), 6);
+    assert_eq!(shown["versions"][0]["digest"], shown["digest"]);
+}
