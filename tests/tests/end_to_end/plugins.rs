@@ -1,0 +1,11 @@
+//! Plugins from outside: what they do to real requests, and what the gateway does when they fail.
+
+use gateway_tests::client::{RawClient, RawResponse};
+
+mod attachment;
+
+/// Sends a `GET` with these header lines and reads the response.
+async fn get(client: &mut RawClient, path: &str, headers: &str) -> RawResponse {
+    client.send(format!("GET {path} HTTP/1.1\r\nhost: test.example.dev\r\n{headers}\r\n\r\n")).await.unwrap();
+    client.response().await.unwrap()
+}
