@@ -1,7 +1,7 @@
 //! What end-to-end tests are made of: real servers and clients on real sockets, all on loopback.
 //!
 //! * [`gateway`]: a gateway in the test's process, its configuration folder, admin API, metrics and access log;
-//! * [`resources`]: YAML for it; [`metrics`]: what it counted;
+//! * [`resources`] and [`plugins`]: YAML for it; [`metrics`]: what it counted;
 //! * [`upstream`]: a service behind the gateway that records what arrives and answers as it is told;
 //! * [`client`]: an HTTP/1.1 client that sends exactly the bytes it is given, and an HTTP/2 client;
 //! * [`body`]: bodies that a test sends piece by piece, for both;
@@ -14,6 +14,7 @@ pub mod body;
 pub mod client;
 pub mod gateway;
 pub mod metrics;
+pub mod plugins;
 pub mod resources;
 pub mod server;
 pub mod upstream;

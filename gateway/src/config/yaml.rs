@@ -46,14 +46,6 @@ pub(crate) struct SyntaxError {
     pub(crate) message: String,
 }
 
-/// A value as YAML text, for people.
-///
-/// # Errors
-/// The value cannot be written as YAML, which values that can be written as JSON always can.
-pub(crate) fn text(value: &impl Serialize) -> Result<String, String> {
-    serde_yaml::to_string(value).map_err(|error| error.to_string())
-}
-
 /// The documents of a file. Each stands for itself: a broken one does not hide the others. Documents
 /// without contents are left out.
 pub(crate) fn documents(text: &str) -> Vec<Result<Document, SyntaxError>> {

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use super::Output;
-use crate::config::yaml;
+use crate::config::to_yaml;
 
 /// Heading and JSON path of each column; the path's last part may be `digest`, which is shortened.
 const COLUMNS: [(&str, &str); 9] = [
@@ -27,7 +27,7 @@ pub(super) fn all(plugins: &[Value], output: Output) -> String {
     match output {
         Output::Table => table(plugins),
         Output::Json => pretty(&json!({ "plugins": plugins })),
-        Output::Yaml => document(&json!({ "plugins": plugins })),
+        Output::Yaml => to_yaml(&json!({ "plugins": plugins })),
     }
 }
 
@@ -43,18 +43,13 @@ pub(super) fn list(plugins: &[Value], output: Output) -> String {
 pub(super) fn one(plugin: &Value, output: Output) -> String {
     match output {
         Output::Json => pretty(plugin),
-        Output::Yaml | Output::Table => document(plugin),
+        Output::Yaml | Output::Table => to_yaml(plugin),
     }
 }
 
 fn pretty(value: &Value) -> String {
     // A value made of JSON is JSON; control characters in its strings are escaped by that.
     format!("{value:#}\n")
-}
-
-fn document(value: &Value) -> String {
-    // JSON fits into YAML; its writer escapes control characters, too.
-    yaml::text(value).unwrap_or_else(|_| pretty(value))
 }
 
 fn table(plugins: &[Value]) -> String {

@@ -1,0 +1,59 @@
+//! Plugins for tests: the modules that `plugins/build` compiled, and WasmPlugin resources that use them.
+
+use std::path::{Path, PathBuf};
+
+/// The module of a plugin of this repository, `add-header` or `probe`.
+///
+/// # Panics
+/// It has not been compiled.
+#[allow(clippy::panic, reason = "without it the test cannot begin, and must not pass")]
+pub fn module(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../target/plugins/{name}.wasm"));
+    assert!(path.is_file(), "there is no {}: run plugins/build", path.display());
+    path
+}
+
+/// The bytes of [`module`].
+///
+/// # Panics
+/// It cannot be read.
+#[allow(clippy::panic, reason = "as for `module`")]
+pub fn module_bytes(name: &str) -> Vec<u8> {
+    std::fs::read(module(name)).unwrap_or_else(|error| panic!("{name}.wasm: {error}"))
+}
+
+/// The same module with other bytes: a custom section with this text at its end.
+pub fn variant(module: &[u8], text: &str) -> Vec<u8> {
+    let name = b"variant";
+    let length = 1 + name.len() + text.len();
+    assert!(length < 128, "its length must fit into one byte");
+    let mut bytes = module.to_vec();
+    bytes.extend([0, length as u8, name.len() as u8]);
+    bytes.extend(name);
+    bytes.extend(text.as_bytes());
+    bytes
+}
+
+/// A WasmPlugin in the gateway's namespace. `spec` holds further lines of YAML, of which none is indented but by what
+/// stands above it.
+pub fn wasm_plugin(name: &str, module: &Path, spec: &str) -> String {
+    let spec: String = spec.lines().map(|line| format!("  {line}\n")).collect();
+    format!(
+        "
+apiVersion: extensions.istio.io/v1alpha1
+kind: WasmPlugin
+metadata: {{name: {name}, namespace: default}}
+spec:
+  url: file://{}
+{spec}---
+",
+        module.display()
+    )
+}
+
+/// The probe under this name: the request header `x-probe-NAME` says what it does (tests/plugins/probe), `always` what
+/// it does without being asked.
+pub fn probe(name: &str, always: &str, spec: &str) -> String {
+    let spec = format!("pluginConfig: {{name: {name}, always: '{always}'}}\n{spec}");
+    wasm_plugin(name, &module("probe"), &spec)
+}

@@ -1,0 +1,13 @@
+//! Plugins from outside: what they do to real requests, and what the gateway does when they fail.
+
+use gateway_tests::client::{RawClient, RawResponse};
+
+mod attachment;
+mod chain;
+
+/// Sends a `GET` with these header lines and reads the response.
+async fn get(client: &mut RawClient, path: &str, headers: &str) -> RawResponse {
+    let headers = if headers.is_empty() { String::new() } else { format!("{headers}\r\n") };
+    client.send(format!("GET {path} HTTP/1.1\r\nhost: test.example.dev\r\n{headers}\r\n")).await.unwrap();
+    client.response().await.unwrap()
+}
