@@ -251,6 +251,7 @@ impl Stream {
     }
 
     /// We answer ourselves.
+    #[allow(clippy::boxed_local, reason = "replies travel boxed, see `Reply`")]
     fn local(&mut self, reply: Box<Reply>) -> Outcome {
         self.record.flags.insert(reply.flags);
         self.record.details = reply.details.clone();
