@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn the_threshold_decides() {
-        let warning = BROKEN.replace("gateways: [x]", "gateways: [mesh]");
+        let warning = format!("{GATEWAY}{}", BROKEN.replace("gateways: [x]", "gateways: [g]"));
         for (threshold, expected) in [("Error", 0), ("warning", FOUND), ("Info", FOUND)] {
             assert_eq!(run(&warning, &["-f", "DIR", "--failure-threshold", threshold]).0, expected, "{threshold}");
         }

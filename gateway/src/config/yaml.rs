@@ -2,7 +2,9 @@
 //!
 //! `serde_yaml` reads values; `saphyr-parser` walks the same text once before, for two things that
 //! `serde_yaml` cannot do: say on which line a field stands, and refuse a document whose nesting, size or
-//! aliases would cost more memory than the file suggests.
+//! aliases would cost more memory than the file suggests. It is also stricter: it refuses some forms that
+//! are in use (a closing bracket or the rest of a quoted text at the start of a line). Such a document is
+//! read all the same if it is harmless by a coarser measure; lines are then known up to that point.
 
 use std::{
     collections::HashMap,
@@ -25,6 +27,10 @@ const MAX_DEPTH: usize = 64;
 const MAX_NODES: usize = 1_000_000;
 /// Most bytes that aliases may add to one document, 32 per node and the text of scalars.
 const MAX_ALIAS_BYTES: usize = 4 << 20;
+/// Largest document that is read without a complete walk before.
+const MAX_UNCHECKED: usize = 1 << 20;
+/// Most brackets and braces in such a document: `serde_yaml` needs quadratic time for deep nesting.
+const MAX_UNCHECKED_BRACKETS: usize = 5000;
 /// Most documents of one file.
 const MAX_DOCUMENTS: usize = 100_000;
 
@@ -89,7 +95,12 @@ fn chunks(text: &str) -> Vec<(usize, &str)> {
 
 /// One document; `None` if it only has comments.
 fn document(first_line: usize, text: &str) -> Result<Option<Document>, SyntaxError> {
-    let positions = Scan::new(first_line).run(text)?;
+    let (positions, refused) = Scan::new(first_line).run(text);
+    match refused {
+        Some(Refusal::Limit(error)) => return Err(error),
+        Some(Refusal::Syntax(error)) if !is_harmless(text) => return Err(error),
+        _ => {}
+    }
     let fail = |error: serde_yaml::Error| {
         let line = error.location().map_or(first_line, |at| first_line + at.line() - 1);
         SyntaxError { line, message: without_location(&error.to_string()) }
@@ -100,6 +111,13 @@ fn document(first_line: usize, text: &str) -> Result<Option<Document>, SyntaxErr
     }
     value.apply_merge().map_err(fail)?;
     Ok(Some(Document { value, positions }))
+}
+
+/// Whether a document cannot cost much whatever it says: it is small, has few brackets and no anchor, hence
+/// no alias.
+fn is_harmless(text: &str) -> bool {
+    let brackets = text.bytes().filter(|byte| matches!(byte, b'[' | b'{')).count();
+    text.len() <= MAX_UNCHECKED && brackets <= MAX_UNCHECKED_BRACKETS && !text.contains('&')
 }
 
 /// The library's message without ` at line 3 column 5`, which counts from the start of the document.
@@ -149,6 +167,14 @@ struct Scan {
     lines: Vec<(u64, u32)>,
 }
 
+/// Why a walk ended early.
+enum Refusal {
+    /// The library does not take it for YAML.
+    Syntax(SyntaxError),
+    /// It is more than we accept.
+    Limit(SyntaxError),
+}
+
 /// A mapping or sequence that is open.
 struct Frame {
     /// Length of the path of the node itself.
@@ -179,18 +205,24 @@ impl Scan {
         }
     }
 
-    fn run(mut self, text: &str) -> Result<Positions, SyntaxError> {
-        for event in Parser::new_from_str(text) {
-            let (event, span) = event.map_err(|error| SyntaxError {
-                line: self.line(error.marker().line()),
-                message: error.info().to_owned(),
-            })?;
-            let line = self.line(span.start.line());
-            self.event(&event, line).map_err(|message| SyntaxError { line, message })?;
-        }
+    /// Walks the text to its end, or to where it is refused.
+    fn run(mut self, text: &str) -> (Positions, Option<Refusal>) {
+        let refused = self.walk(text).err();
         self.lines.sort_unstable();
         let first = self.first.unwrap_or(self.first_line);
-        Ok(Positions { first: u32::try_from(first).unwrap_or(u32::MAX), lines: self.lines.into() })
+        (Positions { first: u32::try_from(first).unwrap_or(u32::MAX), lines: self.lines.into() }, refused)
+    }
+
+    fn walk(&mut self, text: &str) -> Result<(), Refusal> {
+        for event in Parser::new_from_str(text) {
+            let (event, span) = event.map_err(|error| {
+                let line = self.line(error.marker().line());
+                Refusal::Syntax(SyntaxError { line, message: error.info().to_owned() })
+            })?;
+            let line = self.line(span.start.line());
+            self.event(&event, line).map_err(|message| Refusal::Limit(SyntaxError { line, message }))?;
+        }
+        Ok(())
     }
 
     fn line(&self, in_document: usize) -> usize {
@@ -354,6 +386,17 @@ mod tests {
         assert!(failure(&format!("{}{}", "[".repeat(100), "]".repeat(100))).message.contains("nested deeper"));
         assert!(failure("a: &a [*a]\n").message.contains("contains it"));
         assert!(failure(&format!("[{}]", "0,".repeat(MAX_NODES + 1))).message.contains("split it"));
+    }
+
+    #[test]
+    fn what_only_one_library_takes_for_yaml_is_read() {
+        for text in ["a:\n  b: [\n    x,\n]\n", "a:\n  b: \"x\ny\"\n"] {
+            let document = one(text).unwrap();
+            assert_eq!(document.positions.line("a.b"), 2, "{text}");
+        }
+        // Not if it might be costly.
+        assert!(one(&format!("a: &x 1\nb:\n  c: [{}1\n]\n", "*x,".repeat(10))).is_err());
+        assert!(one(&format!("b:\n  c: [\n]\na: {}{}\n", "[".repeat(6000), "]".repeat(6000))).is_err());
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! | `service` | one request, from its head to the response that hyper writes |
 //! | `request` | the head is checked and normalised; forwarding headers are set |
 //! | `plugins` | request callbacks of the listener's plugins, and later the response callbacks in reverse |
-//! | `route` | the virtual host and route, resolved when first needed and again when a plugin changed the head |
+//! | `route` | the virtual host and route, looked for after the plugins' request callbacks, which may change the head |
 //! | `forward` | endpoint, rewrite, header edits, sending, trying again |
 //! | `reply`, `redirect` | answers that need no upstream |
 //! | `body` | bodies both ways, with back-pressure |

@@ -234,9 +234,13 @@ impl Compiler<'_, '_> {
             }
             Some(id) => {
                 if self.context.services.cluster(id).is_some_and(|cluster| cluster.endpoints.is_empty()) {
+                    let (level, code, reason) = match &service.without_endpoints {
+                        Some(reason) => (Level::Error, "GW0102", reason.as_str()),
+                        None => (Level::Warning, "GW0106", "at present"),
+                    };
                     let message =
-                        format!("{}:{port} has no endpoint at present; requests are answered 503", wanted.host);
-                    self.problem(Level::Warning, "GW0106", &field, message);
+                        format!("{}:{port} has no endpoint: {reason}; requests are answered 503", wanted.host);
+                    self.problem(level, code, &field, message);
                 }
             }
         }

@@ -18,6 +18,7 @@ use crate::{
         path::Path,
         problem::{Level, Problem},
         resources::{Resource, Resources},
+        validate::without_endpoints,
     },
     istio::{EndpointSlice, PortReference, Service, ServiceEntry, ServicePort},
     snapshot::{Cluster, ClusterId, Endpoint, UpstreamProtocol},
@@ -45,6 +46,8 @@ pub(super) struct KnownService {
     namespace: Arc<str>,
     /// Port numbers with their clusters.
     pub(super) ports: Vec<(u16, ClusterId)>,
+    /// Why it can have no endpoints, if so.
+    pub(super) without_endpoints: Option<String>,
 }
 
 impl KnownService {
@@ -125,7 +128,7 @@ impl Services {
             let host = host.trim_end_matches('.');
             let service = host.strip_suffix(".svc.cluster.local").and_then(|rest| rest.strip_suffix(&entry.namespace));
             let name = service.and_then(|rest| rest.strip_suffix('.')).unwrap_or(host);
-            let taken = self.add(host, name, &entry.namespace, ports);
+            let taken = self.add(host, name, &entry.namespace, ports, without_endpoints(&entry.spec));
             if let Some(owner) = taken {
                 let hosts = Path::SPEC.key("hosts");
                 let message = format!(
@@ -156,11 +159,20 @@ impl Services {
             })
             .collect();
         // A ServiceEntry may have taken the name; then it is more specific about where to go.
-        self.add(&qualified(&service.name, &service.namespace), &service.name, &service.namespace, ports);
+        let external = spec.service_type == "ExternalName";
+        let empty = external.then(|| "type ExternalName is not supported in this version".to_owned());
+        self.add(&qualified(&service.name, &service.namespace), &service.name, &service.namespace, ports, empty);
     }
 
     /// Adds a service; returns the namespace of an older one that has a port of the same name already.
-    fn add(&mut self, host: &str, name: &str, namespace: &str, ports: Vec<NewPort>) -> Option<Arc<str>> {
+    fn add(
+        &mut self,
+        host: &str,
+        name: &str,
+        namespace: &str,
+        ports: Vec<NewPort>,
+        without_endpoints: Option<String>,
+    ) -> Option<Arc<str>> {
         let known = self.by_host.entry(host.to_owned()).or_default();
         let mut taken = None;
         let mut added = Vec::with_capacity(ports.len());
@@ -196,7 +208,12 @@ impl Services {
             }
         }
         known.push(self.services.len());
-        self.services.push(KnownService { host: host.into(), namespace: namespace.into(), ports: added });
+        self.services.push(KnownService {
+            host: host.into(),
+            namespace: namespace.into(),
+            ports: added,
+            without_endpoints,
+        });
         taken
     }
 

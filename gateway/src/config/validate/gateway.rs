@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, net::IpAddr};
 
-use super::{Report, host_pattern_error, is_label};
+use super::{Report, host_pattern_error, is_label, selector_labels};
 use crate::{
     config::{path::Path, resources::Resource},
     istio::{Gateway, Server, ServerTls},
@@ -14,6 +14,7 @@ pub(crate) fn gateway(resource: &Resource<Gateway>, report: &mut Report<'_, Gate
     if resource.spec.servers.is_empty() {
         report.reject(&path, "gateway must have at least one server");
     }
+    selector_labels(&resource.spec.selector, &Path::SPEC.key("selector"), report);
     let mut port_names = HashSet::new();
     let mut names = HashSet::new();
     for (at, server) in resource.spec.servers.iter().enumerate() {

@@ -185,7 +185,7 @@ pub(super) fn ignored(routes: &[HttpRoute], report: &mut VsReport<'_>) {
 mod tests {
     use crate::config::validate::tests::assert_problems;
 
-    const ROUTE: &str = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: v}\nspec:\n  hosts: [a]\n  http:\n  - $$\n";
+    const ROUTE: &str = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: v}\nspec:\n  hosts: [a]\n  gateways: [g]\n  http:\n  - $$\n";
 
     #[test]
     fn actions() {

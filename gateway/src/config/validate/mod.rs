@@ -15,12 +15,12 @@ mod wasm_plugin;
 pub(crate) use gateway::gateway;
 pub(crate) use references::{full_name as full_gateway_name, references};
 pub(crate) use report::Report;
-pub(crate) use service::{endpoint_slice, service, service_entry};
+pub(crate) use service::{endpoint_slice, service, service_entry, without_endpoints};
 pub(crate) use virtual_service::virtual_service;
 pub(crate) use wasm_plugin::wasm_plugin;
 
 use super::{path::Path, resources::Resource};
-use crate::istio::{AuthorizationPolicy, DestinationRule, RequestAuthentication};
+use crate::istio::{AuthorizationPolicy, DestinationRule, Labels, RequestAuthentication};
 
 /// Checks what every resource has.
 pub(crate) fn metadata<T>(resource: &Resource<T>, report: &mut Report<'_, T>) {
@@ -117,6 +117,15 @@ pub(crate) fn host_pattern_error(text: &str) -> Option<&'static str> {
         Some("is not a host name")
     } else {
         None
+    }
+}
+
+/// Checks the labels of a selector: they are compared as they are.
+fn selector_labels<T>(labels: &Labels, path: &Path<'_>, report: &mut Report<'_, T>) {
+    for (name, value) in labels {
+        if name.is_empty() || name.contains('*') || value.contains('*') {
+            report.reject(&path.key(name), "wildcard is not supported in selector");
+        }
     }
 }
 

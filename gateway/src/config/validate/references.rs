@@ -45,63 +45,73 @@ pub(crate) fn references(resources: &Resources, options: &Options) -> Vec<Proble
 }
 
 fn virtual_service(service: &Resource<VirtualService>, gateways: &GatewayHosts<'_>, problems: &mut Vec<Problem>) {
-    let lists = std::iter::once((None, &service.spec.gateways)).chain(service.spec.http.iter().enumerate().flat_map(
-        |(route, http)| http.matches.iter().enumerate().map(move |(block, m)| (Some((route, block)), &m.gateways)),
-    ));
-    for (place, names) in lists {
-        for (at, name) in names.iter().enumerate().filter(|(_, name)| *name != "mesh") {
-            let full = full_name(name, &service.namespace);
-            let http = Path::SPEC.key("http");
-            let route = http.index(place.map_or(0, |(route, _)| route));
-            let matches = route.key("match");
-            let block = matches.index(place.map_or(0, |(_, block)| block));
-            let list = if place.is_some() { block.key("gateways") } else { Path::SPEC.key("gateways") };
-            match gateways.get(&full) {
-                None => {
-                    let message = format!("Referenced gateway not found: {name:?}");
-                    problems.push(service.problem(Level::Error, "IST0101", &list.index(at), message));
+    let mut bound = Vec::new();
+    for (at, name) in named_gateways(&service.spec.gateways) {
+        match gateways.get(&full_name(name, &service.namespace)) {
+            Some(gateway) => bound.push(gateway),
+            None => problems.push(not_found(service, name, &Path::SPEC.key("gateways").index(at))),
+        }
+    }
+    hosts_in_gateways(service, &bound, problems);
+    let http = Path::SPEC.key("http");
+    for (at, route) in service.spec.http.iter().enumerate() {
+        let path = http.index(at);
+        let path = path.key("match");
+        for (at, block) in route.matches.iter().enumerate() {
+            let path = path.index(at);
+            let path = path.key("gateways");
+            for (at, name) in named_gateways(&block.gateways) {
+                if !gateways.contains_key(&full_name(name, &service.namespace)) {
+                    problems.push(not_found(service, name, &path.index(at)));
                 }
-                Some((gateway, hosts)) if place.is_none() => hosts_in_gateway(service, gateway, hosts, problems),
-                Some(_) => {}
             }
         }
     }
 }
 
-/// Hosts that the Gateway does not have (IST0132), or has only for other namespaces.
-fn hosts_in_gateway(
+/// The Gateways of a list: `mesh` is none.
+fn named_gateways(names: &[String]) -> impl Iterator<Item = (usize, &String)> {
+    names.iter().enumerate().filter(|(_, name)| *name != "mesh")
+}
+
+fn not_found(service: &Resource<VirtualService>, name: &str, path: &Path<'_>) -> Problem {
+    service.problem(Level::Error, "IST0101", path, format!("Referenced gateway not found: {name:?}"))
+}
+
+/// Hosts that none of the Gateways has, Gateways that have none of the hosts (both IST0132), and hosts that
+/// are there, but only for other namespaces.
+fn hosts_in_gateways(
     service: &Resource<VirtualService>,
-    gateway: &Resource<Gateway>,
-    hosts: &ServerHosts,
+    bound: &[&(&Arc<Resource<Gateway>>, ServerHosts)],
     problems: &mut Vec<Problem>,
 ) {
+    let hosts: Vec<_> = service.spec.hosts.iter().filter_map(|text| Some((text.as_str(), parse_host(text)?))).collect();
+    let has = |server: &ServerHosts, host, scoped| !server.intersect(host, &service.namespace, scoped).is_empty();
     let path = Path::SPEC.key("hosts");
-    let mut missing = Vec::new();
-    for (at, text) in service.spec.hosts.iter().enumerate() {
-        let Some(host) = parse_host(text) else { continue };
-        if !hosts.intersect(&host, &service.namespace, true).is_empty() {
-            continue;
+    for (gateway, server) in bound {
+        let gateway_name = gateway.full_name();
+        let none = hosts.iter().all(|(_, host)| !has(server, host, false));
+        let mut missing = Vec::new();
+        for (at, (text, host)) in hosts.iter().enumerate() {
+            if none || bound.iter().all(|(_, server)| !has(server, host, false)) {
+                missing.push((at, *text));
+            } else if has(server, host, false) && !has(server, host, true) {
+                let message = format!(
+                    "Gateway {gateway_name} has host {text} only for other namespaces than {}, so nothing is served for it",
+                    service.namespace
+                );
+                problems.push(service.problem(Level::Error, "GW0107", &path.index(at), message));
+            }
         }
-        if hosts.intersect(&host, &service.namespace, false).is_empty() {
-            missing.push((at, text.as_str()));
-        } else {
+        if let Some((first, _)) = missing.first() {
+            let names: Vec<&str> = missing.iter().map(|(_, text)| *text).collect();
             let message = format!(
-                "Gateway {} has host {text} only for other namespaces than {}, so nothing is served for it",
-                gateway.full_name(),
-                service.namespace
+                "one or more host [{}] defined in VirtualService {} not found in Gateway {gateway_name}.",
+                names.join(" "),
+                service.full_name(),
             );
-            problems.push(service.problem(Level::Error, "GW0107", &path.index(at), message));
+            problems.push(service.problem(Level::Warning, "IST0132", &path.index(*first), message));
         }
-    }
-    if let Some((first, _)) = missing.first() {
-        let names: Vec<&str> = missing.iter().map(|(_, text)| *text).collect();
-        let message = format!(
-            "one or more host [{}] defined in VirtualService {} not found in Gateway {}.",
-            names.join(" "),
-            service.full_name(),
-            gateway.full_name()
-        );
-        problems.push(service.problem(Level::Warning, "IST0132", &path.index(*first), message));
     }
 }
 

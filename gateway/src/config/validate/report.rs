@@ -12,11 +12,12 @@ pub(crate) struct Report<'a, T> {
     resource: &'a Resource<T>,
     problems: Vec<Problem>,
     rejected: bool,
+    elsewhere: bool,
 }
 
 impl<'a, T> Report<'a, T> {
     pub(crate) fn new(resource: &'a Resource<T>) -> Self {
-        Self { resource, problems: Vec::new(), rejected: false }
+        Self { resource, problems: Vec::new(), rejected: false, elsewhere: false }
     }
 
     /// The problems, and whether the resource must not be used.
@@ -27,6 +28,11 @@ impl<'a, T> Report<'a, T> {
     /// Whether the resource must not be used.
     pub(crate) fn rejected(&self) -> bool {
         self.rejected
+    }
+
+    /// The resource does not act at gateways: what this version cannot do is of no interest.
+    pub(crate) fn acts_elsewhere(&mut self) {
+        self.elsewhere = true;
     }
 
     /// The resource must not be used.
@@ -68,12 +74,16 @@ impl<'a, T> Report<'a, T> {
 
     /// A part that this version does not act on, where that is harmless.
     pub(crate) fn ignored(&mut self, field: &Path<'_>, what: &str) {
-        self.warn("GW0101", field, format!("not supported in this version, ignored: {what}"));
+        if !self.elsewhere {
+            self.warn("GW0101", field, format!("not supported in this version, ignored: {what}"));
+        }
     }
 
     /// A part that this version does not act on, where that changes what is served.
     pub(crate) fn unsupported(&mut self, field: &Path<'_>, what: &str, instead: &str) {
-        self.push(Level::Error, "GW0102", field, format!("{what} is not supported in this version: {instead}"));
+        if !self.elsewhere {
+            self.push(Level::Error, "GW0102", field, format!("{what} is not supported in this version: {instead}"));
+        }
     }
 
     /// Rejects a value that is not one of `known`.

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, net::IpAddr};
 
-use super::{Report, export_to, host_pattern_error, is_host_name};
+use super::{Report, export_to, host_pattern_error, is_host_name, selector_labels};
 use crate::{
     config::{path::Path, resources::Resource},
     istio::{EndpointSlice, PortReference, Service, ServiceEntry, WorkloadEntry},
@@ -23,6 +23,15 @@ pub(crate) fn service_entry(resource: &Resource<ServiceEntry>, report: &mut Repo
     check_ports(spec, report);
     check_endpoints(spec, resolution, report);
     check_resolution(spec, resolution, report);
+    if resolution.contains("DNS") {
+        let path = Path::SPEC.key("addresses");
+        for (at, _) in spec.addresses.iter().enumerate().filter(|(_, address)| address.contains('/')) {
+            report.reject(&path.index(at), "CIDR addresses are allowed only for NONE/STATIC resolution types");
+        }
+    }
+    if let Some(selector) = &spec.workload_selector {
+        selector_labels(&selector.labels, &Path::SPEC.key("workloadSelector").key("labels"), report);
+    }
     export_to(&spec.export_to, report);
 }
 
@@ -114,26 +123,31 @@ fn check_address(endpoint: &WorkloadEntry, resolution: &str, path: &Path<'_>, re
     }
 }
 
-/// What cannot have endpoints in this version.
+/// What cannot have endpoints in this version. Warnings: many ServiceEntries are for the mesh only, and a
+/// route that leads to one that has none is an error of its own.
 fn check_resolution(spec: &ServiceEntry, resolution: &str, report: &mut Report<'_, ServiceEntry>) {
-    let path = Path::SPEC.key("resolution");
-    let instead = "the service has no endpoints and requests are answered 503; use STATIC with IP addresses";
+    let names = spec.endpoints.iter().any(|endpoint| endpoint.address.parse::<IpAddr>().is_err());
+    if let Some(reason) = without_endpoints(spec) {
+        let field = if spec.workload_selector.is_some() { "workloadSelector" } else { "resolution" };
+        report.warn("GW0101", &Path::SPEC.key(field), format!("{reason}, so this service has no endpoints"));
+    } else if resolution.contains("DNS") && names {
+        let message =
+            "not supported in this version: endpoints with host names are left out; use STATIC with IP addresses";
+        report.warn("GW0101", &Path::SPEC.key("resolution"), message);
+    }
+}
+
+/// Why a service cannot have endpoints in this version, if so.
+pub(crate) fn without_endpoints(spec: &ServiceEntry) -> Option<String> {
+    let resolution = spec.resolution.as_deref().unwrap_or("NONE");
     if spec.workload_selector.is_some() {
-        report.unsupported(&Path::SPEC.key("workloadSelector"), "workloadSelector", instead);
+        Some("workloadSelector is not supported in this version (list endpoints with IP addresses)".to_owned())
     } else if resolution == "NONE" {
-        report.warn(
-            "IST0133",
-            &path,
-            format!("Schema validation warning: resolution NONE has no meaning at a gateway: {instead}"),
-        );
-    } else if resolution.contains("DNS") {
-        let names = spec.endpoints.iter().any(|endpoint| endpoint.address.parse::<IpAddr>().is_err());
-        if spec.endpoints.is_empty() {
-            report.unsupported(&path, &format!("resolution {resolution}"), instead);
-        } else if names {
-            let instead = "endpoints with host names are left out; use STATIC with IP addresses";
-            report.unsupported(&path, &format!("resolution {resolution}"), instead);
-        }
+        Some("resolution NONE has no meaning at a gateway (use STATIC with IP addresses)".to_owned())
+    } else if resolution.contains("DNS") && spec.endpoints.is_empty() {
+        Some(format!("resolution {resolution} is not supported in this version (use STATIC with IP addresses)"))
+    } else {
+        None
     }
 }
 
@@ -214,7 +228,7 @@ mod tests {
             (format!("{{hosts: ['*.a'], resolution: STATIC, {ports}}}"), "a wildcard needs"),
             (format!("{{hosts: [a], resolution: static, {ports}}}"), "is not one of NONE, STATIC"),
             (format!("{{hosts: [a], {ports}}}"), "resolution NONE has no meaning"),
-            (format!("{{hosts: [a], {ports}, resolution: DNS}}"), "Error [GW0102]"),
+            (format!("{{hosts: [a], {ports}, resolution: DNS}}"), "Warning [GW0101]"),
             (
                 format!("{{hosts: [a], {ports}, resolution: DNS, endpoints: [{{address: b.com}}]}}"),
                 "endpoints with host names are left out",

@@ -13,6 +13,10 @@ pub(crate) fn virtual_service(resource: &Resource<VirtualService>, report: &mut 
     let spec = &resource.spec;
     // Without hosts it is a delegate: it has no meaning of its own, another one refers to it.
     let delegate = spec.hosts.is_empty();
+    // Without a list it is for the mesh, which no ingress gateway is part of.
+    if !delegate && spec.gateways.iter().all(|name| name == "mesh") {
+        report.acts_elsewhere();
+    }
     let hosts = Path::SPEC.key("hosts");
     let mut seen = HashSet::new();
     for (at, host) in spec.hosts.iter().enumerate() {
@@ -137,7 +141,9 @@ mod tests {
             (format!("{{hosts: [a], gateways: ['a b'], {route}}}"), "spec.gateways[0]"),
             (format!("{{hosts: [a], exportTo: ['a b'], {route}}}"), "spec.exportTo[0]"),
             ("{hosts: [a]}".to_owned(), "http, tcp or tls must be provided"),
-            ("{hosts: [a], tcp: [{}]}".to_owned(), "tcp routing is not supported in this version"),
+            ("{hosts: [a], gateways: [g], tcp: [{}]}".to_owned(), "tcp routing is not supported in this version"),
+            // For the mesh only: of no interest here.
+            ("{hosts: [a], tcp: [{}]}".to_owned(), ""),
         ];
         for (snippet, expected) in &cases {
             assert_problems(&format!("{HEAD}$$\n"), &[(snippet.as_str(), *expected)]);

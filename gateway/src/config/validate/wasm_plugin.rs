@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::Report;
+use super::{Report, selector_labels};
 use crate::{
     config::{path::Path, resources::Resource, yaml::Value},
     istio::WasmPlugin,
@@ -70,6 +70,9 @@ fn check_url(url: &str, report: &mut Report<'_, Spec>) {
 fn check_attachment(spec: &Spec, report: &mut Report<'_, Spec>) {
     let targets = spec.target_refs.len() + usize::from(spec.target_ref.is_some());
     let path = Path::SPEC.key("targetRefs");
+    if let Some(selector) = &spec.selector {
+        selector_labels(&selector.match_labels, &Path::SPEC.key("selector").key("matchLabels"), report);
+    }
     if targets > 0 && spec.selector.is_some() {
         report.reject(&Path::SPEC.key("selector"), "only one of targetRefs or selector can be set");
     }
@@ -162,6 +165,7 @@ mod tests {
                 ),
                 ("{url: 'file:///a', vmConfig: {env: [{name: A}, {name: A}]}}", "duplicate environment variable"),
                 ("{url: 'file:///a', vmConfig: {env: [{name: A, valueFrom: HOST, value: x}]}}", "only be set when"),
+                ("{url: 'file:///a', selector: {matchLabels: {a: 'b*'}}}", "wildcard is not supported in selector"),
                 ("{url: 'file:///a', match: [{mode: BOTH}]}", "spec.match[0].mode"),
                 ("{url: 'file:///a', match: [{ports: [{number: 0}]}]}", "spec.match[0].ports[0].number"),
             ],

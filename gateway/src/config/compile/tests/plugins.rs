@@ -1,0 +1,75 @@
+//! Declarations of plugins and the chains of listeners.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+use super::*;
+use crate::{
+    plugins::ModuleSource,
+    snapshot::{Code, FailStrategy, Phase, Plugin, PluginId},
+};
+
+#[test]
+fn plugins_are_declared_and_attached() {
+    let plugin = |metadata: &str, spec: &str| {
+        format!("apiVersion: extensions.istio.io/v1alpha1\nkind: WasmPlugin\nmetadata: {{{metadata}}}\nspec: {spec}\n")
+    };
+    let picture = Picture::of(&[
+        &plugin(
+            "name: a",
+            "{url: 'file://m/a.wasm', phase: AUTHN, priority: 7, failStrategy: FAIL_OPEN, pluginName: root, pluginConfig: {z: 1, a: [x, 1.5]}, match: [{ports: [{number: 8080}]}, {mode: SERVER}], vmConfig: {env: [{name: K, value: v}, {name: SURELY_UNSET, valueFrom: HOST}]}}",
+        ),
+        &plugin(
+            "name: b, namespace: istio-system, creationTimestamp: '2024-01-01T00:00:00Z'",
+            "{url: 'file:///b.wasm', pluginConfig: {}, selector: {matchLabels: {istio: ingressgateway}}}",
+        ),
+        &plugin("name: c, namespace: elsewhere", "{url: 'file:///c.wasm'}"),
+        &plugin("name: d", "{url: 'file:///d.wasm', selector: {matchLabels: {app: other}}}"),
+        &plugin("name: e", "{url: 'file:///e.wasm', match: [{mode: SERVER}]}"),
+        &plugin("name: f", "{url: 'oci://r/f:1', match: [{mode: CLIENT}]}"),
+        &plugin("name: h", "{url: 'file:///h.wasm', targetRefs: [{kind: Gateway, name: g}]}"),
+    ]);
+    let names: Vec<&str> = picture.declarations.iter().map(|declaration| declaration.name.as_str()).collect();
+    // With a time before without; `f` is there so that its failStrategy decides.
+    assert_eq!(names, ["b", "a", "f"]);
+    let [b, a, f] = picture.declarations.as_slice() else { panic!() };
+    assert_eq!(a.source, ModuleSource::File("dir/m/a.wasm".into()));
+    assert_eq!(a.configuration, r#"{"z":1,"a":["x",1.5]}"#);
+    assert_eq!(
+        (a.phase, a.priority, a.fail_strategy, a.ports.as_slice()),
+        (Phase::Authn, Some(7), FailStrategy::Open, &[8080][..])
+    );
+    assert_eq!((a.root_id.as_str(), a.root_namespace), ("root", false));
+    assert_eq!(a.environment, [("K".to_owned(), "v".to_owned())]);
+    assert_eq!((b.configuration.len(), b.root_namespace, b.created.as_str()), (0, true, "2024-01-01T00:00:00Z"));
+    assert!(b.created < a.created && a.created < f.created);
+    assert_eq!(f.source, ModuleSource::Unsupported("oci://r/f:1".to_owned()));
+    for expected in ["SURELY_UNSET", "oci:// is not supported", "targetRefs attach"] {
+        assert!(picture.problems.iter().any(|problem| problem.contains(expected)), "{:#?}", picture.problems);
+    }
+
+    let attached: Vec<Attached> = [("a", vec![8080]), ("b", vec![]), ("c", vec![80])]
+        .into_iter()
+        .map(|(name, ports)| {
+            let plugin = Plugin {
+                id: PluginId(1),
+                namespace: "default".to_owned(),
+                name: name.to_owned(),
+                digest: String::new(),
+                phase: Phase::Unspecified,
+                priority: None,
+                fail_strategy: FailStrategy::Close,
+                code: Code::Unavailable { reason: String::new() },
+            };
+            Attached { plugin: Arc::new(plugin), ports }
+        })
+        .collect();
+    // `match.ports` is the bound port, also where a test binds elsewhere.
+    let mut options = Options::default();
+    options.bind.insert(80, "127.0.0.1:0".parse().unwrap());
+    for options in [Options::default(), options] {
+        let picture = Picture::with(&[GATEWAY], &options, &attached);
+        let chain: Vec<&str> =
+            picture.snapshot.listeners[0].plugins.iter().map(|plugin| plugin.name.as_str()).collect();
+        assert_eq!(chain, ["a", "b"]);
+    }
+}
