@@ -17,7 +17,7 @@ use super::{
 };
 
 /// After so many mistakes in one document the rest is not looked for.
-const MAX_MISTAKES: usize = 50;
+const MAX_MISTAKES: usize = 20;
 
 /// What decoding found.
 #[derive(Debug)]
@@ -269,7 +269,7 @@ impl<'de> SeqAccess<'de> for Items<'_> {
     }
 }
 
-/// The name that was probably meant: at most two characters away, or different only in case.
+/// The name that was probably meant: at most two characters away, and less than half of it.
 fn nearest(name: &str, names: &[&'static str]) -> Option<&'static str> {
     if name.len() > 40 {
         return None;
@@ -279,7 +279,7 @@ fn nearest(name: &str, names: &[&'static str]) -> Option<&'static str> {
     names
         .iter()
         .map(|candidate| (distance(&wanted, &plain(candidate)), *candidate))
-        .filter(|(distance, candidate)| *distance <= 2 && *distance < candidate.len())
+        .filter(|(distance, candidate)| *distance <= 2 && *distance * 2 < candidate.len())
         .min()
         .map(|(_, candidate)| candidate)
 }

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 
 use super::{Report, export_to, host_pattern_error, http_route, is_label, is_subdomain};
 use crate::{
-    config::{path::Path, resources::Resource},
-    istio::VirtualService,
+    config::{compile::matching, path::Path, resources::Resource},
+    istio::{HttpMatch, VirtualService},
 };
 
 /// Checks a VirtualService.
@@ -66,7 +66,7 @@ pub(super) fn gateway_names(names: &[String], path: &Path<'_>, report: &mut Repo
 fn unreachable_rules(resource: &Resource<VirtualService>, report: &mut Report<'_, VirtualService>) {
     let http = Path::SPEC.key("http");
     let mut everything: Option<usize> = None;
-    let mut seen: Vec<(usize, &crate::istio::HttpMatch)> = Vec::new();
+    let mut seen: Vec<(usize, &HttpMatch)> = Vec::new();
     for (at, route) in resource.spec.http.iter().enumerate() {
         let path = http.index(at);
         let label = if route.name.is_empty() { format!("#{at}") } else { format!("{:?}", route.name) };
@@ -75,7 +75,7 @@ fn unreachable_rules(resource: &Resource<VirtualService>, report: &mut Report<'_
             report.warn("IST0130", &path, format!("VirtualService rule {label} not used ({reason})."));
             continue;
         }
-        if route.matches.is_empty() {
+        if route.matches.is_empty() || route.matches.iter().any(matches_everything) {
             everything = Some(at);
         }
         let mut repeated = 0;
@@ -106,8 +106,19 @@ fn unreachable_rules(resource: &Resource<VirtualService>, report: &mut Report<'_
     }
 }
 
+/// Whether a block takes every request: what comes after it is not even compiled.
+fn matches_everything(block: &HttpMatch) -> bool {
+    let (_, conditions) = matching::conditions(block, &Path::Root, &mut |_, _| {});
+    matching::is_catch_all(block, &conditions)
+        && block.port.is_none()
+        && block.gateways.is_empty()
+        && block.source_labels.is_empty()
+        && block.source_namespace.is_empty()
+        && !matching::needs_claims(block)
+}
+
 /// Whether two blocks match the same requests; their names do not count.
-fn same_match(one: &crate::istio::HttpMatch, two: &crate::istio::HttpMatch) -> bool {
+fn same_match(one: &HttpMatch, two: &HttpMatch) -> bool {
     one.uri == two.uri
         && one.scheme == two.scheme
         && one.method == two.method
@@ -147,6 +158,30 @@ mod tests {
         ];
         for (snippet, expected) in &cases {
             assert_problems(&format!("{HEAD}$$\n"), &[(snippet.as_str(), *expected)]);
+        }
+    }
+
+    #[test]
+    fn a_catch_all_block_hides_what_follows() {
+        let rules = |block: &str| {
+            let route = "directResponse: {status: 200}";
+            problems(&format!(
+                "{HEAD}{{hosts: [a], http: [{{match: [{block}], {route}}}, {{match: [{{uri: {{prefix: /x}}}}], {route}}}]}}\n"
+            ))
+        };
+        for hiding in
+            ["{uri: {prefix: /}}", "{uri: {regex: '.*'}}", "{name: n}", "{uri: {exact: /a}}, {uri: {prefix: /}}"]
+        {
+            let found = rules(hiding);
+            assert!(found.len() == 1 && found[0].contains("Warning [IST0130]"), "{hiding}: {found:#?}");
+        }
+        for open in [
+            "{uri: {prefix: /}, port: 80}",
+            "{uri: {prefix: /}, headers: {a: {}}}",
+            "{uri: {prefix: ''}}",
+            "{gateways: [g]}",
+        ] {
+            assert!(rules(open).is_empty(), "{open}: {:#?}", rules(open));
         }
     }
 
