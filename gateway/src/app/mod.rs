@@ -2,7 +2,7 @@
 //!
 //! Two sides. The **control side** is a small runtime of its own: it reads configuration, compiles plugins
 //! and answers operators. The **workers** serve. Between them there are only commands one way and
-//! acknowledgements the other ([`publish`]).
+//! acknowledgements the other (`publish`).
 
 mod control;
 mod plugin_output;
