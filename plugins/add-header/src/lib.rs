@@ -1,6 +1,6 @@
 //! A plugin that adds, sets and removes headers of requests and responses, as its configuration says.
 //!
-//! Owns which header operations it accepts ([`rules`]) and carries them out. See README.md for the configuration.
+//! Owns which header operations it accepts (`rules`) and carries them out. See README.md for the configuration.
 
 mod rules;
 
