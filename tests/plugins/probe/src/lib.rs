@@ -1,7 +1,7 @@
 //! A plugin that does in each callback what the request asks for: the worst, too.
 //!
 //! It is written on the `proxy-wasm` crate and not on our SDK, as other people's plugins are. Which plugin it is stands
-//! in its configuration, `{"name": "a"}`; then the request header `x-probe-a` says what it does, as [`script`] explains.
+//! in its configuration, `{"name": "a"}`; then the request header `x-probe-a` says what it does, as `script.rs` explains.
 //! Without being asked it adds its name to the header `x-trace` of request and response, so that a test sees the order
 //! of a chain.
 #![cfg(target_arch = "wasm32")]
