@@ -1,4 +1,4 @@
-//! Clients: one that sends exactly the bytes it is given, and one that speaks HTTP/2.
+//! Clients: one that sends exactly the bytes it is given, and one that speaks HTTP/2; and a server of the first kind.
 
 use crate::body::Outgoing;
 use crate::server::{Io, Tasks};
@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use std::net::SocketAddr;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 /// An HTTP/1.1 client that knows no rules for what it sends and strict ones for what it receives.
 pub struct RawClient<S = TcpStream> {
@@ -125,6 +125,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> RawClient<S> {
         Ok(RawResponse { status, version, headers: self.fields().await?, ..RawResponse::default() })
     }
 
+    /// Reads the head of a request, for the side that answers: its first line and its headers.
+    pub async fn request_head(&mut self) -> anyhow::Result<(String, Vec<(String, String)>)> {
+        Ok((self.line().await?, self.fields().await?))
+    }
+
     /// Reads exactly this many bytes.
     pub async fn read(&mut self, len: usize) -> anyhow::Result<Vec<u8>> {
         while self.buffer.len() < len {
@@ -192,6 +197,36 @@ impl<S: AsyncRead + AsyncWrite + Unpin> RawClient<S> {
     /// Reads what there is; false at the end of the connection.
     async fn fill(&mut self) -> anyhow::Result<bool> {
         Ok(within("bytes to arrive", self.stream.read_buf(&mut self.buffer)).await?? > 0)
+    }
+}
+
+/// A server for which the test does everything: it reads what comes and sends exactly the bytes it is given.
+pub struct RawServer(TcpListener);
+
+impl RawServer {
+    /// Listens on a free port of 127.0.0.1.
+    pub async fn start() -> anyhow::Result<RawServer> {
+        Ok(RawServer(TcpListener::bind("127.0.0.1:0").await?))
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> anyhow::Result<SocketAddr> {
+        Ok(self.0.local_addr()?)
+    }
+
+    /// Waits for the next connection.
+    pub async fn accept(&self) -> anyhow::Result<RawClient> {
+        let (stream, _) = within("a connection at the server", self.0.accept()).await??;
+        stream.set_nodelay(true)?;
+        Ok(RawClient::over(stream))
+    }
+
+    /// Waits for the next connection, reads the head of a request without a body and sends these bytes.
+    pub async fn answer(&self, bytes: impl AsRef<[u8]>) -> anyhow::Result<RawClient> {
+        let mut connection = self.accept().await?;
+        connection.request_head().await?;
+        connection.send(bytes).await?;
+        Ok(connection)
     }
 }
 

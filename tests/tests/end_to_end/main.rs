@@ -1,6 +1,8 @@
 //! The gateway from outside: a folder of YAML, requests over real sockets, what clients, services and operators see.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod headers;
 mod hosts;
 mod house;
 mod plugins;
+mod routes;
