@@ -68,8 +68,7 @@ async fn requests_that_break_the_rules_never_reach_a_service() {
 #[tokio::test]
 async fn requests_with_a_body_can_be_refused_too() {
     let (gateway, upstream) = start().await;
-    let (response, mut client) =
-        send(&gateway, "FOO / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello").await;
+    let (response, mut client) = send(&gateway, "FOO / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello").await;
     assert_eq!((response.status, response.header("connection")), (400, Some("close")));
     client.closed().await.unwrap();
     assert_eq!(upstream.connections(), 0);
@@ -113,7 +112,9 @@ async fn heads_are_limited() {
 async fn http2_requests_are_checked_like_the_others() {
     let (gateway, upstream) = start().await;
     let mut client = gateway.h2_client().await.unwrap();
-    for (method, path, status) in [("TRACE", "/", 405), ("FOO", "/", 400), ("GET", "/%00", 400), ("GET", "/a/../b", 200)] {
+    for (method, path, status) in
+        [("TRACE", "/", 405), ("FOO", "/", 400), ("GET", "/%00", 400), ("GET", "/a/../b", 200)]
+    {
         let request = http::Request::builder().method(method).uri(format!("http://{HOST}{path}"));
         let response = client.fetch(request.body(Outgoing::empty()).unwrap()).await.unwrap();
         assert_eq!(response.status.as_u16(), status, "{method} {path}");

@@ -1,8 +1,12 @@
 //! The gateway from outside: a folder of YAML, requests over real sockets, what clients, services and operators see.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod configuration;
+mod faults;
 mod headers;
 mod hosts;
 mod house;
+mod operation;
 mod plugins;
+mod protocols;
 mod routes;

@@ -124,7 +124,10 @@ async fn destinations_get_their_share() {
     assert_eq!(first + second, 1000);
     // Six standard deviations of 12.6 around 200: wrong once in five hundred million runs.
     assert!((124..=276).contains(&second), "{second} of 1000 at a share of 20 %");
-    assert_eq!(gateway.metrics().await.unwrap().sum("istio_requests_total", &[("destination_service_name", "never")]), 0.0);
+    assert_eq!(
+        gateway.metrics().await.unwrap().sum("istio_requests_total", &[("destination_service_name", "never")]),
+        0.0
+    );
 }
 
 #[tokio::test]
@@ -188,8 +191,7 @@ async fn fixed_responses_are_text_unless_their_headers_say_otherwise() {
 
 #[tokio::test]
 async fn a_fixed_response_may_be_asked_for_by_head() {
-    let gateway =
-        routes("  - {directResponse: {status: 200, body: {string: eleven char}}}").await;
+    let gateway = routes("  - {directResponse: {status: 200, body: {string: eleven char}}}").await;
     let mut client = gateway.client().await.unwrap();
     client.send(format!("HEAD / HTTP/1.1\r\nhost: {HOST}\r\n\r\n")).await.unwrap();
     let head = client.head().await.unwrap();
@@ -257,7 +259,8 @@ async fn one(gateway: &TestGateway, upstream: &Upstream) -> (Received, RawRespon
 #[tokio::test]
 async fn header_operations_of_a_lone_destination_come_after_the_routes() {
     let upstream = Upstream::start(Protocol::Http1).await.unwrap();
-    upstream.answer_with(|_| Answer::new(200).header("x-r", "service").header("x-secret", "1").header("server", "mine"));
+    upstream
+        .answer_with(|_| Answer::new(200).header("x-r", "service").header("x-secret", "1").header("server", "mine"));
     let gateway = routes_to(
         &upstream,
         "

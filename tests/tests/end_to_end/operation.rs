@@ -1,0 +1,276 @@
+//! What operators see and do: metrics, the access log, the admin API, the end of the process.
+
+use gateway::telemetry::{LogFormat, SourceIdentity};
+use gateway_tests::body::Outgoing;
+use gateway_tests::client::RawClient;
+use gateway_tests::eventually;
+use gateway_tests::gateway::Setup;
+use gateway_tests::resources::{GATEWAY, everything_to, service, virtual_service};
+use gateway_tests::server::Protocol::Http1;
+use gateway_tests::upstream::{Answer, Gate, Upstream};
+use http::Request;
+use std::time::{Duration, Instant};
+
+const HOST: &str = "test.example.dev";
+
+#[tokio::test]
+async fn requests_are_counted_with_istios_labels() {
+    let upstream = Upstream::start(Http1).await.unwrap();
+    upstream.answer_with(|_| Answer::new(200).text("hello"));
+    let gateway = Setup::new()
+        .file("all.yaml", everything_to(&upstream))
+        .options(|options| {
+            options.telemetry.identity = SourceIdentity {
+                workload: "istio-ingressgateway".to_owned(),
+                namespace: "istio-system".to_owned(),
+                app: "istio-ingressgateway".to_owned(),
+                ..SourceIdentity::default()
+            }
+        })
+        .start()
+        .await
+        .unwrap();
+    let mut client = gateway.client().await.unwrap();
+    for _ in 0..3 {
+        client.get(HOST, "/").await.unwrap();
+    }
+    gateway.metric_becomes("istio_requests_total", &[], 3.0).await.unwrap();
+    let metrics = gateway.metrics().await.unwrap();
+    let series: Vec<_> = metrics.series("istio_requests_total", &[]).collect();
+    assert_eq!(series.len(), 1, "{series:#?}");
+    for (label, value) in [
+        ("reporter", "source"),
+        ("source_workload", "istio-ingressgateway"),
+        ("source_workload_namespace", "istio-system"),
+        ("source_app", "istio-ingressgateway"),
+        ("source_canonical_revision", "latest"),
+        ("destination_service", "sample.default.svc.cluster.local"),
+        ("destination_service_name", "sample"),
+        ("destination_service_namespace", "default"),
+        ("destination_workload", "unknown"),
+        ("request_protocol", "http"),
+        ("response_code", "200"),
+        ("grpc_response_status", ""),
+        ("response_flags", "-"),
+        ("connection_security_policy", "unknown"),
+    ] {
+        assert_eq!(series[0].labels.get(label).map(String::as_str), Some(value), "{label}");
+    }
+    assert_eq!(metrics.sum("istio_request_duration_milliseconds_count", &[("response_code", "200")]), 3.0);
+    assert_eq!(metrics.sum("istio_request_duration_milliseconds_bucket", &[("le", "+Inf")]), 3.0);
+    assert_eq!(metrics.sum("istio_response_bytes_count", &[]), 3.0);
+    assert!(metrics.sum("istio_response_bytes_sum", &[]) >= 3.0 * 5.0);
+    assert_eq!(metrics.sum("istio_build", &[("component", "proxy")]), 1.0);
+    // The agent's address shows the same.
+    let agent = gateway.gateway().admin().agent;
+    for path in ["/stats/prometheus", "/metrics"] {
+        let response = RawClient::connect(agent).await.unwrap().get(&agent.to_string(), path).await.unwrap();
+        assert!(response.text().contains("istio_requests_total{reporter=\"source\""), "{path}");
+    }
+}
+
+/// The columns of a line in Istio's text format: words, and what is between quotes or brackets.
+fn columns(line: &str) -> Vec<String> {
+    let mut columns = vec![String::new()];
+    let mut close = None;
+    for character in line.chars() {
+        match (close, character) {
+            (Some(end), _) if character == end => close = None,
+            (None, '"') => close = Some('"'),
+            (None, '[') => close = Some(']'),
+            (None, ' ') => columns.push(String::new()),
+            _ => columns.last_mut().unwrap().push(character),
+        }
+    }
+    columns
+}
+
+#[tokio::test]
+async fn the_access_log_has_istios_text_format() {
+    let upstream = Upstream::start(Http1).await.unwrap();
+    upstream.answer_with(|_| Answer::new(201).text("hello"));
+    let routes = "
+  - {name: sample, match: [{uri: {prefix: /sample}}], rewrite: {uri: /x}, route: [{destination: {host: sample}}]}";
+    let gateway = Setup::new()
+        .file(
+            "all.yaml",
+            GATEWAY.to_owned() + &service("sample", &[&upstream]) + &virtual_service("v", &[HOST], routes),
+        )
+        .access_log(LogFormat::Text)
+        .start()
+        .await
+        .unwrap();
+    let address = gateway.address(80).unwrap().to_string();
+    let mut client = gateway.client().await.unwrap();
+    client
+        .send(format!(
+            "POST /sample?q=1 HTTP/1.1\r\nhost: {HOST}\r\nuser-agent: a \"quoted\" agent\r\n\
+             x-forwarded-for: 1.1.1.1\r\ncontent-length: 4\r\n\r\nbody"
+        ))
+        .await
+        .unwrap();
+    assert_eq!(client.response().await.unwrap().status, 201);
+    assert_eq!(client.get(HOST, "/missing").await.unwrap().status, 404);
+    let lines = gateway.access_log(2).await.unwrap();
+
+    let request = upstream.received(1).await.unwrap().remove(0);
+    let line = columns(&lines[0].replace("\\\"", "'"));
+    assert_eq!(line.len(), 24, "{:?}", lines[0]);
+    let time = &line[0];
+    assert!(time.len() == 24 && time.ends_with('Z') && &time[10..11] == "T", "{time}");
+    assert_eq!(line[1], "POST /sample?q=1 HTTP/1.1");
+    assert_eq!(line[2..10], ["201", "-", "via_upstream", "-", "-", "4", "5", &line[9]].map(str::to_owned));
+    assert!(line[9].parse::<u64>().is_ok() && line[10].parse::<u64>().is_ok(), "{:?}", lines[0]);
+    assert_eq!(line[11], "1.1.1.1,127.0.0.1");
+    assert!(lines[0].contains("agent"), "{}", lines[0]);
+    assert_eq!(line[13], request.header("x-request-id").unwrap());
+    assert_eq!(line[14], HOST);
+    assert_eq!(line[15], upstream.address().to_string());
+    assert_eq!(line[16], "outbound|80||sample.default.svc.cluster.local");
+    assert!(line[17].starts_with("127.0.0.1:") && line[17] != line[15], "{:?}", lines[0]);
+    assert_eq!(line[18], address);
+    assert!(line[19].starts_with("127.0.0.1:"), "{:?}", lines[0]);
+    assert_eq!(line[20..22], ["-".to_owned(), "sample".to_owned()]);
+
+    let line = columns(&lines[1]);
+    assert_eq!(line[1], "GET /missing HTTP/1.1");
+    assert_eq!(line[2..9], ["404", "NR", "route_not_found", "-", "-", "0", "0"].map(str::to_owned));
+    assert_eq!(line[15..18], ["-", "-", "-"].map(str::to_owned));
+}
+
+#[tokio::test]
+async fn the_access_log_has_istios_json_format() {
+    let upstream = Upstream::start(Http1).await.unwrap();
+    upstream.answer_next(Answer::new(200).text("hello"));
+    let setup = Setup::new().file("all.yaml", everything_to(&upstream)).access_log(LogFormat::Json);
+    let gateway = setup.start().await.unwrap();
+    let request =
+        Request::post(format!("http://{HOST}/sample")).header("user-agent", "agent\u{e9}").body(Outgoing::full("body"));
+    gateway.h2_client().await.unwrap().fetch(request.unwrap()).await.unwrap();
+    // The end of the process writes what is still in memory.
+    let lines = gateway.shutdown().await.unwrap();
+    assert_eq!(lines.len(), 1, "{lines:#?}");
+    let line: serde_json::Value = serde_json::from_str(&lines[0]).unwrap();
+    for (key, value) in [
+        ("method", serde_json::json!("POST")),
+        ("path", "/sample".into()),
+        ("protocol", "HTTP/2".into()),
+        ("authority", HOST.into()),
+        ("response_code", 200.into()),
+        ("response_flags", "-".into()),
+        ("response_code_details", "via_upstream".into()),
+        ("bytes_received", 4.into()),
+        ("bytes_sent", 5.into()),
+        ("upstream_host", upstream.address().to_string().into()),
+        ("upstream_cluster", "outbound|80||sample.default.svc.cluster.local".into()),
+        ("x_forwarded_for", "127.0.0.1".into()),
+        ("requested_server_name", serde_json::Value::Null),
+        ("connection_termination_details", serde_json::Value::Null),
+    ] {
+        assert_eq!(line[key], value, "{key} in {line:#}");
+    }
+    assert_eq!(line.as_object().unwrap().len(), 24);
+}
+
+#[tokio::test]
+async fn operators_see_what_is_served() {
+    let upstream = Upstream::start(Http1).await.unwrap();
+    let gateway = Setup::new().file("all.yaml", everything_to(&upstream)).start().await.unwrap();
+    let clusters = gateway.admin_json("/clusters").await.unwrap();
+    let cluster = &clusters["clusters"][0];
+    assert_eq!(cluster["name"], "outbound|80||sample.default.svc.cluster.local");
+    assert_eq!(cluster["endpoints"][0]["address"], upstream.address().to_string());
+    let listeners = gateway.admin_json("/listeners").await.unwrap();
+    assert_eq!(
+        (&listeners["listeners"][0]["declaredPort"], &listeners["listeners"][0]["hosts"][0]),
+        (&80.into(), &"*".into())
+    );
+    let dump = gateway.admin_json("/config_dump").await.unwrap();
+    let route = &dump["listeners"][0]["virtualHosts"][0]["routes"][0];
+    assert_eq!(route["virtualService"], "default/everything");
+    assert_eq!(route["route"][0]["cluster"], cluster["name"]);
+    assert_eq!(gateway.admin_json("/problems").await.unwrap()["problems"].as_array().unwrap().len(), 1, "the marker");
+    assert_eq!(gateway.admin("/nothing").await.unwrap().status, 404);
+    let addresses = gateway.gateway().admin();
+    for address in [addresses.admin, addresses.agent, addresses.status] {
+        let response = RawClient::connect(address).await.unwrap().get(&address.to_string(), "/healthz/ready").await;
+        assert_eq!(response.unwrap().status, 200);
+    }
+}
+
+#[tokio::test]
+async fn the_end_lets_requests_finish_and_takes_no_new_ones() {
+    let upstream = Upstream::start(Http1).await.unwrap();
+    let setup = Setup::new().workers(2).file("all.yaml", everything_to(&upstream)).access_log(LogFormat::Text);
+    let gateway = setup.start().await.unwrap();
+    let (address, status) = (gateway.address(80).unwrap(), gateway.gateway().admin().status);
+    let mut idle = gateway.client().await.unwrap();
+    assert_eq!(idle.get(HOST, "/").await.unwrap().status, 200);
+    let gate = Gate::shut();
+    upstream.answer_next(Answer::new(200).after(&gate).text("late"));
+    let mut waiting = gateway.client().await.unwrap();
+    waiting.send(format!("GET /waiting HTTP/1.1\r\nhost: {HOST}\r\n\r\n")).await.unwrap();
+    upstream.received(2).await.unwrap();
+    let (answer, body) = Answer::streamed(200);
+    upstream.answer_next(answer);
+    let mut streaming = gateway.h2_client().await.unwrap();
+    let request = Request::get(format!("http://{HOST}/streaming")).body(Outgoing::empty()).unwrap();
+    let response = streaming.send(request).await.unwrap();
+
+    let ending = tokio::spawn(gateway.shutdown());
+    idle.closed().await.unwrap();
+    let refused =
+        eventually("the port to be closed", async || Ok(RawClient::connect(address).await.is_err().then_some(())));
+    refused.await.unwrap();
+    let ready = RawClient::connect(status).await.unwrap().get(&status.to_string(), "/healthz/ready").await.unwrap();
+    assert_eq!(ready.status, 503);
+    gate.open();
+    let late = waiting.response().await.unwrap();
+    assert_eq!((late.text().as_str(), late.header("connection")), ("late", Some("close")));
+    body.send("to the ").await.unwrap();
+    body.send("end").await.unwrap();
+    drop(body);
+    let streamed = http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes();
+    assert_eq!(streamed, "to the end");
+    let lines = ending.await.unwrap().unwrap();
+    assert_eq!(lines.len(), 3, "every request is in the log: {lines:#?}");
+    upstream.open_connections(0).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_end_does_not_wait_for_those_who_never_finish() {
+    let upstream = Upstream::start(Http1).await.unwrap();
+    let gateway = Setup::new()
+        .file("all.yaml", everything_to(&upstream))
+        .access_log(LogFormat::Text)
+        .options(|options| options.drain = Duration::from_millis(200))
+        .start()
+        .await
+        .unwrap();
+    let never = Gate::shut();
+    upstream.answer_next(Answer::new(200).after(&never));
+    let mut client = gateway.client().await.unwrap();
+    client.send(format!("GET / HTTP/1.1\r\nhost: {HOST}\r\n\r\n")).await.unwrap();
+    upstream.received(1).await.unwrap();
+    let lines = gateway.shutdown().await.unwrap();
+    assert!(client.response().await.is_err());
+    assert_eq!(lines.len(), 1, "{lines:#?}");
+    upstream.open_connections(0).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_end_does_not_wait_for_connections_on_which_nothing_came() {
+    let gateway = Setup::new()
+        .file("gateway.yaml", GATEWAY)
+        .options(|options| options.drain = Duration::from_secs(60))
+        .start()
+        .await
+        .unwrap();
+    let mut silent = gateway.client().await.unwrap();
+    gateway.metric_becomes("gateway_downstream_connections", &[], 1.0).await.unwrap();
+    let begin = Instant::now();
+    gateway.shutdown().await.unwrap();
+    silent.closed().await.unwrap();
+    // Well below the 10 s after which such a connection is closed anyway.
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+}
