@@ -156,9 +156,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> RawClient<S> {
     /// # Errors
     /// Something arrives before.
     pub async fn closed(&mut self) -> anyhow::Result<()> {
-        // A reset is an end, too.
-        let more = !self.buffer.is_empty() || self.fill().await.unwrap_or(false);
-        ensure!(!more, "instead of the end came {:?}", String::from_utf8_lossy(&self.buffer));
+        let more = match self.fill().await {
+            // A reset is an end, too; that nothing happens is none.
+            Err(error) => {
+                if error.is::<std::io::Error>() {
+                    false
+                } else {
+                    return Err(error);
+                }
+            }
+            Ok(more) => more,
+        };
+        ensure!(!more && self.buffer.is_empty(), "instead of the end came {:?}", String::from_utf8_lossy(&self.buffer));
         Ok(())
     }
 

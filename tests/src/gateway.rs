@@ -27,7 +27,7 @@ use gateway::admin::Addresses;
 use gateway::app::{self, Gateway, Options};
 use gateway::config::problem::Problem;
 use gateway::telemetry::{AccessLogOptions, LogFormat, LogSink};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -229,13 +229,15 @@ impl TestGateway {
     /// Waits until the series of `name` that have these labels add up to `value`. What a request leaves behind is
     /// counted when its response is over, which its client cannot see.
     pub async fn metric_becomes(&self, name: &str, labels: &[(&str, &str)], value: f64) -> anyhow::Result<()> {
-        let last = Cell::new(0.0);
+        let last = RefCell::default();
         let what = format!("{name} {labels:?} to become {value}");
         let reached = eventually(&what, async || {
-            last.set(self.metrics().await?.sum(name, labels));
-            Ok((last.get() == value).then_some(()))
+            let metrics = self.metrics().await?;
+            let reached = metrics.sum(name, labels) == value;
+            *last.borrow_mut() = metrics.series(name, &[]).map(ToString::to_string).collect::<Vec<_>>().join("\n");
+            Ok(reached.then_some(()))
         });
-        reached.await.with_context(|| format!("it is {}", last.get()))
+        reached.await.with_context(|| format!("there is\n{}", last.borrow()))
     }
 
     /// The lines of the access log; waits until there are so many.

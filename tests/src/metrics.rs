@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, ensure};
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// All series of a scrape.
 #[derive(Clone, Debug)]
@@ -16,6 +17,16 @@ pub struct Series {
     pub labels: BTreeMap<String, String>,
     /// Its value.
     pub value: f64,
+}
+
+impl fmt::Display for Series {
+    /// In short: only the labels of a request that tell how it ended, or all of something else.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ends = ["destination_service_name", "request_protocol", "response_code", "response_flags"];
+        let short = self.labels.contains_key("response_code");
+        let shown = self.labels.iter().filter(|(name, _)| !short || ends.contains(&name.as_str()));
+        write!(f, "{}{:?} {}", self.name, shown.collect::<Vec<_>>(), self.value)
+    }
 }
 
 impl Metrics {

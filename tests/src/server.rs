@@ -55,7 +55,8 @@ where
     if http2 {
         http2::Builder::new(Tasks).serve_connection(io, service).await?;
     } else {
-        http1::Builder::new().serve_connection(io, service).await?;
+        // More than the gateway lets through, with what it adds.
+        http1::Builder::new().max_headers(200).serve_connection(io, service).await?;
     }
     Ok(())
 }

@@ -340,6 +340,7 @@ async fn answer(
         complete: false,
     };
 
+    let is_head = received.method == Method::HEAD;
     let scripted = lock(&state.next).pop_front();
     let read_after = scripted.as_ref().and_then(|answer| answer.read_after.clone());
     let reading = record(Arc::clone(&state), received, body, read_after);
@@ -365,6 +366,12 @@ async fn answer(
     let mut response = answer.response;
     if let (true, Some(received)) = (answer.echo, received) {
         *response.body_mut() = Outgoing::full(received.body);
+    }
+    if is_head {
+        // hyper's HTTP/2 would send the body all the same.
+        let length = response.body().size_hint().exact().map(HeaderValue::from);
+        response.headers_mut().extend(length.map(|length| (http::header::CONTENT_LENGTH, length)));
+        *response.body_mut() = Outgoing::empty();
     }
     Ok(response)
 }

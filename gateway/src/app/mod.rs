@@ -35,6 +35,9 @@ use control::Control;
 use plugin_output::{PluginLog, PluginMetrics};
 use publish::{Publisher, Workers};
 
+/// How long the access log may take to write its last lines when the process ends.
+const LAST_LINES: Duration = Duration::from_secs(2);
+
 /// Everything that is decided when the process starts.
 #[derive(Debug)]
 pub struct Options {
@@ -118,6 +121,7 @@ pub struct Gateway {
     progress: watch::Receiver<Progress>,
     problems: Arc<ArcSwap<Vec<Problem>>>,
     stop: watch::Receiver<bool>,
+    telemetry: Telemetry,
     drain: Duration,
 }
 
@@ -186,7 +190,7 @@ pub async fn start(options: Options) -> anyhow::Result<Gateway> {
 
     let publisher = Publisher::new(Arc::clone(&workers), snapshot);
     let mut control =
-        Control::new(source, options.config, registry, publisher, telemetry, Arc::clone(&problems), progress)?;
+        Control::new(source, options.config, registry, publisher, telemetry.clone(), Arc::clone(&problems), progress)?;
     // On the control runtime, so that a test may call us on a runtime of its own.
     let control = control_runtime.run(async move { control.first().await.map(|()| control) }).await??;
     control_runtime.spawn(control.run(command_inbox));
@@ -200,6 +204,7 @@ pub async fn start(options: Options) -> anyhow::Result<Gateway> {
         progress: published,
         problems,
         stop,
+        telemetry,
         drain: options.drain,
     })
 }
@@ -251,7 +256,14 @@ impl Gateway {
         self.workers.drain(self.drain).await;
         self.admin.take();
         let threads = std::mem::take(&mut self.threads);
-        // Joining blocks; the threads have nothing left to do.
-        let _ = tokio::task::spawn_blocking(move || threads.into_iter().for_each(worker::Handle::join)).await;
+        let telemetry = self.telemetry.clone();
+        // Both block, for moments: the threads have nothing left to do, and their last lines are on the way to the log.
+        let ended = tokio::task::spawn_blocking(move || {
+            threads.into_iter().for_each(worker::Handle::join);
+            if !telemetry.drain_access_log(LAST_LINES) {
+                tracing::warn!("the last lines of the access log could not be written in time");
+            }
+        });
+        let _ = ended.await;
     }
 }

@@ -32,12 +32,21 @@ pub(crate) enum RequestBody {
 /// What the client sends, counted.
 pub(crate) struct ClientBody {
     incoming: Incoming,
-    bytes: Rc<Cell<u64>>,
+    seen: Rc<ClientBytes>,
+}
+
+/// What is known of a client's body while somebody else has it.
+#[derive(Default)]
+pub(super) struct ClientBytes {
+    /// How much has come.
+    pub(super) count: Cell<u64>,
+    /// Whether the client broke it off.
+    pub(super) broken: Cell<bool>,
 }
 
 impl ClientBody {
-    pub(super) fn new(incoming: Incoming, bytes: Rc<Cell<u64>>) -> Self {
-        Self { incoming, bytes }
+    pub(super) fn new(incoming: Incoming, seen: Rc<ClientBytes>) -> Self {
+        Self { incoming, seen }
     }
 }
 
@@ -47,10 +56,13 @@ impl Body for ClientBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let polled = Pin::new(&mut self.incoming).poll_frame(cx);
-        if let Poll::Ready(Some(Ok(frame))) = &polled
-            && let Some(data) = frame.data_ref()
-        {
-            self.bytes.set(self.bytes.get() + data.len() as u64);
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                let count = &self.seen.count;
+                count.set(count.get() + frame.data_ref().map_or(0, |data| data.len() as u64));
+            }
+            Poll::Ready(Some(Err(_))) => self.seen.broken.set(true),
+            Poll::Ready(None) | Poll::Pending => {}
         }
         polled.map_err(Into::into)
     }
@@ -168,8 +180,16 @@ impl ResponseBody {
             Poll::Ready(Some(Err(error))) => {
                 tracing::debug!(%error, "response ended early");
                 if self.record.flags.is_empty() {
-                    self.record.flags = ResponseFlags::UPSTREAM_CONNECTION_TERMINATION;
-                    self.record.details = "upstream_reset_after_response_started{connection_termination}".into();
+                    let (flag, details) = if upstream::remote_reset(&**error).is_some() {
+                        (ResponseFlags::UPSTREAM_REMOTE_RESET, "upstream_reset_after_response_started{remote_reset}")
+                    } else {
+                        (
+                            ResponseFlags::UPSTREAM_CONNECTION_TERMINATION,
+                            "upstream_reset_after_response_started{connection_termination}",
+                        )
+                    };
+                    self.record.flags = flag;
+                    self.record.details = details.into();
                 }
             }
         }

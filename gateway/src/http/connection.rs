@@ -135,11 +135,17 @@ impl Activity {
 /// All connections of a worker.
 #[derive(Default)]
 pub(crate) struct Connections {
-    open: RefCell<Slab<Rc<Activity>>>,
+    open: RefCell<Slab<Open>>,
     next_id: Cell<u64>,
     draining: Cell<bool>,
     /// Told when the last connection has ended.
     empty: tokio::sync::Notify,
+}
+
+/// A connection and the listener it came through.
+struct Open {
+    activity: Rc<Activity>,
+    port: Rc<Port>,
 }
 
 impl Connections {
@@ -151,9 +157,12 @@ impl Connections {
     /// Closes connections that have been quiet for too long. Returns how many, by reason: incomplete heads, idle ones.
     pub(crate) fn sweep(&self, now: Moment) -> (usize, usize) {
         let (mut heads, mut idle) = (0, 0);
-        for (_, activity) in self.open.borrow().iter() {
+        for (_, Open { activity, .. }) in self.open.borrow().iter() {
             let since = activity.since.get();
+            // Told to end, and still nothing to finish.
+            let silent = activity.order.get() == Order::Drain;
             match activity.phase.get() {
+                Phase::Head if silent && since.older_than(limits::DRAIN_HEAD_TIMEOUT, now) => {}
                 Phase::Head if since.older_than(limits::REQUEST_HEAD_TIMEOUT, now) => heads += 1,
                 Phase::Idle if since.older_than(limits::IDLE_TIMEOUT, now) => idle += 1,
                 _ => continue,
@@ -166,14 +175,22 @@ impl Connections {
     /// Lets every connection finish what it is doing; new ones are told the same.
     pub(crate) fn drain(&self) {
         self.draining.set(true);
-        for (_, activity) in self.open.borrow().iter() {
+        for (_, Open { activity, .. }) in self.open.borrow().iter() {
             activity.give(Order::Drain);
+        }
+    }
+
+    /// The same for the connections of a listener that is not served any more.
+    pub(crate) fn drain_port(&self, port: &Rc<Port>) {
+        port.retire();
+        for (_, open) in self.open.borrow().iter().filter(|(_, open)| Rc::ptr_eq(&open.port, port)) {
+            open.activity.give(Order::Drain);
         }
     }
 
     /// Closes everything.
     pub(crate) fn close(&self) {
-        for (_, activity) in self.open.borrow().iter() {
+        for (_, Open { activity, .. }) in self.open.borrow().iter() {
             activity.give(Order::Close);
         }
     }
@@ -185,11 +202,12 @@ impl Connections {
         }
     }
 
-    fn enter(self: &Rc<Self>, activity: &Rc<Activity>) -> Entry {
-        if self.draining.get() {
+    fn enter(self: &Rc<Self>, activity: &Rc<Activity>, port: &Rc<Port>) -> Entry {
+        if self.draining.get() || port.is_retired() {
             activity.order.set(Order::Drain);
         }
-        Entry { key: self.open.borrow_mut().insert(Rc::clone(activity)), connections: Rc::clone(self) }
+        let open = Open { activity: Rc::clone(activity), port: Rc::clone(port) };
+        Entry { key: self.open.borrow_mut().insert(open), connections: Rc::clone(self) }
     }
 
     fn next_id(&self, worker: usize) -> u64 {
@@ -226,7 +244,7 @@ pub(crate) async fn serve(mut stream: TcpStream, remote: SocketAddr, port: Rc<Po
     counters.downstream_connections.inc();
     counters.downstream_connections_total.inc();
     let activity = Activity::new(worker.clock.clone());
-    let entry = worker.connections.enter(&activity);
+    let entry = worker.connections.enter(&activity, &port);
     let connection = Rc::new(Connection {
         remote,
         local,

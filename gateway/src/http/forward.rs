@@ -5,6 +5,7 @@ use std::{net::SocketAddr, rc::Rc, time::Duration};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, Version, header, response, uri::Scheme,
 };
+use http_body::Body as _;
 use proxy_wasm_host::RequestHead;
 use smallvec::SmallVec;
 
@@ -120,7 +121,7 @@ pub(super) async fn send(
                 let (head, body) = response.into_parts();
                 return Ok(Answer { head, body, destination: index, endpoint: endpoint.address() });
             }
-            (Err(UpstreamError { failure: Failure::Reset { reused: true, .. }, .. }), Some(copy)) => {
+            (Err(UpstreamError { failure, .. }), Some(copy)) if failure.is_stale() => {
                 fresh = true;
                 copy
             }
@@ -207,7 +208,14 @@ fn build(head: RequestHead, body: RequestBody, protocol: UpstreamProtocol) -> Re
     let mut request = Request::new(body);
     *request.method_mut() = method;
     match protocol {
-        UpstreamProtocol::Http1 => *request.uri_mut() = Uri::from(target),
+        UpstreamProtocol::Http1 => {
+            // Without this hyper takes it that a GET has no body, and drops the one it has.
+            let unannounced = !headers.contains_key(header::CONTENT_LENGTH) && !request.body().is_end_stream();
+            if unannounced && matches!(*request.method(), Method::GET | Method::HEAD) {
+                headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            }
+            *request.uri_mut() = Uri::from(target);
+        }
         UpstreamProtocol::Http2 => {
             let mut uri = http::uri::Parts::default();
             uri.scheme = Some(Scheme::HTTP);
@@ -239,6 +247,10 @@ fn repeat(request: &Request<RequestBody>) -> Request<RequestBody> {
 
 /// Envoy's words for a failure.
 fn failed(failure: &Failure, retries: u32, connection: &Connection, record: &mut Record) -> Failed {
+    // Over HTTP/2 such an end comes back as one of the stream.
+    if record.is_broken_off() {
+        return Failed::Client;
+    }
     let mut flags = ResponseFlags::NONE;
     let (flag, details, body) = match failure {
         Failure::RequestBody(_) => return Failed::Client,
@@ -262,7 +274,12 @@ fn failed(failure: &Failure, retries: u32, connection: &Connection, record: &mut
             "upstream_reset_before_response_started{connection_termination}",
             "upstream connect error or disconnect/reset before headers. reset reason: connection termination",
         ),
-        Failure::Protocol(_) => (
+        Failure::RemoteReset { .. } => (
+            ResponseFlags::UPSTREAM_REMOTE_RESET,
+            "upstream_reset_before_response_started{remote_reset}",
+            "upstream connect error or disconnect/reset before headers. reset reason: remote reset",
+        ),
+        Failure::Protocol(_) | Failure::Malformed(_) => (
             ResponseFlags::UPSTREAM_PROTOCOL_ERROR,
             "upstream_reset_before_response_started{protocol_error}",
             "upstream connect error or disconnect/reset before headers. reset reason: protocol error",
@@ -277,7 +294,7 @@ fn failed(failure: &Failure, retries: u32, connection: &Connection, record: &mut
     }
     tracing::debug!(%failure, "no answer from upstream");
     let mut reply = Reply::unavailable(details, flags, body);
-    if matches!(failure, Failure::Protocol(_)) {
+    if matches!(failure, Failure::Protocol(_) | Failure::Malformed(_)) {
         reply.status = StatusCode::BAD_GATEWAY;
     }
     Failed::Reply(reply)

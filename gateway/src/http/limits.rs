@@ -11,6 +11,9 @@ pub const MAX_HEAD_BYTES: usize = 60 * 1024;
 pub const HTTP1_BUFFER_BYTES: usize = 64 * 1024;
 /// From the first byte of a head, or from the start of the connection, to its end: the connection is closed.
 pub const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same for a connection on which nothing has come when the gateway or its listener ends: long enough for a first
+/// request that is on its way.
+pub const DRAIN_HEAD_TIMEOUT: Duration = Duration::from_secs(2);
 /// A connection without a request: closed.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 /// Requests at once on an HTTP/2 connection: more are refused.

@@ -2,7 +2,6 @@
 
 use std::{
     borrow::Cow,
-    cell::Cell,
     net::SocketAddr,
     rc::Rc,
     sync::Arc,
@@ -13,6 +12,7 @@ use http::{HeaderMap, header, request::Parts};
 use proxy_wasm_host::RequestHead;
 
 use super::{
+    body::ClientBytes,
     connection::Connection,
     plugins::Filters,
     request::{X_FORWARDED_FOR, X_REQUEST_ID},
@@ -31,7 +31,7 @@ pub(super) struct Record {
     pub(super) details: Cow<'static, str>,
     pub(super) destination: Rc<Destination>,
     pub(super) request_head_bytes: u64,
-    pub(super) request_body_bytes: Option<Rc<Cell<u64>>>,
+    pub(super) request_body: Option<Rc<ClientBytes>>,
     pub(super) response_head_bytes: u64,
     pub(super) response_body_bytes: u64,
     pub(super) grpc_status: Option<u16>,
@@ -90,7 +90,7 @@ impl Record {
             details: Cow::Borrowed(""),
             destination: Rc::clone(&connection.worker.nowhere),
             request_head_bytes: 0,
-            request_body_bytes: None,
+            request_body: None,
             response_head_bytes: 0,
             response_body_bytes: 0,
             grpc_status: None,
@@ -119,6 +119,11 @@ impl Record {
         self.started
     }
 
+    /// Whether the client broke its request off.
+    pub(super) fn is_broken_off(&self) -> bool {
+        self.request_body.as_ref().is_some_and(|body| body.broken.get())
+    }
+
     pub(super) fn is_grpc(&self) -> bool {
         self.grpc
     }
@@ -132,7 +137,7 @@ impl Drop for Record {
         }
         let duration = self.started.elapsed();
         let worker = &self.connection.worker;
-        let request_body = self.request_body_bytes.as_ref().map_or(0, |count| count.get());
+        let request_body = self.request_body.as_ref().map_or(0, |body| body.count.get());
         self.destination.observe(&Observation {
             protocol: if self.grpc { RequestProtocol::Grpc } else { RequestProtocol::Http },
             code: self.code,

@@ -1,16 +1,16 @@
 //! One request from head to answer. This file is the order of things; each step has a file of its own.
 
-use std::{cell::Cell, convert::Infallible, pin::Pin, rc::Rc};
+use std::{convert::Infallible, pin::Pin, rc::Rc};
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version, header, response};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header, response};
 use http_body::Body;
 use hyper::body::Incoming;
 use proxy_wasm_host::RequestHead;
 use tokio::time::Sleep;
 
 use super::{
-    body::{ClientBody, RequestBody, ResponseBody, Source},
+    body::{ClientBody, ClientBytes, RequestBody, ResponseBody, Source},
     connection::Connection,
     forward::{self, Answer, Failed, clean_answer, template_context},
     plugins::{Direction, FilteredBody, Filters, Interrupted},
@@ -44,6 +44,8 @@ impl From<Infallible> for Aborted {
 struct Stream {
     connection: Rc<Connection>,
     version: Version,
+    /// Whether the method is HEAD, which no answer has a body for.
+    is_head: bool,
     record: Record,
     filters: Option<Rc<Filters>>,
     /// The route's timeout, from the arrival of the request to the end of the response.
@@ -67,7 +69,8 @@ pub(super) async fn serve(
     let version = parts.version;
     let grpc = reply::is_grpc(&parts.headers);
     let record = Record::start(&connection, &parts, grpc);
-    let mut stream = Stream { connection, version, record, filters: None, deadline: None };
+    let is_head = parts.method == Method::HEAD;
+    let mut stream = Stream { connection, version, is_head, record, filters: None, deadline: None };
     let outcome = match request::admit(parts, &stream.connection) {
         Err(rejected) => {
             count_rejection(&stream, &rejected);
@@ -99,9 +102,9 @@ fn count_rejection(stream: &Stream, rejected: &Reply) {
 
 /// The client's body, counted.
 fn client_body(record: &mut Record, incoming: Incoming) -> ClientBody {
-    let bytes = Rc::new(Cell::new(0));
-    record.request_body_bytes = Some(Rc::clone(&bytes));
-    ClientBody::new(incoming, bytes)
+    let seen = Rc::<ClientBytes>::default();
+    record.request_body = Some(Rc::clone(&seen));
+    ClientBody::new(incoming, seen)
 }
 
 fn plain_body(record: &mut Record, incoming: Incoming) -> RequestBody {
@@ -174,12 +177,14 @@ impl Stream {
                     Some(timeout) => {
                         // Most routes have no timeout and pay for none.
                         let mut deadline = Box::pin(tokio::time::sleep_until((started + timeout).into()));
-                        let answer = tokio::select! {
-                            answer = sent => answer,
+                        tokio::select! {
+                            answer = sent => {
+                                self.deadline = Some(deadline);
+                                answer
+                            }
+                            // Our own answer has no deadline any more.
                             () = &mut deadline => Err(Failed::Reply(timed_out())),
-                        };
-                        self.deadline = Some(deadline);
-                        answer
+                        }
                     }
                 };
                 match answer {
@@ -256,9 +261,16 @@ impl Stream {
         self.record.flags.insert(reply.flags);
         self.record.details = reply.details.clone();
         let close = reply.close;
-        let (status, headers, body) = reply.into_parts(self.record.is_grpc());
+        let (status, mut headers, mut body) = reply.into_parts(self.record.is_grpc());
         if self.record.is_grpc() {
             self.record.grpc_status = headers.get("grpc-status").and_then(|value| value.to_str().ok()?.parse().ok());
+        }
+        // hyper leaves such a body out for HTTP/1 only.
+        if self.is_head && !body.is_empty() {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+            body.clear();
+        } else if matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+            body.clear();
         }
         let (mut head, ()) = Response::new(()).into_parts();
         head.status = status;

@@ -1,6 +1,12 @@
 //! What one worker knows while it serves: the current configuration and its private part of it.
 
-use std::{cell::RefCell, collections::HashMap, net::IpAddr, rc::Rc, sync::Arc};
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    net::IpAddr,
+    rc::Rc,
+    sync::Arc,
+};
 
 use http::HeaderValue;
 
@@ -147,11 +153,13 @@ pub(super) struct Serving {
 /// A listening port: what it serves is exchanged under its open connections.
 pub(crate) struct Port {
     current: RefCell<Rc<Serving>>,
+    /// Whether it is gone from the configuration.
+    retired: Cell<bool>,
 }
 
 impl Port {
     pub(crate) fn new(listener: Arc<Listener>, config: Rc<Config>, worker: &Worker) -> Rc<Self> {
-        Rc::new(Self { current: RefCell::new(Serving::new(listener, config, worker)) })
+        Rc::new(Self { current: RefCell::new(Serving::new(listener, config, worker)), retired: Cell::new(false) })
     }
 
     /// Requests that begin from now on see the new configuration; those in flight finish with theirs.
@@ -161,6 +169,15 @@ impl Port {
 
     pub(super) fn serving(&self) -> Rc<Serving> {
         Rc::clone(&self.current.borrow())
+    }
+
+    /// Connections that are still in its queue are to end after their first request.
+    pub(super) fn retire(&self) {
+        self.retired.set(true);
+    }
+
+    pub(super) fn is_retired(&self) -> bool {
+        self.retired.get()
     }
 }
 

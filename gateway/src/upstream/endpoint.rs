@@ -86,7 +86,7 @@ impl<B: RequestBody> Endpoint<B> {
     /// Whether the next request would go out on a connection that has been used before.
     #[must_use]
     pub fn has_idle(&self) -> bool {
-        !self.idle.borrow().is_empty()
+        !self.idle.borrow().is_empty() || self.http2.borrow().is_some()
     }
 
     /// Sends a request and waits for the head of the response. A kept connection that turns out to be

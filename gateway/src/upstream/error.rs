@@ -21,9 +21,20 @@ pub enum Failure {
         /// What hyper says.
         error: hyper::Error,
     },
+    /// The upstream reset the stream (HTTP/2) before a response head came.
+    #[error("the upstream reset the stream: {error}")]
+    RemoteReset {
+        /// It says that it has not looked at the request (REFUSED_STREAM).
+        refused: bool,
+        /// What hyper says.
+        error: hyper::Error,
+    },
     /// What came back is not HTTP, or more than the limits allow.
     #[error("not a valid response: {0}")]
     Protocol(hyper::Error),
+    /// A response head that hyper accepts and we must not pass on.
+    #[error("not a valid response: {0}")]
+    Malformed(&'static str),
     /// The request body ended early: the client left or broke the message.
     #[error("the request ended early: {0}")]
     RequestBody(hyper::Error),
@@ -51,8 +62,29 @@ impl Failure {
             Self::RequestBody(error)
         } else if error.is_parse() || error.is_parse_too_large() || error.is_parse_status() {
             Self::Protocol(error)
+        } else if let Some(reason) = remote_reset(&error) {
+            Self::RemoteReset { refused: reason == h2::Reason::REFUSED_STREAM, error }
         } else {
             Self::Reset { reused, error }
         }
     }
+
+    /// Whether the upstream has not acted on the request, or cannot be blamed if it has not: it may be sent once more
+    /// where that does no harm.
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        matches!(self, Self::Reset { reused: true, .. } | Self::RemoteReset { refused: true, .. })
+    }
+}
+
+/// Why the peer reset an HTTP/2 stream, if that is what an error is about.
+pub(crate) fn remote_reset(error: &(dyn std::error::Error + 'static)) -> Option<h2::Reason> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<h2::Error>() {
+            return error.reason().filter(|_| error.is_remote() && error.is_reset());
+        }
+        next = error.source();
+    }
+    None
 }

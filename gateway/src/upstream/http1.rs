@@ -7,12 +7,31 @@ use std::{
     task::{Context, Waker},
 };
 
-use http::{Request, Response};
+use http::{Request, Response, StatusCode, header};
 use hyper::{body::Incoming, client::conn::http1};
 use tokio::net::TcpStream;
 
 use super::{Failure, RequestBody, UpstreamError, limits};
 use crate::net::Io;
+
+/// What is wrong with a response head that hyper accepts: it would let one message be read as two, or ends HTTP.
+fn malformed(response: &Response<Incoming>) -> Option<&'static str> {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Some("it switches protocols, and nobody asked for that");
+    }
+    let headers = response.headers();
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let (length, second) = (lengths.next(), lengths.next());
+    if second.is_some() || length.is_some_and(|length| length.as_bytes().contains(&b',')) {
+        return Some("it has several lengths");
+    }
+    match headers.get(header::TRANSFER_ENCODING) {
+        None => None,
+        Some(_) if length.is_some() => Some("it has a length and a transfer coding"),
+        Some(coding) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => None,
+        Some(_) => Some("it has a transfer coding other than chunked"),
+    }
+}
 
 type Driver<B> = http1::Connection<Io<TcpStream>, B>;
 
@@ -63,10 +82,16 @@ impl<B: RequestBody> Http1<B> {
         })
         .await;
         let reused = std::mem::replace(&mut self.reused, true);
-        outcome.map_err(|mut error| UpstreamError {
-            request: error.take_message(),
-            failure: Failure::from_hyper(error.into_error(), reused),
-        })
+        match outcome {
+            Ok(response) => match malformed(&response) {
+                None => Ok(response),
+                Some(what) => Err(UpstreamError { request: None, failure: Failure::Malformed(what) }),
+            },
+            Err(mut error) => Err(UpstreamError {
+                request: error.take_message(),
+                failure: Failure::from_hyper(error.into_error(), reused),
+            }),
+        }
     }
 
     /// Whether the next request can be sent now. A connection whose request body is still on its way, or

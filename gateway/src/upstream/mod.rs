@@ -19,6 +19,7 @@ pub mod limits;
 pub use body::ResponseBody;
 pub use cluster::Cluster;
 pub use endpoint::{Endpoint, Sent};
+pub(crate) use error::remote_reset;
 pub use error::{Failure, UpstreamError};
 
 /// What a request body has to be.

@@ -157,8 +157,10 @@ fn commit(worker: &Rc<Worker>, served: &mut Served, snapshot: &Arc<Snapshot>, so
             Err(error) => tracing::error!(%error, port = key.declared, "a worker cannot use its socket"),
         }
     }
-    // Dropping one accepts what its queue still holds, then closes it.
-    served.ports.retain(|key, _| wanted.contains(key));
+    for (_, gone) in served.ports.extract_if(|key, _| !wanted.contains(key)) {
+        // Dropping it accepts what its queue still holds, then closes it.
+        worker.connections.drain_port(&gone.port);
+    }
     worker.plugins.retain(&snapshot.plugins());
     served.config = Some(config);
 }

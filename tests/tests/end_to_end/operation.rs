@@ -115,7 +115,7 @@ async fn the_access_log_has_istios_text_format() {
 
     let request = upstream.received(1).await.unwrap().remove(0);
     let line = columns(&lines[0].replace("\\\"", "'"));
-    assert_eq!(line.len(), 24, "{:?}", lines[0]);
+    assert_eq!(line.len(), 22, "{:?}", lines[0]);
     let time = &line[0];
     assert!(time.len() == 24 && time.ends_with('Z') && &time[10..11] == "T", "{time}");
     assert_eq!(line[1], "POST /sample?q=1 HTTP/1.1");

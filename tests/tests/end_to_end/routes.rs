@@ -344,18 +344,20 @@ async fn grpc_clients_are_answered_in_their_language() {
     let gateway = routes_to(
         &upstream,
         "
-  - {match: [{uri: {prefix: /nowhere.}}], route: [{destination: {host: sample, port: {number: 81}}}]}
+  - {match: [{uri: {prefix: /broken.}}], route: [{destination: {host: sample}}]}
   - {match: [{uri: {prefix: /slow.}}], timeout: 50ms, route: [{destination: {host: sample}}]}
   - {match: [{uri: {prefix: /closed.}}], directResponse: {status: 403, body: {string: go away}}}",
     )
     .await;
-    upstream.answer_with(|_| Answer::hang_up());
+    upstream.answer_next(Answer::hang_up());
     let never = Gate::shut();
     upstream.answer_next(Answer::new(200).after(&never));
+    const RESET: &str =
+        "upstream connect error or disconnect/reset before headers. reset reason: connection termination";
     let mut client = gateway.h2_client().await.unwrap();
     for (path, status, message) in [
         ("/unknown.Service/Method", "12", None),
-        ("/nowhere.Service/Method", "14", None),
+        ("/broken.Service/Method", "14", Some(RESET)),
         ("/slow.Service/Method", "14", Some("upstream request timeout")),
         ("/closed.Service/Method", "7", Some("go away")),
     ] {
