@@ -18,7 +18,10 @@ use std::{
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
 
 pub use control::Progress;
 pub use publish::BoundListener;
@@ -95,10 +98,8 @@ impl ControlRuntime {
         runtime.spawn(task).await.context("a control task ended unexpectedly")
     }
 
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        if let Some(runtime) = &self.0 {
-            runtime.spawn(task);
-        }
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> Option<JoinHandle<()>> {
+        self.0.as_ref().map(|runtime| runtime.spawn(task))
     }
 }
 
@@ -113,7 +114,9 @@ impl Drop for ControlRuntime {
 /// A running gateway. Dropping it without [`Gateway::shutdown`] ends it abruptly.
 pub struct Gateway {
     /// Dropped last: everything else may still use it while it ends.
-    _control: ControlRuntime,
+    _control_runtime: ControlRuntime,
+    /// The control task; it owns the listening sockets.
+    control: Option<JoinHandle<()>>,
     workers: Arc<Workers>,
     threads: Vec<worker::Handle>,
     admin: Option<admin::Serving>,
@@ -193,10 +196,11 @@ pub async fn start(options: Options) -> anyhow::Result<Gateway> {
         Control::new(source, options.config, registry, publisher, telemetry.clone(), Arc::clone(&problems), progress)?;
     // On the control runtime, so that a test may call us on a runtime of its own.
     let control = control_runtime.run(async move { control.first().await.map(|()| control) }).await??;
-    control_runtime.spawn(control.run(command_inbox));
+    let control = control_runtime.spawn(control.run(command_inbox));
     readiness.send_replace(Readiness::Ready);
     Ok(Gateway {
-        _control: control_runtime,
+        _control_runtime: control_runtime,
+        control,
         workers,
         threads,
         admin: Some(admin),
@@ -253,6 +257,12 @@ impl Gateway {
     /// Ends in order: not ready any more, nothing new accepted, what is in flight finishes within the drain time.
     pub async fn shutdown(mut self) {
         self.readiness.send_replace(Readiness::Draining);
+        // With it go its handles of the listening sockets: what is in their queues the workers still accept, and then
+        // nothing answers on these ports any more, so that clients turn elsewhere at once.
+        if let Some(control) = self.control.take() {
+            control.abort();
+            let _ = control.await;
+        }
         self.workers.drain(self.drain).await;
         self.admin.take();
         let threads = std::mem::take(&mut self.threads);

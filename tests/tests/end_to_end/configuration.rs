@@ -2,6 +2,7 @@
 
 use gateway_tests::body::Outgoing;
 use gateway_tests::client::{RawClient, RawServer};
+use gateway_tests::eventually;
 use gateway_tests::gateway::{Setup, TestGateway};
 use gateway_tests::resources::{GATEWAY, everything_to, service, virtual_service};
 use gateway_tests::server::Protocol::Http1;
@@ -253,7 +254,9 @@ async fn listeners_come_and_go() {
     assert!(gateway.address(81).is_err());
     // What is not configured any more is not served any more, on no connection.
     second.closed().await.unwrap();
-    assert!(RawClient::connect(address).await.is_err(), "the port is still open");
+    // A worker closes its socket right after it has said that it will.
+    let closed = async || Ok(RawClient::connect(address).await.is_err().then_some(()));
+    eventually("the port to be closed", closed).await.unwrap();
     assert_eq!(body(&mut first).await, "one");
 }
 
