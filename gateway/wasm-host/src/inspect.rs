@@ -1,9 +1,12 @@
 //! Reads what a module declares, before anything is compiled: ABI version, imports, exports, memory.
 //!
-//! Only the outline is read, code sections are skipped. Every problem is collected, so that whoever
-//! uploads a module fixes them in one go.
+//! Every problem is collected, so that whoever uploads a module fixes them in one go. Code is only
+//! looked at to estimate how long compiling it would take: that cannot be interrupted, and small
+//! modules can be made that take hours.
 
-use wasmparser::{CompositeInnerType, ExternalKind, FuncType, Parser, Payload, TypeRef, ValType};
+use wasmparser::{
+    CompositeInnerType, ExternalKind, FuncType, FunctionBody, Operator, Parser, Payload, TypeRef, ValType,
+};
 
 use crate::abi::AbiVersion;
 use crate::callbacks::{self, Callbacks};
@@ -18,6 +21,13 @@ pub(crate) struct Outline {
     pub(crate) edits_bodies: bool,
 }
 
+/// Most functions that a module may define. Each costs the compiler about 7 KB of memory, however small
+/// it is.
+const MAX_FUNCTIONS: usize = 50_000;
+
+/// Most effort of compiling, as [`Effort`] counts it: tens of seconds.
+const MAX_EFFORT: u64 = 4_000_000_000;
+
 /// Sections of interest, as they were read.
 #[derive(Default)]
 struct Sections<'a> {
@@ -26,6 +36,18 @@ struct Sections<'a> {
     functions: Vec<u32>,
     imports: Vec<(&'a str, &'a str, TypeRef)>,
     exports: Vec<(&'a str, ExternalKind, u32)>,
+    effort: Effort,
+}
+
+/// An estimate of how long compiling takes beyond what is proportional to the size. Measured with
+/// Cranelift 0.135: it grows with the square of the branches of one function, and a hundred times as
+/// fast with the square of its loops, each of which checks the deadline.
+#[derive(Default)]
+struct Effort {
+    total: u64,
+    functions: usize,
+    /// Of the function with the largest share: effort, loops, branches.
+    worst: (u64, u64, u64),
 }
 
 /// Reads the outline of a module and checks it against the ABI.
@@ -40,6 +62,7 @@ pub(crate) fn inspect(wasm: &[u8]) -> Result<Outline, ModuleError> {
     if !unknown.is_empty() {
         return Err(ModuleError::ImportUnknown { imports: unknown.join(", ") });
     }
+    sections.effort.check()?;
     let wrong = sections.wrong_exports(abi);
     if !wrong.is_empty() {
         return Err(ModuleError::ExportType { exports: wrong.join("; ") });
@@ -97,10 +120,46 @@ fn read(wasm: &[u8]) -> Result<Sections<'_>, ModuleError> {
                     sections.exports.push((export.name, export.kind, export.index));
                 }
             }
+            Payload::CodeSectionEntry(body) => sections.effort.add(&body)?,
             _ => {}
         }
     }
     Ok(sections)
+}
+
+impl Effort {
+    fn add(&mut self, body: &FunctionBody<'_>) -> Result<(), ModuleError> {
+        let (mut loops, mut branches) = (0u64, 0u64);
+        let mut operators = body.get_operators_reader()?;
+        while !operators.eof() {
+            match operators.read()? {
+                Operator::Loop { .. } => loops += 1,
+                Operator::If { .. } | Operator::Block { .. } | Operator::BrIf { .. } | Operator::BrTable { .. } => {
+                    branches += 1;
+                }
+                _ => {}
+            }
+        }
+        // The size limit keeps both below 2^25.
+        let effort = 100 * loops * loops + branches * branches;
+        self.total = self.total.saturating_add(effort);
+        self.functions += 1;
+        self.worst = self.worst.max((effort, loops, branches));
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), ModuleError> {
+        if self.functions > MAX_FUNCTIONS {
+            return Err(ModuleError::Limits(format!("{} functions, more than {MAX_FUNCTIONS}", self.functions)));
+        }
+        if self.total > MAX_EFFORT {
+            let (_, loops, branches) = self.worst;
+            return Err(ModuleError::Limits(format!(
+                "its functions branch too much to be compiled in reasonable time; the worst has {loops} loops and {branches} branches"
+            )));
+        }
+        Ok(())
+    }
 }
 
 impl Sections<'_> {

@@ -63,8 +63,8 @@ pub enum ModuleError {
         "the module exports neither `malloc` nor `proxy_on_memory_allocate`, so the gateway cannot return data to it"
     )]
     AllocatorMissing,
-    /// Valid, but needs more than an instance may have.
-    #[error("the module needs more than an instance may have: {0}")]
+    /// Needs more than a module may.
+    #[error("the module is too demanding: {0}")]
     Limits(String),
 }
 
@@ -86,8 +86,7 @@ impl ModuleError {
 }
 
 impl Module {
-    /// The largest module that is accepted, in bytes. Modules of standard Go with a rule engine have
-    /// about 12 MiB.
+    /// The largest module that is accepted, in bytes. Modules of standard Go have 2.5 to 7 MB.
     pub const MAX_BYTES: usize = 32 << 20;
 
     /// Checks and compiles a module (binary format). Takes milliseconds to seconds of CPU on all

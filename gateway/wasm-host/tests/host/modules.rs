@@ -125,6 +125,34 @@ fn modules_that_need_too_much_are_refused() {
 }
 
 #[test]
+fn modules_that_would_take_too_long_to_compile_are_refused() {
+    let begin = std::time::Instant::now();
+    for (part, count, word) in [
+        ("(func)", 50_001, "50003 functions"),
+        ("(func)", 1_000_001, "exceeds"),
+        ("(global i32 (i32.const 0))", 1_000_001, "exceeds"),
+        ("(type (func))", 1_000_001, "exceeds"),
+    ] {
+        let error = compile(&module(&part.repeat(count))).unwrap_err().to_string();
+        assert!(error.contains(word), "{error}");
+    }
+    for (part, count, word) in [
+        ("loop local.get 0 br_if 0 end ", 10_000, "10000 loops"),
+        ("local.get 0 if nop end ", 70_000, "70000 branches"),
+        ("block ", 100_000, "100000 branches"),
+    ] {
+        let end = if part == "block " { "end ".repeat(count) } else { String::new() };
+        let text = module(&format!("(func (param i32) {} {end})", part.repeat(count)));
+        let error = compile(&text).unwrap_err();
+        assert!(error.code() == "module-limits" && error.to_string().contains(word), "{error}");
+    }
+    let locals = format!("(func {})", "(local i32)".repeat(60_000));
+    refused(&module(&locals), "module-malformed", &["locals"]);
+    // Compiling any of these would take minutes.
+    assert!(begin.elapsed() < std::time::Duration::from_secs(60), "{:?}", begin.elapsed());
+}
+
+#[test]
 fn callbacks_are_listed() {
     let callbacks =
         compile(&module(r#"(func (export "proxy_on_request_body") (param i32 i32 i32) (result i32) (i32.const 0))"#))
