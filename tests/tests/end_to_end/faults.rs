@@ -342,3 +342,39 @@ async fn an_answer_that_does_not_wait_for_the_request() {
         assert_eq!(gateway.client().await.unwrap().get(HOST, "/").await.unwrap().status, 200);
     }
 }
+
+#[tokio::test]
+async fn what_a_service_sends_unasked_is_nobodys_answer() {
+    let server = RawServer::start().await.unwrap();
+    let gateway = in_front_of(server.address().unwrap(), "HTTP").await;
+    let evil = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil";
+    let mut client = gateway.client().await.unwrap();
+    for with_the_answer in [true, false] {
+        client.send(get("/first")).await.unwrap();
+        let answer = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok".to_owned();
+        let mut service = server.answer(answer + if with_the_answer { evil } else { "" }).await.unwrap();
+        assert_eq!(client.response().await.unwrap().text(), "ok");
+        if !with_the_answer {
+            service.send(evil).await.unwrap();
+        }
+        client.send(get("/second")).await.unwrap();
+        let second =
+            server.answer("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 4\r\n\r\ngood").await.unwrap();
+        assert_eq!(client.response().await.unwrap().text(), "good");
+        // The connection that said too much is not used any more.
+        service.closed().await.unwrap();
+        drop(second);
+    }
+}
+
+#[tokio::test]
+async fn connections_to_services_are_counted_while_they_are_open() {
+    for protocol in [Http1, Http2] {
+        let (gateway, upstream) = start(protocol).await;
+        assert_eq!(gateway.client().await.unwrap().get(HOST, "/").await.unwrap().status, 200);
+        gateway.metric_becomes("gateway_upstream_connections", &[], 1.0).await.unwrap();
+        upstream.close_connections().await.unwrap();
+        gateway.metric_becomes("gateway_upstream_connections", &[], 0.0).await.unwrap();
+        gateway.metric_becomes("gateway_downstream_connections", &[], 0.0).await.unwrap();
+    }
+}

@@ -2,7 +2,7 @@
 
 use gateway::telemetry::{LogFormat, SourceIdentity};
 use gateway_tests::body::Outgoing;
-use gateway_tests::client::RawClient;
+use gateway_tests::client::{RawClient, RawServer};
 use gateway_tests::eventually;
 use gateway_tests::gateway::Setup;
 use gateway_tests::resources::{GATEWAY, everything_to, service, virtual_service};
@@ -196,6 +196,33 @@ async fn operators_see_what_is_served() {
         let response = RawClient::connect(address).await.unwrap().get(&address.to_string(), "/healthz/ready").await;
         assert_eq!(response.unwrap().status, 200);
     }
+}
+
+#[tokio::test]
+async fn ready_means_that_the_first_configuration_serves() {
+    // Both are free again when the gateway asks for them.
+    let free = async || RawServer::start().await.unwrap().address().unwrap();
+    let (address, status) = (free().await, free().await);
+    let one = |n: usize| {
+        let answer = format!("  - directResponse: {{status: 200, body: {{string: '{n}'}}}}");
+        virtual_service(&format!("v{n}"), &[&format!("host-{n}.example")], &answer)
+    };
+    let routes: String = (0..500).map(one).collect();
+    let setup = Setup::new().workers(2).file("gateway.yaml", GATEWAY).file("routes.yaml", routes).options(|options| {
+        options.config.bind.insert(80, address);
+        options.addresses.status = status;
+    });
+    let starting = tokio::spawn(setup.start());
+    let ready = async || {
+        let Ok(mut client) = RawClient::connect(status).await else { return Ok(None) };
+        let response = client.get(&status.to_string(), "/healthz/ready").await?;
+        assert!([200, 503].contains(&response.status), "{response:?}");
+        Ok((response.status == 200).then_some(()))
+    };
+    eventually("the gateway to be ready", ready).await.unwrap();
+    let response = RawClient::connect(address).await.unwrap().get("host-499.example", "/").await.unwrap();
+    assert_eq!(response.text(), "499");
+    starting.await.unwrap().unwrap();
 }
 
 #[tokio::test]
