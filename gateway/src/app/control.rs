@@ -262,7 +262,7 @@ fn explain(failure: &BindFailure) -> String {
 fn problem(failure: &BindFailure) -> Problem {
     Problem {
         level: Level::Error,
-        code: "GW0001",
+        code: "GW0108",
         resource: failure.listener.gateways.first().map(|name| format!("Gateway {name}")).unwrap_or_default(),
         file: String::new(),
         line: 0,

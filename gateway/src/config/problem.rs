@@ -17,6 +17,7 @@
 //! | GW0105 | Warning | a service is defined twice |
 //! | GW0106 | Warning | a service has no endpoint |
 //! | GW0107 | Error | a namespace may not use a host of a Gateway |
+//! | GW0108 | Error | the address of a listener cannot be bound |
 //! | GW0301 | Error | a plugin cannot be used; which version serves instead, or what happens to requests |
 //! | GW0302 | Warning | an upload has no effect, or uploads are not kept |
 

@@ -307,7 +307,8 @@ async fn a_port_that_is_taken_later_is_reported_and_the_rest_serves() {
     gateway.write("other.yaml", &(listener("other", 81) + &says("new", "new.example", "new"))).await.unwrap();
     assert_eq!(gateway.client().await.unwrap().get("new.example", "/").await.unwrap().text(), "new");
     let problems = gateway.problems();
-    assert!(problems.iter().any(|problem| problem.message.contains(&address.to_string())), "{problems:#?}");
+    let problem = problems.iter().find(|problem| problem.code == "GW0108").unwrap_or_else(|| panic!("{problems:#?}"));
+    assert!(problem.message.contains(&address.to_string()) && problem.resource == "Gateway default/other", "{problem}");
     assert!(gateway.address(81).is_err());
 }
 

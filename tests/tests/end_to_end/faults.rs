@@ -3,7 +3,7 @@
 use gateway_tests::body::Outgoing;
 use gateway_tests::client::{RawResponse, RawServer};
 use gateway_tests::gateway::{Setup, TestGateway};
-use gateway_tests::resources::{GATEWAY, everything_to, service_at, virtual_service};
+use gateway_tests::resources::{GATEWAY, everything_to, service, service_at, virtual_service};
 use gateway_tests::server::Protocol::{self, Http1, Http2};
 use gateway_tests::upstream::{Answer, Gate, Upstream};
 use http::Request;
@@ -377,4 +377,28 @@ async fn connections_to_services_are_counted_while_they_are_open() {
         gateway.metric_becomes("gateway_upstream_connections", &[], 0.0).await.unwrap();
         gateway.metric_becomes("gateway_downstream_connections", &[], 0.0).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn an_upload_that_nobody_wants_is_answered_all_the_same() {
+    let upstream = Upstream::start(Http1).await.unwrap();
+    let nothing = "  - {match: [{uri: {exact: /wanted}}], route: [{destination: {host: sample}}]}";
+    let resources = GATEWAY.to_owned() + &service("sample", &[&upstream]) + &virtual_service("v", &["*"], nothing);
+    let gateway = Setup::new().file("all.yaml", resources).start().await.unwrap();
+    let body = vec![7; 4 << 20];
+    for _ in 0..10 {
+        let mut client = gateway.client().await.unwrap();
+        let head = format!("POST /unwanted HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: {}\r\n\r\n", body.len());
+        client.send(head).await.unwrap();
+        // The gateway may close the connection before it has read everything.
+        let _ = client.send(&body).await;
+        assert_eq!(client.response().await.unwrap().status, 404);
+    }
+    let mut client = gateway.h2_client().await.unwrap();
+    for _ in 0..10 {
+        let request = Request::post(format!("http://{HOST}/unwanted")).body(Outgoing::full(body.clone())).unwrap();
+        assert_eq!(client.fetch(request).await.unwrap().status, 404);
+    }
+    assert_eq!(client.get(HOST, "/wanted").await.unwrap().status, 200);
+    gateway.metric_becomes("gateway_requests_in_flight", &[], 0.0).await.unwrap();
 }
