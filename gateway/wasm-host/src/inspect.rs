@@ -11,6 +11,7 @@ use wasmparser::{
 use crate::abi::AbiVersion;
 use crate::callbacks::{self, Callbacks};
 use crate::host;
+use crate::log;
 use crate::module::ModuleError;
 
 /// What a module declares.
@@ -21,9 +22,9 @@ pub(crate) struct Outline {
     pub(crate) edits_bodies: bool,
 }
 
-/// Most functions that a module may define. Each costs the compiler about 7 KB of memory, however small
-/// it is.
-const MAX_FUNCTIONS: usize = 50_000;
+/// Most functions, types, imports and exports that a module may declare, of each. A function costs the
+/// compiler about 7 KB of memory, however small it is.
+const MAX_DECLARATIONS: usize = 50_000;
 
 /// Most effort of compiling, as [`Effort`] counts it: tens of seconds.
 const MAX_EFFORT: u64 = 4_000_000_000;
@@ -45,7 +46,6 @@ struct Sections<'a> {
 #[derive(Default)]
 struct Effort {
     total: u64,
-    functions: usize,
     /// Of the function with the largest share: effort, loops, branches.
     worst: (u64, u64, u64),
 }
@@ -60,12 +60,12 @@ pub(crate) fn inspect(wasm: &[u8]) -> Result<Outline, ModuleError> {
         .ok_or_else(|| ModuleError::AbiUnknown { declared: sections.declared_abi() })?;
     let unknown = sections.unknown_imports();
     if !unknown.is_empty() {
-        return Err(ModuleError::ImportUnknown { imports: unknown.join(", ") });
+        return Err(ModuleError::ImportUnknown { imports: listed(&unknown, ", ") });
     }
     sections.effort.check()?;
     let wrong = sections.wrong_exports(abi);
     if !wrong.is_empty() {
-        return Err(ModuleError::ExportType { exports: wrong.join("; ") });
+        return Err(ModuleError::ExportType { exports: listed(&wrong, "; ") });
     }
     if !sections.has("memory", ExternalKind::Memory) {
         return Err(ModuleError::MemoryMissing);
@@ -91,6 +91,7 @@ fn read(wasm: &[u8]) -> Result<Sections<'_>, ModuleError> {
                 ));
             }
             Payload::TypeSection(reader) => {
+                limit("types", sections.types.len(), reader.count())?;
                 for group in reader {
                     for sub in group?.into_types() {
                         sections.types.push(match sub.composite_type.inner {
@@ -101,6 +102,7 @@ fn read(wasm: &[u8]) -> Result<Sections<'_>, ModuleError> {
                 }
             }
             Payload::ImportSection(reader) => {
+                limit("imports", sections.imports.len(), reader.count())?;
                 for import in reader.into_imports() {
                     let import = import?;
                     if let TypeRef::Func(index) = import.ty {
@@ -110,11 +112,13 @@ fn read(wasm: &[u8]) -> Result<Sections<'_>, ModuleError> {
                 }
             }
             Payload::FunctionSection(reader) => {
+                limit("functions", sections.functions.len(), reader.count())?;
                 for index in reader {
                     sections.functions.push(index?);
                 }
             }
             Payload::ExportSection(reader) => {
+                limit("exports", sections.exports.len(), reader.count())?;
                 for export in reader {
                     let export = export?;
                     sections.exports.push((export.name, export.kind, export.index));
@@ -125,6 +129,25 @@ fn read(wasm: &[u8]) -> Result<Sections<'_>, ModuleError> {
         }
     }
     Ok(sections)
+}
+
+/// Checks a section before it is read. A module that is not valid may repeat one, so all are counted.
+fn limit(what: &str, so_far: usize, more: u32) -> Result<(), ModuleError> {
+    let count = so_far.saturating_add(more as usize);
+    if count <= MAX_DECLARATIONS {
+        return Ok(());
+    }
+    Err(ModuleError::Limits(format!("it declares {count} {what}, more than {MAX_DECLARATIONS}")))
+}
+
+/// Names from the module for a message, which must stay readable whatever the module contains.
+fn listed<T: AsRef<str>>(names: &[T], separator: &str) -> String {
+    const MOST: usize = 20;
+    let mut list: Vec<_> = names.iter().take(MOST).map(|name| log::text(name.as_ref().as_bytes(), 200)).collect();
+    if names.len() > MOST {
+        list.push(format!("and {} more", names.len() - MOST).into());
+    }
+    list.join(separator)
 }
 
 impl Effort {
@@ -143,15 +166,11 @@ impl Effort {
         // The size limit keeps both below 2^25.
         let effort = 100 * loops * loops + branches * branches;
         self.total = self.total.saturating_add(effort);
-        self.functions += 1;
         self.worst = self.worst.max((effort, loops, branches));
         Ok(())
     }
 
     fn check(&self) -> Result<(), ModuleError> {
-        if self.functions > MAX_FUNCTIONS {
-            return Err(ModuleError::Limits(format!("{} functions, more than {MAX_FUNCTIONS}", self.functions)));
-        }
         if self.total > MAX_EFFORT {
             let (_, loops, branches) = self.worst;
             return Err(ModuleError::Limits(format!(
@@ -175,7 +194,7 @@ impl Sections<'_> {
             .map(|(name, _, _)| *name)
             .filter(|name| name.starts_with("proxy_abi_version_"))
             .collect();
-        if markers.is_empty() { "none".to_owned() } else { markers.join(", ") }
+        if markers.is_empty() { "none".to_owned() } else { listed(&markers, ", ") }
     }
 
     fn unknown_imports(&self) -> Vec<String> {
