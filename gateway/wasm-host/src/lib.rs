@@ -18,6 +18,8 @@
 //!   plugin's memory and does not allocate from a length it has not checked against that memory.
 //! * Whatever a plugin does to a message, the heads it leaves behind are well formed. See
 //!   [`Effects`] for what the HTTP layer still has to do (lengths, routing).
+//! * What compiling a module takes is limited before it begins (size, declarations, branching), because
+//!   it cannot be interrupted: tens of seconds of CPU and some hundred megabytes at worst.
 //! * After a [`Trap`] the instance is dead and says so at once; no plugin code of it runs again.
 //!
 //! # Where this host differs from Envoy on purpose
