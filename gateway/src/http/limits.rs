@@ -30,9 +30,8 @@ pub const HTTP2_SEND_BUFFER_BYTES: usize = 64 * 1024;
 pub const HTTP2_PENDING_RESETS: usize = 20;
 /// HTTP/2 streams that we had to reset for the client's errors: more is an attack, the connection is closed.
 pub const HTTP2_ERROR_RESETS: usize = 1024;
-/// How long a plugin may keep a stream paused: the stream fails.
-pub const PLUGIN_PAUSE: Duration = Duration::from_secs(30);
-/// Body bytes that a plugin may hold back per stream and direction: 413 (request) or 500 (response).
-pub const PLUGIN_BODY_BYTES: usize = 1024 * 1024;
+/// Body bytes that all plugins of a worker may hold back together; a stream that would exceed it is answered 503. What
+/// one plugin may do to one stream is in [`proxy_wasm_host::Limits`].
+pub const PLUGIN_WORKER_BYTES: usize = 64 * 1024 * 1024;
 /// Connections of one worker, if the limit of open files allows as many.
 pub const MAX_CONNECTIONS_PER_WORKER: usize = 50_000;

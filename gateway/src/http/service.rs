@@ -6,14 +6,14 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header, response};
 use http_body::Body;
 use hyper::body::Incoming;
-use proxy_wasm_host::RequestHead;
+use proxy_wasm_host::{Half, RequestHead};
 use tokio::time::Sleep;
 
 use super::{
     body::{ClientBody, ClientBytes, RequestBody, ResponseBody, Source},
     connection::Connection,
     forward::{self, Answer, Failed, clean_answer, template_context},
-    plugins::{Direction, FilteredBody, Filters, Interrupted},
+    plugins::{FilteredBody, Filters, Interrupted},
     record::Record,
     redirect,
     reply::{self, Reply},
@@ -144,14 +144,14 @@ impl Stream {
         filters.request_headers(!has_body).await?;
         let body = if !has_body {
             RequestBody::Empty
-        } else if !filters.sees_body(Direction::Request) {
+        } else if !filters.sees_body(Half::Request) {
             RequestBody::Client(client_body(&mut self.record, incoming))
         } else {
             let mut body =
-                FilteredBody::new(client_body(&mut self.record, incoming), Rc::clone(filters), Direction::Request);
-            if filters.edits_body(Direction::Request) {
+                FilteredBody::new(client_body(&mut self.record, incoming), Rc::clone(filters), Half::Request);
+            if filters.edits_body(Half::Request) {
                 let length = body.look_ahead().await?;
-                filters.set_content_length(Direction::Request, length);
+                filters.set_content_length(Half::Request, length);
             }
             RequestBody::Filtered(Box::new(body))
         };
@@ -299,13 +299,13 @@ impl Stream {
         ends: bool,
     ) -> Result<(response::Parts, Source), Interrupted> {
         filters.response_headers(head, ends).await?;
-        let body = if ends || !filters.sees_body(Direction::Response) {
+        let body = if ends || !filters.sees_body(Half::Response) {
             body
         } else {
-            let mut filtered = FilteredBody::new(Box::new(body), Rc::clone(filters), Direction::Response);
-            if filters.edits_body(Direction::Response) {
+            let mut filtered = FilteredBody::new(Box::new(body), Rc::clone(filters), Half::Response);
+            if filters.edits_body(Half::Response) {
                 let length = filtered.look_ahead().await?;
-                filters.set_content_length(Direction::Response, length);
+                filters.set_content_length(Half::Response, length);
             }
             Source::Filtered(Box::new(filtered))
         };

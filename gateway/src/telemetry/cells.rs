@@ -49,13 +49,25 @@ impl Gauge {
     /// Adds one.
     #[inline]
     pub fn inc(&self) {
-        self.0.store(self.0.load(Relaxed).saturating_add(1), Relaxed);
+        self.add(1);
     }
 
     /// Takes one away; 0 stays 0.
     #[inline]
     pub fn dec(&self) {
-        self.0.store(self.0.load(Relaxed).saturating_sub(1), Relaxed);
+        self.sub(1);
+    }
+
+    /// Adds `n`.
+    #[inline]
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).saturating_add(n), Relaxed);
+    }
+
+    /// Takes `n` away; not below 0.
+    #[inline]
+    pub fn sub(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).saturating_sub(n), Relaxed);
     }
 
     /// Replaces the value.

@@ -134,14 +134,22 @@ impl PluginStats {
         }
     }
 
-    /// All instances of this version on this worker now hold `bytes` together.
-    pub fn memory(&self, bytes: usize) {
-        self.cells.memory.set(bytes as u64);
+    /// There is one more instance of this version on this worker, spare or not, with so much memory.
+    pub fn instance_started(&self, bytes: usize) {
+        self.cells.instances.inc();
+        self.cells.memory.add(bytes as u64);
     }
 
-    /// There are now so many instances of this version on this worker, spares included.
-    pub fn instances(&self, count: usize) {
-        self.cells.instances.set(count as u64);
+    /// An instance with so much memory is gone.
+    pub fn instance_ended(&self, bytes: usize) {
+        self.cells.instances.dec();
+        self.cells.memory.sub(bytes as u64);
+    }
+
+    /// An instance that had so much memory has so much now.
+    pub fn memory_changed(&self, before: usize, now: usize) {
+        self.cells.memory.add(now as u64);
+        self.cells.memory.sub(before as u64);
     }
 }
 

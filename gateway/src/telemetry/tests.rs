@@ -128,8 +128,11 @@ fn plugins_and_the_process() {
     plugin.deadline();
     plugin.local_response();
     plugin.failed_stream(FailStrategy::Open);
-    plugin.memory(1 << 20);
-    plugin.instances(2);
+    plugin.instance_started(1 << 20);
+    plugin.instance_started(1 << 19);
+    plugin.instance_started(5);
+    plugin.memory_changed(1 << 20, 1 << 19);
+    plugin.instance_ended(5);
     for micros in [10, 20, 30, 4000] {
         plugin.callback(Callback::RequestHeaders, Duration::from_micros(micros));
     }
@@ -186,9 +189,9 @@ fn versions_of_a_plugin_add_up_and_leave_their_counts_but_not_their_memory() {
     let worker = telemetry.worker();
     let (old, new) = (worker.plugin("default", "auth", "sha256:aa"), worker.plugin("default", "auth", "sha256:bb"));
     old.stream();
-    old.memory(100);
+    old.instance_started(100);
     new.stream();
-    new.memory(11);
+    new.instance_started(11);
     assert_eq!(telemetry.plugin_summary("default", "auth").memory_bytes, 111);
     drop(old);
     let summary = telemetry.plugin_summary("default", "auth");

@@ -191,6 +191,7 @@ limits! {
     RetryBufferBytes "retry_buffer_bytes" "A request body is too large to be kept for a retry";
     PluginBodyBytes "plugin_body_bytes" "A body that a plugin wants whole is too large";
     PluginWorkerBytes "plugin_worker_bytes" "All bodies held for plugins on one worker are too large together";
+    PluginPauseTime "plugin_pause_time" "A plugin kept a stream paused for too long";
     PluginMemory "plugin_memory" "A plugin wanted more memory than its limit";
     PluginCpuTime "plugin_cpu_time" "A callback used more CPU time than its limit";
     PluginWallTime "plugin_wall_time" "A callback took longer than its limit";

@@ -3,6 +3,7 @@
 //! A [`ContextId`] carries the place in the table, so that attaching, detaching and every callback are
 //! one index operation. Only a number that comes from the plugin has to be searched for.
 
+use crate::exchange::{Effects, Half};
 use crate::Exchange;
 
 /// The plugin's root context. There is one per instance.
@@ -29,6 +30,27 @@ struct Slot {
     /// Already in the list of woken streams.
     woken: bool,
     exchange: Option<Box<Exchange>>,
+    request: Pause,
+    response: Pause,
+    /// What the plugin decided about a stream that it pauses while the exchange was lent to another plugin.
+    away: Option<Box<Effects>>,
+}
+
+/// Whether the plugin holds one half of its stream up. Belongs to the plugin and not to the exchange: one that
+/// lets go of a stream must not let it pass another that pauses it, too.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pause {
+    paused: bool,
+    resumed: bool,
+}
+
+impl Slot {
+    fn pause(&mut self, half: Half) -> &mut Pause {
+        match half {
+            Half::Request => &mut self.request,
+            Half::Response => &mut self.response,
+        }
+    }
 }
 
 /// The table of open streams.
@@ -56,7 +78,7 @@ impl Contexts {
             u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
         });
         if let Some(place) = self.slots.get_mut(slot as usize) {
-            *place = Slot { id, woken: false, exchange: Some(exchange) };
+            *place = Slot { id, exchange: Some(exchange), ..Slot::default() };
         }
         ContextId { id, slot }
     }
@@ -89,9 +111,14 @@ impl Contexts {
     }
 
     /// Attaches an exchange. Answers it back if the context is closed.
-    pub(crate) fn attach(&mut self, context: ContextId, exchange: Box<Exchange>) -> Option<Box<Exchange>> {
+    pub(crate) fn attach(&mut self, context: ContextId, mut exchange: Box<Exchange>) -> Option<Box<Exchange>> {
         match self.slot_mut(context) {
-            Some(slot) => slot.exchange.replace(exchange),
+            Some(slot) => {
+                if let Some(away) = slot.away.take() {
+                    exchange.effects.absorb(*away);
+                }
+                slot.exchange.replace(exchange)
+            }
             None => Some(exchange),
         }
     }
@@ -110,6 +137,44 @@ impl Contexts {
     /// The attached exchange, to change it.
     pub(crate) fn exchange_mut(&mut self, context: ContextId) -> Option<&mut Exchange> {
         self.slot_mut(context)?.exchange.as_deref_mut()
+    }
+
+    /// Where the plugin's wishes about a stream go: to its exchange, or to a place of their own for as long as that is
+    /// elsewhere. `None`: the stream is not the plugin's to decide now.
+    pub(crate) fn effects_mut(&mut self, context: ContextId) -> Option<&mut Effects> {
+        let slot = self.slot_mut(context)?;
+        match &mut slot.exchange {
+            Some(exchange) => Some(&mut exchange.effects),
+            None if slot.request.paused || slot.response.paused => Some(slot.away.get_or_insert_default()),
+            None => None,
+        }
+    }
+
+    /// The plugin resumes one half of a stream. Without effect if it does not hold that up; `inside`: it is the half
+    /// whose callback is running, and the callback may still decide to pause.
+    pub(crate) fn resume(&mut self, context: ContextId, half: Half, inside: bool) -> bool {
+        let Some(slot) = self.slot_mut(context) else { return false };
+        let pause = slot.pause(half);
+        pause.resumed |= pause.paused || inside;
+        pause.resumed
+    }
+
+    /// A callback about one half has returned, and wants to pause or not. Answers whether it does.
+    pub(crate) fn settle(&mut self, context: ContextId, half: Half, pause: bool) -> bool {
+        let Some(slot) = self.slot_mut(context) else { return pause };
+        let resumed = std::mem::take(&mut slot.pause(half).resumed);
+        slot.pause(half).paused = pause && !resumed;
+        pause && !resumed
+    }
+
+    /// Whether a paused half was resumed since it was paused; it is not paused any more then.
+    pub(crate) fn take_resumed(&mut self, context: ContextId, half: Half) -> bool {
+        let Some(slot) = self.slot_mut(context) else { return false };
+        let resumed = slot.pause(half).resumed;
+        if resumed {
+            *slot.pause(half) = Pause::default();
+        }
+        resumed
     }
 
     /// The open context with a number that the plugin named.

@@ -144,6 +144,26 @@ pub enum Phase {
     Log,
 }
 
+impl Phase {
+    /// The message that the callback is about.
+    pub(crate) fn half(self) -> Option<Half> {
+        match self {
+            Self::RequestHeaders | Self::RequestBody | Self::RequestTrailers => Some(Half::Request),
+            Self::ResponseHeaders | Self::ResponseBody | Self::ResponseTrailers => Some(Half::Response),
+            Self::Created | Self::Log => None,
+        }
+    }
+}
+
+/// One of the two messages of an exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Half {
+    /// From the client.
+    Request,
+    /// To the client.
+    Response,
+}
+
 /// What a callback wants to happen next. Look at [`Effects`] first: a local response or a reset
 /// makes the action meaningless (it is [`Action::Pause`] then).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,10 +197,6 @@ pub enum Action {
 pub struct Effects {
     /// Answer the client with this instead of going on.
     pub local_response: Option<LocalResponse>,
-    /// Resume the paused request. Set by callbacks other than the one that paused it.
-    pub resume_request: bool,
-    /// Resume the paused response.
-    pub resume_response: bool,
     /// Reset the stream without an answer.
     pub reset: bool,
     /// The request head is not what it was (or the plugin asked for it): resolve the route again.
@@ -201,6 +217,14 @@ pub struct Effects {
 }
 
 impl Effects {
+    /// Adds what a plugin wanted while its exchange was elsewhere. What was decided first stands.
+    pub(crate) fn absorb(&mut self, later: Self) {
+        if self.local_response.is_none() {
+            self.local_response = later.local_response;
+        }
+        self.reset |= later.reset;
+    }
+
     /// Whether something happened that ends the normal course of the stream.
     pub fn interrupts(&self) -> bool {
         self.local_response.is_some() || self.reset || self.invalid_edit || self.body_limit_exceeded

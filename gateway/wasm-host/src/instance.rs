@@ -6,7 +6,7 @@ use wasmtime::{Store, TypedFunc, WasmParams, WasmResults};
 
 use crate::callbacks::{Exports, OnHeaders};
 use crate::contexts::{ContextId, Contexts, ROOT};
-use crate::exchange::{Action, Exchange, Phase};
+use crate::exchange::{Action, Exchange, Half, Phase};
 use crate::fields::Fields;
 use crate::state::State;
 use crate::trap::Trap;
@@ -87,7 +87,7 @@ impl Instance {
         let exchange = self.vm.begin(NAME, context, Phase::RequestHeaders, end_of_stream)?;
         let count = number(Fields::Request(&exchange.request).count());
         let returned = self.vm.headers(NAME, function, context, count, end_of_stream)?;
-        Ok(self.finish(context, returned, Part::Request, head_action))
+        Ok(self.finish(context, returned, Half::Request, head_action))
     }
 
     /// `on_request_body`, about everything that [`Exchange::request_body`] holds.
@@ -97,7 +97,7 @@ impl Instance {
         let exchange = self.vm.begin(NAME, context, Phase::RequestBody, end_of_stream)?;
         let params = (context.number(), number(exchange.request_body.len()), u32::from(end_of_stream));
         let returned = self.vm.enter(NAME, function, Some(context), params)?;
-        Ok(self.finish(context, returned, Part::Request, body_action))
+        Ok(self.finish(context, returned, Half::Request, body_action))
     }
 
     /// `on_request_trailers`. [`Exchange::request_trailers`] holds them.
@@ -110,7 +110,7 @@ impl Instance {
         let count = number(exchange.request_trailers.as_ref().map_or(0, http::HeaderMap::len));
         let params = (context.number(), count);
         let returned = self.vm.enter(NAME, function, Some(context), params)?;
-        Ok(self.finish(context, returned, Part::Request, trailer_action))
+        Ok(self.finish(context, returned, Half::Request, trailer_action))
     }
 
     /// `on_response_headers`. [`Exchange::response`] holds them.
@@ -122,7 +122,7 @@ impl Instance {
         let exchange = self.vm.begin(NAME, context, Phase::ResponseHeaders, end_of_stream)?;
         let count = number(exchange.response.as_ref().map_or(0, |head| Fields::Response(head).count()));
         let returned = self.vm.headers(NAME, function, context, count, end_of_stream)?;
-        Ok(self.finish(context, returned, Part::Response, head_action))
+        Ok(self.finish(context, returned, Half::Response, head_action))
     }
 
     /// `on_response_body`, about everything that [`Exchange::response_body`] holds.
@@ -132,7 +132,7 @@ impl Instance {
         let exchange = self.vm.begin(NAME, context, Phase::ResponseBody, end_of_stream)?;
         let params = (context.number(), number(exchange.response_body.len()), u32::from(end_of_stream));
         let returned = self.vm.enter(NAME, function, Some(context), params)?;
-        Ok(self.finish(context, returned, Part::Response, body_action))
+        Ok(self.finish(context, returned, Half::Response, body_action))
     }
 
     /// `on_response_trailers`. [`Exchange::response_trailers`] holds them.
@@ -145,7 +145,7 @@ impl Instance {
         let count = number(exchange.response_trailers.as_ref().map_or(0, http::HeaderMap::len));
         let params = (context.number(), count);
         let returned = self.vm.enter(NAME, function, Some(context), params)?;
-        Ok(self.finish(context, returned, Part::Response, trailer_action))
+        Ok(self.finish(context, returned, Half::Response, trailer_action))
     }
 
     /// Ends a stream: `on_log`, `on_done`, `on_delete`, the order of Envoy's HTTP streams. Answers the
@@ -203,30 +203,24 @@ impl Instance {
         self.vm.store.data().memory.map_or(0, |memory| memory.data_size(&self.vm.store))
     }
 
+    /// Whether the plugin has resumed this half of a stream since it paused it. Says so once.
+    pub fn take_resumed(&mut self, context: ContextId, half: Half) -> bool {
+        self.vm.contexts().take_resumed(context, half)
+    }
+
     /// What a returned number means, together with what the callback did.
-    fn finish(&mut self, context: ContextId, returned: u32, part: Part, action: fn(u32) -> Action) -> Action {
-        let Some(exchange) = self.vm.contexts().exchange_mut(context) else { return Action::Pause };
-        let effects = &mut exchange.effects;
-        // Taken in any case: a resume in the callback itself is used up by it.
-        let resumed = match part {
-            Part::Request => std::mem::take(&mut effects.resume_request),
-            Part::Response => std::mem::take(&mut effects.resume_response),
-        };
-        if effects.interrupts() {
-            Action::Pause
-        } else if resumed {
-            Action::Continue
-        } else {
-            action(returned)
+    fn finish(&mut self, context: ContextId, returned: u32, half: Half, action: fn(u32) -> Action) -> Action {
+        let contexts = self.vm.contexts();
+        let Some(exchange) = contexts.exchange_mut(context) else { return Action::Pause };
+        let (interrupted, action) = (exchange.effects.interrupts(), action(returned));
+        // A resume in the callback itself is used up by it.
+        let pauses = contexts.settle(context, half, action != Action::Continue);
+        match (interrupted, pauses) {
+            (true, _) => Action::Pause,
+            (false, true) => action,
+            (false, false) => Action::Continue,
         }
     }
-}
-
-/// Which half of an exchange a callback is about.
-#[derive(Clone, Copy)]
-enum Part {
-    Request,
-    Response,
 }
 
 /// 1 is the ABI's pause; 2 was Envoy's "continue and end the stream" and acts as continue; 3, 4 and

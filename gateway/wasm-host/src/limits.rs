@@ -21,6 +21,8 @@ pub struct Limits {
     pub memory_bytes: usize,
     /// Elements in tables. Default 100,000.
     pub table_elements: usize,
+    /// How long a stream may stay paused; it fails then. Kept by the HTTP layer. Default 30 s.
+    pub pause: Duration,
     /// Longest body a plugin may hold back or create. Default 1 MiB.
     pub body_bytes: usize,
     /// Bytes of names and values that plugins write into the heads and trailers of one exchange,
@@ -64,6 +66,7 @@ impl Default for Limits {
             start_wall: Duration::from_secs(20),
             memory_bytes: 64 << 20,
             table_elements: 100_000,
+            pause: Duration::from_secs(30),
             body_bytes: 1 << 20,
             header_edit_bytes: 256 << 10,
             header_fields: 200,

@@ -12,7 +12,7 @@ use crate::deadline::{Budget, Deadline};
 use crate::log::{self, LogLine, Rate, Verdict};
 use crate::plugin::Inner;
 use crate::shared::{MetricIds, Quota};
-use crate::{ContextId, Exchange, Limits};
+use crate::{ContextId, Effects, Exchange, Limits};
 
 /// Log lines kept from the start-up, for the error message.
 const START_LINES: usize = 20;
@@ -124,6 +124,11 @@ impl State {
     /// As [`State::exchange`], to change it.
     pub(crate) fn exchange_mut(&mut self) -> Option<&mut Exchange> {
         self.contexts.exchange_mut(self.effective?)
+    }
+
+    /// Where wishes about the effective stream go, also if its exchange is elsewhere while the plugin pauses it.
+    pub(crate) fn effects_mut(&mut self) -> Option<&mut Effects> {
+        self.contexts.effects_mut(self.effective?)
     }
 
     /// Something was done to the effective stream that the HTTP layer must notice even though the

@@ -3,7 +3,10 @@
 use gateway_tests::client::{RawClient, RawResponse};
 
 mod attachment;
+mod bodies;
 mod chain;
+mod pauses;
+mod replies;
 
 /// Sends a `GET` with these header lines and reads the response.
 async fn get(client: &mut RawClient, path: &str, headers: &str) -> RawResponse {

@@ -11,19 +11,20 @@ use std::{
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
+use proxy_wasm_host::Half;
 use tokio::time::Sleep;
 
 use super::{
-    filters::Filters,
-    passage::{Direction, Interrupted},
+    filters::{Filters, Paused},
+    passage::Interrupted,
 };
-use crate::{http::limits, upstream::BodyError};
+use crate::upstream::BodyError;
 
 /// `S` after the plugins have seen and perhaps changed it.
 pub(crate) struct FilteredBody<S> {
     source: S,
     filters: Rc<Filters>,
-    direction: Direction,
+    half: Half,
     /// Frames that have passed all plugins.
     ready: VecDeque<Frame<Bytes>>,
     state: State,
@@ -48,18 +49,23 @@ enum State {
 }
 
 impl<S: Body<Data = Bytes, Error = BodyError> + Unpin> FilteredBody<S> {
-    pub(in crate::http) fn new(source: S, filters: Rc<Filters>, direction: Direction) -> Self {
-        let keeps_length = !filters.edits_body(direction);
-        Self { source, filters, direction, ready: VecDeque::new(), state: State::Flowing, pause: None, keeps_length }
+    pub(in crate::http) fn new(source: S, filters: Rc<Filters>, half: Half) -> Self {
+        let keeps_length = !filters.edits_body(half);
+        Self { source, filters, half, ready: VecDeque::new(), state: State::Flowing, pause: None, keeps_length }
     }
 
     /// Waits until plugins have let something through. Returns the length of the body if all of it is
     /// there: then the head can say so.
+    ///
+    /// A body that does not say how long it is, and of which nobody holds anything, is not waited for: its sender may
+    /// want to see an answer to the head first.
     pub(in crate::http) async fn look_ahead(&mut self) -> Result<Option<u64>, Interrupted> {
+        let comes_at_once = self.source.size_hint().exact().is_some();
         poll_fn(|cx| {
             while self.ready.is_empty() && self.state != State::Done {
                 match self.step(cx) {
-                    Poll::Pending => return Poll::Pending,
+                    Poll::Pending if comes_at_once || self.filters.holds(self.half) => return Poll::Pending,
+                    Poll::Pending => break,
                     Poll::Ready(Ok(())) => {}
                     Poll::Ready(Err(Stopped::Plugin(interrupted))) => return Poll::Ready(Err(interrupted)),
                     Poll::Ready(Err(Stopped::Source(_))) => return Poll::Ready(Err(Interrupted::Reset)),
@@ -80,24 +86,24 @@ impl<S: Body<Data = Bytes, Error = BodyError> + Unpin> FilteredBody<S> {
         match self.state {
             State::Done => Poll::Ready(Ok(())),
             State::Flowing | State::Draining => {
-                if let Some((stage, full)) = self.filters.paused_stage(self.direction) {
-                    if let Poll::Ready(passed) = self.filters.poll_stage(self.direction, stage, cx) {
+                let draining = self.state == State::Draining;
+                match self.filters.poll_paused(self.half, cx)? {
+                    Paused::LetGo(passed) => {
                         self.pause = None;
-                        self.emit(passed?);
-                        return Poll::Ready(Ok(()));
+                        self.emit(passed);
+                        Poll::Ready(Ok(()))
                     }
-                    if full || self.state == State::Draining {
-                        return self.poll_pause(stage, cx);
+                    Paused::Stage(stage, full) if full || draining => self.poll_pause(stage, cx),
+                    Paused::Nobody if draining => {
+                        self.finish();
+                        Poll::Ready(Ok(()))
                     }
-                } else if self.state == State::Draining {
-                    self.finish();
-                    return Poll::Ready(Ok(()));
+                    Paused::Stage(..) | Paused::Nobody => self.read(cx),
                 }
-                self.read(cx)
             }
             State::Trailers(stage) => {
                 let mut held = Vec::new();
-                let paused = self.filters.pass_trailers(self.direction, stage, &mut held)?;
+                let paused = self.filters.pass_trailers(self.half, stage, &mut held)?;
                 self.ready.extend(held.into_iter().filter(|piece| !piece.is_empty()).map(Frame::data));
                 match paused {
                     Some(stage) => self.state = State::TrailersPaused(stage),
@@ -105,10 +111,10 @@ impl<S: Body<Data = Bytes, Error = BodyError> + Unpin> FilteredBody<S> {
                 }
                 Poll::Ready(Ok(()))
             }
-            State::TrailersPaused(stage) => match self.filters.poll_trailers_stage(self.direction, stage, cx) {
+            State::TrailersPaused(stage) => match self.filters.poll_trailers_stage(self.half, stage, cx) {
                 Poll::Ready(resumed) => {
                     self.pause = None;
-                    resumed?;
+                    self.emit(resumed?.map(|piece| (piece, false)));
                     self.state = State::Trailers(stage + 1);
                     Poll::Ready(Ok(()))
                 }
@@ -121,7 +127,7 @@ impl<S: Body<Data = Bytes, Error = BodyError> + Unpin> FilteredBody<S> {
         let frame = match std::task::ready!(Pin::new(&mut self.source).poll_frame(cx)) {
             None => {
                 self.state = State::Draining;
-                let passed = self.filters.pass(self.direction, 0, Bytes::new(), true)?;
+                let passed = self.filters.pass(self.half, Bytes::new(), true)?;
                 self.emit(passed);
                 return Poll::Ready(Ok(()));
             }
@@ -133,12 +139,12 @@ impl<S: Body<Data = Bytes, Error = BodyError> + Unpin> FilteredBody<S> {
                 if end {
                     self.state = State::Draining;
                 }
-                let passed = self.filters.pass(self.direction, 0, data, end)?;
+                let passed = self.filters.pass(self.half, data, end)?;
                 self.emit(passed);
             }
             Err(frame) => {
                 if let Ok(trailers) = frame.into_trailers() {
-                    self.filters.set_trailers(self.direction, trailers);
+                    self.filters.set_trailers(self.half, trailers);
                     self.state = State::Trailers(0);
                 }
             }
@@ -161,7 +167,7 @@ impl<S: Body<Data = Bytes, Error = BodyError> + Unpin> FilteredBody<S> {
         self.state = State::Done;
         // The client's, or some that a plugin added in its last callback.
         if let Some(trailers) =
-            self.filters.take_trailers(self.direction).filter(|trailers: &HeaderMap| !trailers.is_empty())
+            self.filters.take_trailers(self.half).filter(|trailers: &HeaderMap| !trailers.is_empty())
         {
             self.ready.push_back(Frame::trailers(trailers));
         }
@@ -169,10 +175,13 @@ impl<S: Body<Data = Bytes, Error = BodyError> + Unpin> FilteredBody<S> {
 
     /// Only a plugin can move the body now; it must not take for ever.
     fn poll_pause(&mut self, stage: usize, cx: &mut Context<'_>) -> Poll<Result<(), Stopped>> {
-        let pause = self.pause.get_or_insert_with(|| Box::pin(tokio::time::sleep(limits::PLUGIN_PAUSE)));
+        let (filters, half) = (&self.filters, self.half);
+        let pause = self
+            .pause
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(filters.longest_stage_pause(half, stage))));
         std::task::ready!(pause.as_mut().poll(cx));
         self.pause = None;
-        Poll::Ready(self.filters.stage_timed_out(self.direction, stage).map_err(Stopped::Plugin))
+        Poll::Ready(self.filters.stage_timed_out(self.half, stage).map_err(Stopped::Plugin))
     }
 }
 

@@ -15,19 +15,29 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, header, response, uri::PathAndQuery};
-use proxy_wasm_host::{Action, Exchange, HeadState, Instance, RequestHead, ResponseHead};
+use proxy_wasm_host::{Action, Exchange, Half, HeadState, Instance, RequestHead, ResponseHead};
 
 use super::{
-    passage::{Direction, Interrupted, Passage, sees_body, trailers_of},
+    passage::{Interrupted, Passage, sees_body, trailers_of},
     vm::Link,
 };
 use crate::{
-    http::{connection::Connection, limits, record, request::X_REQUEST_ID},
+    http::{connection::Connection, record, request::X_REQUEST_ID},
     telemetry::{Callback, ResponseFlags},
 };
 
 /// A stream and the plugins it passes.
 pub(in crate::http) struct Filters(RefCell<Passage>);
+
+/// Who holds a body back.
+pub(super) enum Paused {
+    /// Nobody.
+    Nobody,
+    /// This stage, and perhaps others. Whether one of them wants no more of it for now.
+    Stage(usize, bool),
+    /// A stage has just let go; this has passed the others.
+    LetGo(Option<(Bytes, bool)>),
+}
 
 impl Filters {
     /// Begins a stream in every plugin of the chain.
@@ -52,6 +62,7 @@ impl Filters {
             filters: smallvec::SmallVec::new(),
             interruption: None,
             version,
+            weight: chain.first().map(|link| link.live.weight()).unwrap_or_default(),
         };
         for link in chain {
             inner.open(link);
@@ -69,7 +80,7 @@ impl Filters {
                 instance.on_request_headers(context, end_of_stream)
             })?;
             if action != Action::Continue {
-                self.resumed(index, Direction::Request).await?;
+                self.resumed(index, Half::Request).await?;
             }
         }
         Ok(())
@@ -87,24 +98,24 @@ impl Filters {
                 instance.on_response_headers(context, end_of_stream)
             })?;
             if action != Action::Continue {
-                self.resumed(index, Direction::Response).await?;
+                self.resumed(index, Half::Response).await?;
             }
         }
         Ok(())
     }
 
     /// Whether some plugin wants to see bodies.
-    pub(in crate::http) fn sees_body(&self, direction: Direction) -> bool {
-        self.0.borrow().filters.iter().any(|filter| filter.vm.is_some() && sees_body(filter.callbacks, direction))
+    pub(in crate::http) fn sees_body(&self, half: Half) -> bool {
+        self.0.borrow().filters.iter().any(|filter| filter.vm.is_some() && sees_body(filter.callbacks, half))
     }
 
     /// Whether some plugin that sees bodies may change them.
-    pub(in crate::http) fn edits_body(&self, direction: Direction) -> bool {
+    pub(in crate::http) fn edits_body(&self, half: Half) -> bool {
         self.0
             .borrow()
             .filters
             .iter()
-            .any(|filter| filter.vm.is_some() && sees_body(filter.callbacks, direction) && filter.live.edits_bodies())
+            .any(|filter| filter.vm.is_some() && sees_body(filter.callbacks, half) && filter.live.edits_bodies())
     }
 
     /// The request head, on its way to the upstream. Plugins see no such map from here on, as in Envoy.
@@ -142,12 +153,12 @@ impl Filters {
     }
 
     /// Sets the length of a body that plugins may have changed, or drops it in favour of chunks.
-    pub(in crate::http) fn set_content_length(&self, direction: Direction, length: Option<u64>) {
+    pub(in crate::http) fn set_content_length(&self, half: Half, length: Option<u64>) {
         let mut inner = self.0.borrow_mut();
         let Some(exchange) = inner.home() else { return };
-        let headers = match direction {
-            Direction::Request => &mut exchange.request.headers,
-            Direction::Response => match &mut exchange.response {
+        let headers = match half {
+            Half::Request => &mut exchange.request.headers,
+            Half::Response => match &mut exchange.response {
                 Some(head) => &mut head.headers,
                 None => return,
             },
@@ -204,114 +215,108 @@ impl Filters {
     }
 
     /// Waits until a paused plugin lets the stream go on.
-    async fn resumed(&self, index: usize, direction: Direction) -> Result<(), Interrupted> {
-        let resumed = poll_fn(|cx| self.0.borrow_mut().poll_resumed(index, direction, cx));
-        match tokio::time::timeout(limits::PLUGIN_PAUSE, resumed).await {
+    async fn resumed(&self, index: usize, half: Half) -> Result<(), Interrupted> {
+        let resumed = poll_fn(|cx| self.0.borrow_mut().poll_resumed(index, half, cx));
+        match tokio::time::timeout(self.longest_pause(index), resumed).await {
             Ok(resumed) => resumed,
             Err(_) => self.0.borrow_mut().paused_too_long(index),
         }
     }
 
-    /// Passes a piece of a body through the stages from `from` on (in the direction of the flow). `None`: a
-    /// plugin has kept it.
-    pub(super) fn pass(
-        &self,
-        direction: Direction,
-        from: usize,
-        piece: Bytes,
-        end: bool,
-    ) -> Result<Option<(Bytes, bool)>, Interrupted> {
-        self.0.borrow_mut().pass(direction, from, piece, end)
+    /// Passes a piece of a body through all stages. `None`: a plugin has kept it.
+    pub(super) fn pass(&self, half: Half, piece: Bytes, end: bool) -> Result<Option<(Bytes, bool)>, Interrupted> {
+        self.0.borrow_mut().pass(half, 0, piece, end)
     }
 
-    /// The trailers callbacks from stage `from` on. Pieces of the body that were held come out before the
-    /// trailers. Returns the stage that pauses.
+    /// The trailers callbacks from stage `from` on. What a stage held back of the body comes out before its trailers
+    /// go on. Returns the stage that pauses.
     pub(super) fn pass_trailers(
         &self,
-        direction: Direction,
+        half: Half,
         from: usize,
         out: &mut Vec<Bytes>,
     ) -> Result<Option<usize>, Interrupted> {
         let mut inner = self.0.borrow_mut();
         for stage in from..inner.filters.len() {
-            let index = inner.index(direction, stage);
-            let held = inner.filters.get_mut(index).map(|filter| {
-                filter.stage(direction).paused = false;
-                filter.stage(direction).held.take()
-            });
-            if let Some(held) = held.filter(|held| !held.is_empty())
-                && let Some((piece, _)) = inner.pass(direction, stage + 1, held, false)?
-            {
-                out.push(piece);
-            }
-            let action = match direction {
-                Direction::Request => inner.call(index, Callback::RequestTrailers, Instance::on_request_trailers),
-                Direction::Response => inner.call(index, Callback::ResponseTrailers, Instance::on_response_trailers),
+            let index = inner.index(half, stage);
+            let action = match half {
+                Half::Request => inner.call(index, Callback::RequestTrailers, Instance::on_request_trailers),
+                Half::Response => inner.call(index, Callback::ResponseTrailers, Instance::on_response_trailers),
             }?;
             if action != Action::Continue {
                 return Ok(Some(stage));
             }
+            out.extend(inner.let_go(half, stage)?.map(|(piece, _)| piece));
         }
         Ok(None)
     }
 
-    pub(super) fn set_trailers(&self, direction: Direction, trailers: HeaderMap) {
+    pub(super) fn set_trailers(&self, half: Half, trailers: HeaderMap) {
         if let Some(exchange) = self.0.borrow_mut().home() {
-            *trailers_of(exchange, direction) = Some(trailers);
+            *trailers_of(exchange, half) = Some(trailers);
         }
     }
 
-    pub(super) fn take_trailers(&self, direction: Direction) -> Option<HeaderMap> {
-        trailers_of(self.0.borrow_mut().home()?, direction).take()
+    pub(super) fn take_trailers(&self, half: Half) -> Option<HeaderMap> {
+        trailers_of(self.0.borrow_mut().home()?, half).take()
     }
 
-    /// The first stage that holds the body back, and whether it wants no more of it.
-    pub(super) fn paused_stage(&self, direction: Direction) -> Option<(usize, bool)> {
-        let inner = self.0.borrow();
-        (0..inner.filters.len()).find_map(|stage| {
-            let filter = inner.filters.get(inner.index(direction, stage))?;
-            let full = match direction {
-                Direction::Request => filter.request.full,
-                Direction::Response => filter.response.full,
-            };
-            filter.is_paused(direction).then_some((stage, full))
-        })
+    /// Whether some stage holds the body back.
+    pub(super) fn holds(&self, half: Half) -> bool {
+        self.0.borrow_mut().filters.iter_mut().any(|filter| filter.stage(half).paused)
     }
 
-    /// What a paused stage lets go: pieces for the stages behind it have passed those already.
-    pub(super) fn poll_stage(
-        &self,
-        direction: Direction,
-        stage: usize,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<Option<(Bytes, bool)>, Interrupted>> {
+    /// Lets paused stages go on that may.
+    pub(super) fn poll_paused(&self, half: Half, cx: &mut Context<'_>) -> Result<Paused, Interrupted> {
         let mut inner = self.0.borrow_mut();
-        let index = inner.index(direction, stage);
-        std::task::ready!(inner.poll_resumed(index, direction, cx))?;
-        let Some(filter) = inner.filters.get_mut(index) else { return Poll::Ready(Ok(None)) };
-        let held = filter.stage(direction);
-        held.paused = false;
-        held.full = false;
-        let (piece, ended) = (held.held.take(), held.ended);
-        Poll::Ready(inner.pass(direction, stage + 1, piece, ended))
+        let mut paused = Paused::Nobody;
+        for stage in 0..inner.filters.len() {
+            let index = inner.index(half, stage);
+            let Some((true, full)) = inner.filters.get_mut(index).map(|filter| {
+                let stage = filter.stage(half);
+                (stage.paused, stage.full)
+            }) else {
+                continue;
+            };
+            if let Poll::Ready(resumed) = inner.poll_resumed(index, half, cx) {
+                resumed?;
+                return inner.let_go(half, stage).map(Paused::LetGo);
+            }
+            paused = match paused {
+                Paused::Stage(first, others) => Paused::Stage(first, others || full),
+                _ => Paused::Stage(stage, full),
+            };
+        }
+        Ok(paused)
     }
 
-    /// As [`Self::poll_stage`] for a stage that paused in its trailers callback.
+    /// As [`Self::poll_paused`], for a stage that paused in its trailers callback. What it held comes out.
     pub(super) fn poll_trailers_stage(
         &self,
-        direction: Direction,
+        half: Half,
         stage: usize,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<(), Interrupted>> {
+    ) -> Poll<Result<Option<Bytes>, Interrupted>> {
         let mut inner = self.0.borrow_mut();
-        let index = inner.index(direction, stage);
-        inner.poll_resumed(index, direction, cx)
+        let index = inner.index(half, stage);
+        std::task::ready!(inner.poll_resumed(index, half, cx))?;
+        Poll::Ready(inner.let_go(half, stage).map(|passed| passed.map(|(piece, _)| piece)))
+    }
+
+    /// How long a stage may stay paused.
+    pub(super) fn longest_stage_pause(&self, half: Half, stage: usize) -> Duration {
+        let index = self.0.borrow().index(half, stage);
+        self.longest_pause(index)
+    }
+
+    fn longest_pause(&self, index: usize) -> Duration {
+        self.0.borrow().filters.get(index).map_or(Duration::ZERO, |filter| filter.live.limits().pause)
     }
 
     /// A stage has been paused for longer than allowed.
-    pub(super) fn stage_timed_out(&self, direction: Direction, stage: usize) -> Result<(), Interrupted> {
+    pub(super) fn stage_timed_out(&self, half: Half, stage: usize) -> Result<(), Interrupted> {
         let mut inner = self.0.borrow_mut();
-        let index = inner.index(direction, stage);
+        let index = inner.index(half, stage);
         inner.paused_too_long(index)
     }
 }

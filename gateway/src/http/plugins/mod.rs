@@ -1,8 +1,8 @@
 //! Plugins on the request path of one worker.
 //!
 //! `vm` keeps a plugin's instance and its spares; `filters` takes one stream through the callbacks of a
-//! chain, `passage` is what happens in one of them; `body` does the same for a body while it streams. The ABI itself is the business of
-//! `proxy-wasm-host`; here its effects are carried out.
+//! chain, `passage` is what happens in one of them; `body` does the same for a body while it streams. The ABI
+//! itself is the business of `proxy-wasm-host`; here its effects are carried out.
 
 mod body;
 mod filters;
@@ -11,6 +11,6 @@ mod vm;
 
 pub(crate) use body::FilteredBody;
 pub(super) use filters::Filters;
-pub(super) use passage::{Direction, Interrupted};
+pub(super) use passage::Interrupted;
 pub(super) use vm::Link;
 pub(crate) use vm::{PluginSet, Prepared, SpareOrder};

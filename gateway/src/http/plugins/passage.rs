@@ -11,24 +11,15 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, Version, response};
-use proxy_wasm_host::{Action, Body, Callbacks, ContextId, Exchange, Instance, LocalResponse, ResponseHead, Trap};
+use proxy_wasm_host::{Action, Body, Callbacks, ContextId, Exchange, Half, Instance, LocalResponse, ResponseHead, Trap};
 use smallvec::SmallVec;
 
-use super::vm::{Link, Live, Vm};
+use super::vm::{Link, Live, Vm, Weight};
 use crate::{
-    http::{limits, reply::Reply, service::Aborted},
+    http::{reply::Reply, service::Aborted},
     snapshot::FailStrategy,
-    telemetry::{Callback, ResponseFlags},
+    telemetry::{Callback, Limit, ResponseFlags},
 };
-
-/// Which way a message goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::http) enum Direction {
-    /// From the client.
-    Request,
-    /// To the client.
-    Response,
-}
 
 /// A plugin ended the normal course of a stream.
 #[derive(Debug)]
@@ -62,6 +53,7 @@ pub(super) struct Passage {
     /// What a plugin decided while nobody was there to act on it.
     pub(super) interruption: Option<Interrupted>,
     pub(super) version: Version,
+    pub(super) weight: Weight,
 }
 
 /// A plugin's part in the stream.
@@ -87,57 +79,58 @@ pub(super) struct Stage {
 }
 
 impl Filter {
-    pub(super) fn stage(&mut self, direction: Direction) -> &mut Stage {
-        match direction {
-            Direction::Request => &mut self.request,
-            Direction::Response => &mut self.response,
+    pub(super) fn stage(&mut self, half: Half) -> &mut Stage {
+        match half {
+            Half::Request => &mut self.request,
+            Half::Response => &mut self.response,
         }
     }
 
-    pub(super) fn is_paused(&self, direction: Direction) -> bool {
-        match direction {
-            Direction::Request => self.request.paused,
-            Direction::Response => self.response.paused,
-        }
+    /// The exchange goes to the plugin, and with it what the plugin holds back.
+    fn hand_over(&mut self, exchange: &mut Exchange) {
+        exchange.request_body = std::mem::take(&mut self.request.held);
+        exchange.response_body = std::mem::take(&mut self.response.held);
+    }
+
+    /// It comes back, and the next plugin must not get what this one holds back.
+    fn take_back(&mut self, exchange: &mut Exchange) {
+        self.request.held = std::mem::take(&mut exchange.request_body);
+        self.response.held = std::mem::take(&mut exchange.response_body);
     }
 }
 
-pub(super) fn sees_body(callbacks: Callbacks, direction: Direction) -> bool {
-    match direction {
-        Direction::Request => callbacks.request_body || callbacks.request_trailers,
-        Direction::Response => callbacks.response_body || callbacks.response_trailers,
+pub(super) fn sees_body(callbacks: Callbacks, half: Half) -> bool {
+    match half {
+        Half::Request => callbacks.request_body || callbacks.request_trailers,
+        Half::Response => callbacks.response_body || callbacks.response_trailers,
     }
 }
 
-pub(super) fn trailers_of(exchange: &mut Exchange, direction: Direction) -> &mut Option<HeaderMap> {
-    match direction {
-        Direction::Request => &mut exchange.request_trailers,
-        Direction::Response => &mut exchange.response_trailers,
-    }
-}
-
-fn body_of(exchange: &mut Exchange, direction: Direction) -> &mut Body {
-    match direction {
-        Direction::Request => &mut exchange.request_body,
-        Direction::Response => &mut exchange.response_body,
+pub(super) fn trailers_of(exchange: &mut Exchange, half: Half) -> &mut Option<HeaderMap> {
+    match half {
+        Half::Request => &mut exchange.request_trailers,
+        Half::Response => &mut exchange.response_trailers,
     }
 }
 
 impl Passage {
     /// Position in the chain of a stage of the flow.
-    pub(super) fn index(&self, direction: Direction, stage: usize) -> usize {
-        match direction {
-            Direction::Request => stage,
-            Direction::Response => self.filters.len().saturating_sub(stage + 1),
+    pub(super) fn index(&self, half: Half, stage: usize) -> usize {
+        match half {
+            Half::Request => stage,
+            Half::Response => self.filters.len().saturating_sub(stage + 1),
         }
     }
 
     /// The exchange, called back from wherever it is lent to.
     pub(super) fn home(&mut self) -> Option<&mut Exchange> {
         if let Some(index) = self.lent.take()
-            && let Some(Filter { vm: Some((vm, context)), .. }) = self.filters.get(index)
+            && let Some(filter) = self.filters.get_mut(index)
+            && let Some((vm, context)) = &filter.vm
+            && let Some(mut exchange) = vm.with(|instance| instance.detach(*context))
         {
-            self.exchange = vm.with(|instance| instance.detach(*context));
+            filter.take_back(&mut exchange);
+            self.exchange = Some(exchange);
         }
         self.exchange.as_deref_mut()
     }
@@ -148,12 +141,15 @@ impl Passage {
             return;
         }
         self.home();
-        if let Some(Filter { vm: Some((vm, context)), .. }) = self.filters.get(index)
-            && let Some(exchange) = self.exchange.take()
-        {
-            match vm.with(|instance| instance.attach(*context, exchange)) {
-                Ok(()) => self.lent = Some(index),
-                Err(exchange) => self.exchange = Some(exchange),
+        let Some(filter) = self.filters.get_mut(index) else { return };
+        let Some((vm, context)) = filter.vm.as_ref().map(|(vm, context)| (Rc::clone(vm), *context)) else { return };
+        let Some(mut exchange) = self.exchange.take() else { return };
+        filter.hand_over(&mut exchange);
+        match vm.with(|instance| instance.attach(context, exchange)) {
+            Ok(()) => self.lent = Some(index),
+            Err(mut exchange) => {
+                filter.take_back(&mut exchange);
+                self.exchange = Some(exchange);
             }
         }
     }
@@ -258,10 +254,7 @@ impl Passage {
             return Err(Interrupted::Reset);
         }
         if effects.body_limit_exceeded {
-            return Err(Interrupted::failed(
-                if in_response { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::PAYLOAD_TOO_LARGE },
-                "wasm_body_limit_exceeded",
-            ));
+            return Err(self.too_large(if in_response { Half::Response } else { Half::Request }));
         }
         tracing::warn!(
             plugin = %filter.live.name,
@@ -274,7 +267,7 @@ impl Passage {
     pub(super) fn poll_resumed(
         &mut self,
         index: usize,
-        direction: Direction,
+        half: Half,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Interrupted>> {
         let Some(Filter { vm: Some((vm, context)), .. }) = self.filters.get(index) else { return Poll::Ready(Ok(())) };
@@ -283,44 +276,26 @@ impl Passage {
         if vm.dead.get() {
             return Poll::Ready(self.leave_out(index));
         }
-        enum Seen {
-            Nothing,
-            Resumed,
-            Effects,
-        }
-        let seen = vm.with(|instance| {
-            let Some(exchange) = instance.exchange(context) else { return Seen::Nothing };
-            let flag = match direction {
-                Direction::Request => &mut exchange.effects.resume_request,
-                Direction::Response => &mut exchange.effects.resume_response,
-            };
-            if std::mem::take(flag) {
-                Seen::Resumed
-            } else if exchange.effects.interrupts() {
-                Seen::Effects
-            } else {
-                Seen::Nothing
-            }
+        let decided = vm.with(|instance| {
+            instance.take_resumed(context, half)
+                || instance.exchange(context).is_some_and(|exchange| exchange.effects.interrupts())
         });
-        match seen {
-            Seen::Nothing => {
-                vm.wait(context, cx.waker());
-                Poll::Pending
-            }
-            Seen::Resumed | Seen::Effects => {
-                vm.forget(context);
-                self.home();
-                Poll::Ready(self.carry_out(index))
-            }
+        if !decided {
+            vm.wait(context, half, cx.waker());
+            return Poll::Pending;
         }
+        vm.forget(context, half);
+        self.home();
+        Poll::Ready(self.carry_out(index))
     }
 
     pub(super) fn paused_too_long(&mut self, index: usize) -> Result<(), Interrupted> {
         if let Some(filter) = self.filters.get(index) {
             tracing::warn!(
-                plugin = %filter.live.name, seconds = limits::PLUGIN_PAUSE.as_secs(),
+                plugin = %filter.live.name, seconds = filter.live.limits().pause.as_secs_f64(),
                 "plugin kept a stream paused for too long; the stream fails by its failStrategy"
             );
+            filter.live.limit_exceeded(Limit::PluginPauseTime);
         }
         self.close(index);
         self.leave_out(index)
@@ -332,73 +307,91 @@ impl Passage {
         }
     }
 
+    /// Passes a piece of a body through the stages from `from` on (in the direction of the flow). `None`: a
+    /// plugin has kept it.
     pub(super) fn pass(
         &mut self,
-        direction: Direction,
+        half: Half,
         from: usize,
         mut piece: Bytes,
         end: bool,
     ) -> Result<Option<(Bytes, bool)>, Interrupted> {
+        // A stage that is paused may have what it holds.
+        self.home();
         for stage in from..self.filters.len() {
-            let index = self.index(direction, stage);
+            let index = self.index(half, stage);
             let Some(filter) = self.filters.get_mut(index) else { return Ok(None) };
-            let runs = filter.vm.is_some()
-                && match direction {
-                    Direction::Request => filter.callbacks.request_body,
-                    Direction::Response => filter.callbacks.response_body,
-                };
-            let held = filter.stage(direction);
-            let mut body = std::mem::take(&mut held.held);
-            body.push(piece);
-            if !runs {
-                held.paused = false;
-                piece = body.take();
-                continue;
-            }
-            match self.home() {
-                Some(exchange) => *body_of(exchange, direction) = body,
-                None => return Ok(None),
-            }
-            let action = match direction {
-                Direction::Request => {
+            filter.stage(half).held.push(piece);
+            let action = match half {
+                Half::Request => {
                     self.call(index, Callback::RequestBody, |instance, context| instance.on_request_body(context, end))
                 }
-                Direction::Response => self
+                Half::Response => self
                     .call(index, Callback::ResponseBody, |instance, context| instance.on_response_body(context, end)),
             }?;
-            let Some(exchange) = self.home() else { return Ok(None) };
-            let mut body = std::mem::take(body_of(exchange, direction));
             let Some(filter) = self.filters.get_mut(index) else { return Ok(None) };
-            let held = filter.stage(direction);
-            held.ended = end;
-            held.full = action == Action::PauseWatermark;
-            held.paused = action != Action::Continue;
+            let limit = filter.live.limits().body_bytes;
+            let stage = filter.stage(half);
+            let too_long = stage.held.len() > limit;
+            stage.ended = end;
+            stage.paused = action != Action::Continue;
+            stage.full = action == Action::PauseWatermark && too_long;
             match action {
-                Action::Continue => piece = body.take(),
+                Action::Continue => {
+                    piece = stage.held.take();
+                    continue;
+                }
                 // Dropped; nothing is held, but at the end the plugin still has to let go.
                 Action::PauseDiscard => {
-                    held.paused = end;
-                    return Ok(None);
+                    stage.held.take();
+                    stage.paused = end;
                 }
-                Action::Pause | Action::PauseWatermark => {
-                    let too_long = body.len() > limits::PLUGIN_BODY_BYTES;
-                    held.held = body;
-                    held.full |= too_long && action == Action::PauseWatermark;
-                    if too_long && action == Action::Pause {
-                        return Err(match direction {
-                            Direction::Request => {
-                                Interrupted::failed(StatusCode::PAYLOAD_TOO_LARGE, "request_payload_too_large")
-                            }
-                            Direction::Response => {
-                                Interrupted::failed(StatusCode::INTERNAL_SERVER_ERROR, "response_payload_too_large")
-                            }
-                        });
-                    }
-                    return Ok(None);
-                }
+                Action::PauseWatermark => {}
+                Action::Pause if too_long => return Err(self.too_large(half)),
+                Action::Pause => {}
             }
+            self.weigh()?;
+            return Ok(None);
         }
+        self.weigh()?;
         Ok(Some((piece, end)))
+    }
+
+    /// A stage that was paused goes on: what it held passes the stages behind it.
+    pub(super) fn let_go(&mut self, half: Half, stage: usize) -> Result<Option<(Bytes, bool)>, Interrupted> {
+        self.home();
+        let index = self.index(half, stage);
+        let Some(filter) = self.filters.get_mut(index) else { return Ok(None) };
+        let held = filter.stage(half);
+        held.paused = false;
+        held.full = false;
+        let (piece, ended) = (held.held.take(), held.ended);
+        if piece.is_empty() && !ended {
+            return Ok(None);
+        }
+        self.pass(half, stage + 1, piece, ended)
+    }
+
+    /// Counts what plugins hold back of this stream, for the total of the worker.
+    fn weigh(&mut self) -> Result<(), Interrupted> {
+        let held = self.filters.iter().map(|filter| filter.request.held.len() + filter.response.held.len()).sum();
+        if self.weight.set(held) {
+            return Ok(());
+        }
+        if let Some(filter) = self.filters.first() {
+            filter.live.limit_exceeded(Limit::PluginWorkerBytes);
+        }
+        Err(Interrupted::failed(StatusCode::SERVICE_UNAVAILABLE, "wasm_worker_bytes_exceeded"))
+    }
+
+    fn too_large(&self, half: Half) -> Interrupted {
+        if let Some(filter) = self.filters.first() {
+            filter.live.limit_exceeded(Limit::PluginBodyBytes);
+        }
+        match half {
+            Half::Request => Interrupted::failed(StatusCode::PAYLOAD_TOO_LARGE, "request_payload_too_large"),
+            Half::Response => Interrupted::failed(StatusCode::INTERNAL_SERVER_ERROR, "response_payload_too_large"),
+        }
     }
 
     /// Ends the stream in one plugin.
@@ -406,12 +399,16 @@ impl Passage {
         self.lend(index);
         let Some(filter) = self.filters.get_mut(index) else { return };
         let Some((vm, context)) = filter.vm.take() else { return };
-        vm.forget(context);
+        vm.forget(context, Half::Request);
+        vm.forget(context, Half::Response);
         let lent = self.lent.take().is_some();
-        match vm.call(Callback::Close, |instance| instance.close(context)) {
-            Ok(exchange) => self.exchange = exchange.or(self.exchange.take()),
-            Err(_) if lent => self.exchange = vm.with(|instance| instance.detach(context)),
-            Err(_) => {}
+        let closed = vm.call(Callback::Close, |instance| instance.close(context));
+        if lent {
+            let exchange = closed.unwrap_or_else(|_| vm.with(|instance| instance.detach(context)));
+            self.exchange = exchange.map(|mut exchange| {
+                filter.take_back(&mut exchange);
+                exchange
+            });
         }
         vm.record_memory();
     }

@@ -8,15 +8,16 @@ use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     rc::{Rc, Weak},
-    sync::Arc,
+    sync::{Arc, LazyLock},
     task::Waker,
     time::{Duration, Instant},
 };
 
-use proxy_wasm_host::{Callbacks, ContextId, Instance, Trap, TrapKind};
+use proxy_wasm_host::{Callbacks, ContextId, Half, Instance, Limits, Trap, TrapKind};
 use tokio::{sync::mpsc, task::AbortHandle};
 
 use crate::{
+    http::limits,
     snapshot::{self, Code, FailStrategy, PluginId},
     telemetry::{Callback, Limit, PluginStats, WorkerTelemetry},
 };
@@ -48,6 +49,8 @@ pub(crate) struct PluginSet {
     orders: mpsc::UnboundedSender<SpareOrder>,
     telemetry: Rc<WorkerTelemetry>,
     live: RefCell<HashMap<PluginId, Rc<Live>>>,
+    /// Bytes that plugins of this worker hold back.
+    held: Rc<Cell<usize>>,
 }
 
 /// A plugin's place in the chain of a listener.
@@ -62,7 +65,7 @@ impl PluginSet {
         orders: mpsc::UnboundedSender<SpareOrder>,
         telemetry: Rc<WorkerTelemetry>,
     ) -> Self {
-        Self { worker, orders, telemetry, live: RefCell::default() }
+        Self { worker, orders, telemetry, live: RefCell::default(), held: Rc::default() }
     }
 
     /// Takes over new versions, before a configuration refers to them.
@@ -85,6 +88,7 @@ impl PluginSet {
         if let Some(live) = self.live.borrow().get(&id) {
             live.ordered.set(false);
             if let Some(spare) = spare {
+                live.stats.instance_started(spare.memory_bytes());
                 live.spares.borrow_mut().push(spare);
             }
         }
@@ -98,6 +102,10 @@ impl PluginSet {
             self.live.borrow_mut().insert(plugin.id, Rc::clone(&live));
             live
         });
+        // Plugins that want to be woken are, also when there are no requests.
+        if live.callbacks.tick {
+            live.vm();
+        }
         Link { live, fail: plugin.fail_strategy }
     }
 }
@@ -117,6 +125,7 @@ pub(super) struct Live {
     ordered: Cell<bool>,
     orders: mpsc::UnboundedSender<SpareOrder>,
     worker: usize,
+    held: Rc<Cell<usize>>,
 }
 
 impl Live {
@@ -126,18 +135,23 @@ impl Live {
             Code::Loaded(plugin) => Some(plugin.clone()),
             Code::Unavailable { .. } => None,
         };
+        let stats = set.telemetry.plugin(&plugin.namespace, &plugin.name, &plugin.digest);
+        for instance in &instances {
+            stats.instance_started(instance.memory_bytes());
+        }
         Rc::new(Self {
             id: plugin.id,
             name: format!("{}/{}", plugin.namespace, plugin.name),
             callbacks: code.as_ref().map(|plugin| plugin.module().callbacks()).unwrap_or_default(),
             plugin: code,
-            stats: set.telemetry.plugin(&plugin.namespace, &plugin.name, &plugin.digest),
+            stats,
             telemetry: Rc::clone(&set.telemetry),
             current: RefCell::default(),
             spares: RefCell::new(instances),
             ordered: Cell::new(false),
             orders: set.orders.clone(),
             worker: set.worker,
+            held: Rc::clone(&set.held),
         })
     }
 
@@ -149,6 +163,21 @@ impl Live {
     /// The module may change bodies, so their length is not known before they have passed.
     pub(super) fn edits_bodies(&self) -> bool {
         self.plugin.as_ref().is_some_and(|plugin| plugin.module().edits_bodies())
+    }
+
+    /// What it may do to a stream. A plugin without code does nothing.
+    pub(super) fn limits(&self) -> &Limits {
+        static NONE: LazyLock<Limits> = LazyLock::new(Limits::default);
+        self.plugin.as_ref().map_or(&*NONE, |plugin| &plugin.settings().limits)
+    }
+
+    pub(super) fn limit_exceeded(&self, limit: Limit) {
+        self.telemetry.counters().limit_exceeded(limit);
+    }
+
+    /// For a new stream, of which nothing is held back.
+    pub(super) fn weight(&self) -> Weight {
+        Weight { total: Rc::clone(&self.held), own: 0 }
     }
 
     /// The instance for a new stream; `None` while a crashed one is being replaced.
@@ -163,7 +192,7 @@ impl Live {
             self.order();
         }
         if next.is_none() {
-            self.telemetry.counters().limit_exceeded(Limit::PluginInstances);
+            self.limit_exceeded(Limit::PluginInstances);
         }
         self.current.replace(next.clone());
         next
@@ -178,6 +207,40 @@ impl Live {
     }
 }
 
+impl Drop for Live {
+    fn drop(&mut self) {
+        for spare in self.spares.get_mut() {
+            self.stats.instance_ended(spare.memory_bytes());
+        }
+    }
+}
+
+/// What is held back of the bodies of one stream, as a part of what its worker can bear.
+#[derive(Default)]
+pub(super) struct Weight {
+    total: Rc<Cell<usize>>,
+    own: usize,
+}
+
+impl Weight {
+    /// Now so much of this stream is held back. False if that would be more than the worker can bear.
+    pub(super) fn set(&mut self, bytes: usize) -> bool {
+        let total = self.total.get().saturating_sub(self.own).saturating_add(bytes);
+        let bearable = bytes <= self.own || total <= limits::PLUGIN_WORKER_BYTES;
+        if bearable {
+            self.total.set(total);
+            self.own = bytes;
+        }
+        bearable
+    }
+}
+
+impl Drop for Weight {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
 /// An instance and the streams that wait in it.
 pub(super) struct Vm {
     instance: RefCell<Instance>,
@@ -186,7 +249,9 @@ pub(super) struct Vm {
     telemetry: Rc<WorkerTelemetry>,
     name: String,
     pub(super) dead: Cell<bool>,
-    waiting: RefCell<HashMap<ContextId, Waker>>,
+    waiting: RefCell<HashMap<(ContextId, Half), Waker>>,
+    /// Its memory as it was last counted.
+    memory: Cell<usize>,
     ticks: bool,
     period: Cell<Option<Duration>>,
     ticker: RefCell<Option<AbortHandle>>,
@@ -195,6 +260,7 @@ pub(super) struct Vm {
 impl Vm {
     fn new(instance: Instance, live: &Rc<Live>) -> Rc<Self> {
         let vm = Rc::new(Self {
+            memory: Cell::new(instance.memory_bytes()),
             instance: RefCell::new(instance),
             live: Rc::downgrade(live),
             stats: Rc::clone(&live.stats),
@@ -206,7 +272,6 @@ impl Vm {
             period: Cell::new(None),
             ticker: RefCell::default(),
         });
-        vm.stats.memory(vm.instance.borrow().memory_bytes());
         vm.update_ticker();
         vm
     }
@@ -229,8 +294,10 @@ impl Vm {
             self.bury(failure.trap());
         } else {
             for context in self.instance.borrow_mut().take_woken() {
-                if let Some(stream) = self.waiting.borrow_mut().remove(&context) {
-                    stream.wake();
+                for half in [Half::Request, Half::Response] {
+                    if let Some(stream) = self.waiting.borrow_mut().remove(&(context, half)) {
+                        stream.wake();
+                    }
                 }
             }
             if self.ticks {
@@ -241,12 +308,12 @@ impl Vm {
     }
 
     /// Wakes `waker` when something happens to a stream that is paused here.
-    pub(super) fn wait(&self, context: ContextId, waker: &Waker) {
-        self.waiting.borrow_mut().insert(context, waker.clone());
+    pub(super) fn wait(&self, context: ContextId, half: Half, waker: &Waker) {
+        self.waiting.borrow_mut().insert((context, half), waker.clone());
     }
 
-    pub(super) fn forget(&self, context: ContextId) {
-        self.waiting.borrow_mut().remove(&context);
+    pub(super) fn forget(&self, context: ContextId, half: Half) {
+        self.waiting.borrow_mut().remove(&(context, half));
     }
 
     /// A trap has ended this instance: everybody who waits in it has to know.
@@ -311,7 +378,8 @@ impl Vm {
     }
 
     pub(super) fn record_memory(&self) {
-        self.stats.memory(self.instance.borrow().memory_bytes());
+        let now = self.instance.borrow().memory_bytes();
+        self.stats.memory_changed(self.memory.replace(now), now);
     }
 }
 
@@ -320,6 +388,7 @@ impl Drop for Vm {
         if let Some(ticker) = self.ticker.borrow_mut().take() {
             ticker.abort();
         }
+        self.stats.instance_ended(self.memory.get());
     }
 }
 

@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::abi::Status;
 use crate::contexts::ROOT;
-use crate::exchange::{LocalResponse, Phase};
+use crate::exchange::{Exchange, Half, LocalResponse, Phase};
 use crate::guest::{Call, HostResult, Span, slice, view};
 use crate::state::State;
 use crate::{fields, log, pairs};
@@ -21,25 +21,29 @@ pub(super) const RESPONSE: u32 = 1;
 const DOWNSTREAM: u32 = 2;
 const UPSTREAM: u32 = 3;
 
-/// Resumes a paused request or response; without an attached stream nothing. TCP: as Envoy, success
+/// Resumes a paused request or response; nothing if the plugin does not hold it up. TCP: as Envoy, success
 /// for downstream and `UNIMPLEMENTED` for upstream.
 pub(super) fn resume(call: &mut Call<'_>, kind: u32) -> HostResult {
     let state = call.data_mut();
-    let Some(exchange) = state.exchange_mut() else { return known(kind) };
-    match kind {
-        REQUEST => exchange.effects.resume_request = true,
-        RESPONSE => exchange.effects.resume_response = true,
+    let half = match kind {
+        REQUEST => Half::Request,
+        RESPONSE => Half::Response,
         _ => return known(kind),
+    };
+    let Some(context) = state.effective else { return Ok(()) };
+    let phase = state.exchange().map(Exchange::phase);
+    let inside = state.current == state.effective && phase.and_then(Phase::half) == Some(half);
+    if state.contexts.resume(context, half, inside) && !inside {
+        state.contexts.wake(context);
     }
-    state.wake_effective();
     Ok(())
 }
 
 /// Resets the stream.
 pub(super) fn close(call: &mut Call<'_>, kind: u32) -> HostResult {
     let state = call.data_mut();
-    if let (REQUEST | RESPONSE, Some(exchange)) = (kind, state.exchange_mut()) {
-        exchange.effects.reset = true;
+    if let (REQUEST | RESPONSE, Some(effects)) = (kind, state.effects_mut()) {
+        effects.reset = true;
         state.wake_effective();
         return Ok(());
     }
@@ -62,7 +66,8 @@ pub(super) fn clear_route_cache(call: &mut Call<'_>) -> HostResult {
     Ok(())
 }
 
-/// Answers the client. The first response wins; without an attached stream nothing happens; in
+/// Answers the client. The first response wins; nothing happens to a stream that is neither the one of the
+/// callback nor paused by this plugin; in
 /// `on_log` `BAD_ARGUMENT`. What is invalid in it must not let the request pass, so it becomes a 500 or
 /// is left out, with a note in the log.
 pub(super) fn send_local_response(
@@ -76,11 +81,11 @@ pub(super) fn send_local_response(
     let (memory, state) = view(call)?;
     let (details, body, headers) = (slice(memory, details)?, slice(memory, body)?, slice(memory, headers)?);
     let limit = state.limits().body_bytes;
-    let Some(exchange) = state.exchange() else { return Ok(()) };
-    if exchange.phase == Phase::Log {
+    if state.exchange().is_some_and(|exchange| exchange.phase == Phase::Log) {
         return Err(Status::BadArgument.into());
     }
-    if exchange.effects.local_response.is_some() {
+    let Some(effects) = state.effects_mut() else { return Ok(()) };
+    if effects.local_response.is_some() {
         state.note("a second local response for one stream was ignored");
         return Ok(());
     }
@@ -106,8 +111,8 @@ pub(super) fn send_local_response(
         body,
         grpc_status: u8::try_from(grpc_status).ok().filter(|status| *status <= 16),
     };
-    if let Some(exchange) = state.exchange_mut() {
-        exchange.effects.local_response = Some(response);
+    if let Some(effects) = state.effects_mut() {
+        effects.local_response = Some(response);
     }
     for problem in problems {
         state.note(&format!("local response: {problem}"));

@@ -1,6 +1,6 @@
 //! What becomes of a stream: pause and resume, local responses, resets, other streams, ticks.
 
-use proxy_wasm_host::{Action, ContextId, Instance, Limits, Plugin};
+use proxy_wasm_host::{Action, ContextId, Half, Instance, Limits, Plugin};
 
 use crate::fixture::{open, response, run, run_on, scripted_0_1_0, shared, start, start_logged, start_with};
 use crate::script::{Arg, N, On, Out, b, program, results, script};
@@ -47,8 +47,7 @@ fn a_resume_in_the_callback_wins_over_the_pause_it_returns() {
             _ => instance.on_response_headers(context, false),
         };
         assert_eq!(action.unwrap(), Action::Continue);
-        let effects = &instance.exchange(context).unwrap().effects;
-        assert!(!effects.resume_request && !effects.resume_response, "used up");
+        assert!(!resumed(&mut instance, context)[kind as usize], "used up");
         assert_eq!(instance.take_woken().count(), 0);
     }
 }
@@ -71,9 +70,8 @@ fn from_tick(instance: &mut Instance) -> ContextId {
 
 #[test]
 fn a_tick_resumes_answers_and_resets_paused_streams() {
-    let cases: [(&str, Vec<Arg>); 4] = [
+    let cases: [(&str, Vec<Arg>); 3] = [
         (RESUME, vec![N(0)]),
-        (RESUME, vec![N(1)]),
         (CLOSE, vec![N(0)]),
         (LOCAL, local(403, "denied", "no", b"", NONE).to_vec()),
     ];
@@ -83,14 +81,52 @@ fn a_tick_resumes_answers_and_resets_paused_streams() {
         let context = from_tick(&mut instance);
         assert_eq!(instance.take_woken().collect::<Vec<_>>(), [context], "woken once");
         assert_eq!(instance.take_woken().count(), 0);
+        let [request, response] = resumed(&mut instance, context);
         let exchange = instance.detach(context).unwrap();
         assert_eq!(results(&exchange, On::Tick), [0, 0, 0]);
         let effects = &exchange.effects;
-        let seen = [effects.resume_request, effects.resume_response, effects.reset, effects.local_response.is_some()];
-        let mut expected = [false; 4];
+        assert!(!response);
+        let seen = [request, effects.reset, effects.local_response.is_some()];
+        let mut expected = [false; 3];
         expected[index] = true;
         assert_eq!(seen, expected);
     }
+}
+
+/// Which halves of a stream were resumed.
+fn resumed(instance: &mut Instance, context: ContextId) -> [bool; 2] {
+    [Half::Request, Half::Response].map(|half| instance.take_resumed(context, half))
+}
+
+#[test]
+fn what_a_plugin_decides_while_its_paused_stream_is_lent_elsewhere_is_not_lost() {
+    for (function, args) in
+        [(RESUME, vec![N(0)]), (CLOSE, vec![N(0)]), (LOCAL, local(403, "denied", "no", b"", NONE).to_vec())]
+    {
+        let tick = program().call(EFFECTIVE, [N(2)]).call(function, args);
+        let mut instance = start(&script(On::RequestHeaders, program().returns(1)).and(On::Tick, tick));
+        let context = open(&mut instance, |_| {});
+        assert_eq!(instance.on_request_headers(context, false).unwrap(), Action::Pause);
+        let exchange = instance.detach(context).unwrap();
+        instance.on_tick().unwrap();
+        assert_eq!(instance.take_woken().collect::<Vec<_>>(), [context]);
+        assert!(!exchange.effects.interrupts());
+        assert!(instance.attach(context, exchange).is_ok());
+        let resumed = resumed(&mut instance, context);
+        let effects = &instance.exchange(context).unwrap().effects;
+        let seen = (resumed, effects.reset, effects.local_response.is_some());
+        assert_eq!(seen, ([function == RESUME, false], function == CLOSE, function == LOCAL));
+    }
+}
+
+#[test]
+fn a_resume_of_what_is_not_paused_does_not_let_a_later_pause_pass() {
+    let early = program().call(RESUME, [N(1)]).returns(0);
+    let mut instance = start(&script(On::RequestHeaders, early).and(On::ResponseHeaders, program().returns(1)));
+    let context = open(&mut instance, |exchange| exchange.response = Some(response()));
+    assert_eq!(instance.on_request_headers(context, false).unwrap(), Action::Continue);
+    assert_eq!(instance.on_response_headers(context, false).unwrap(), Action::Pause);
+    assert_eq!(resumed(&mut instance, context), [false, false]);
 }
 
 #[test]
@@ -109,8 +145,8 @@ fn a_stream_acts_on_another_that_is_attached_and_on_no_other() {
 
     instance.on_response_headers(second, false).unwrap();
     assert_eq!(results(instance.exchange(second).unwrap(), On::ResponseHeaders), [0, 0, 0, 2, 2, 0]);
-    assert!(instance.exchange(first).unwrap().effects.resume_request);
-    assert_eq!(instance.take_woken().collect::<Vec<_>>(), [first]);
+    assert_eq!(resumed(&mut instance, first), [false, false], "it was not paused");
+    assert_eq!(instance.take_woken().count(), 0);
 
     let detached = instance.detach(first).unwrap();
     instance.on_response_headers(second, false).unwrap();
