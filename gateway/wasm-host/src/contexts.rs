@@ -3,8 +3,8 @@
 //! A [`ContextId`] carries the place in the table, so that attaching, detaching and every callback are
 //! one index operation. Only a number that comes from the plugin has to be searched for.
 
-use crate::exchange::{Effects, Half};
 use crate::Exchange;
+use crate::exchange::{Effects, Half};
 
 /// The plugin's root context. There is one per instance.
 pub(crate) const ROOT: u32 = 1;

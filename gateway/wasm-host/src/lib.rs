@@ -75,7 +75,9 @@ pub use body::Body;
 pub use callbacks::Callbacks;
 pub use contexts::ContextId;
 pub use engine::{Engine, EngineError, EngineOptions};
-pub use exchange::{Action, Effects, Exchange, Half, HeadState, LocalResponse, Phase, RequestHead, ResponseHead, Scheme};
+pub use exchange::{
+    Action, Effects, Exchange, Half, HeadState, LocalResponse, Phase, RequestHead, ResponseHead, Scheme,
+};
 pub use instance::Instance;
 pub use limits::Limits;
 pub use log::{LogLine, LogSink};

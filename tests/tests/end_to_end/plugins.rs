@@ -5,6 +5,8 @@ use gateway_tests::client::{RawClient, RawResponse};
 mod attachment;
 mod bodies;
 mod chain;
+mod faults;
+mod observed;
 mod pauses;
 mod replies;
 

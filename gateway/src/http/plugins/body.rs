@@ -176,9 +176,8 @@ impl<S: Body<Data = Bytes, Error = BodyError> + Unpin> FilteredBody<S> {
     /// Only a plugin can move the body now; it must not take for ever.
     fn poll_pause(&mut self, stage: usize, cx: &mut Context<'_>) -> Poll<Result<(), Stopped>> {
         let (filters, half) = (&self.filters, self.half);
-        let pause = self
-            .pause
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep(filters.longest_stage_pause(half, stage))));
+        let pause =
+            self.pause.get_or_insert_with(|| Box::pin(tokio::time::sleep(filters.longest_stage_pause(half, stage))));
         std::task::ready!(pause.as_mut().poll(cx));
         self.pause = None;
         Poll::Ready(self.filters.stage_timed_out(self.half, stage).map_err(Stopped::Plugin))

@@ -11,7 +11,9 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, Version, response};
-use proxy_wasm_host::{Action, Body, Callbacks, ContextId, Exchange, Half, Instance, LocalResponse, ResponseHead, Trap};
+use proxy_wasm_host::{
+    Action, Body, Callbacks, ContextId, Exchange, Half, Instance, LocalResponse, ResponseHead, Trap,
+};
 use smallvec::SmallVec;
 
 use super::vm::{Link, Live, Vm, Weight};

@@ -70,11 +70,8 @@ fn from_tick(instance: &mut Instance) -> ContextId {
 
 #[test]
 fn a_tick_resumes_answers_and_resets_paused_streams() {
-    let cases: [(&str, Vec<Arg>); 3] = [
-        (RESUME, vec![N(0)]),
-        (CLOSE, vec![N(0)]),
-        (LOCAL, local(403, "denied", "no", b"", NONE).to_vec()),
-    ];
+    let cases: [(&str, Vec<Arg>); 3] =
+        [(RESUME, vec![N(0)]), (CLOSE, vec![N(0)]), (LOCAL, local(403, "denied", "no", b"", NONE).to_vec())];
     for (index, (function, args)) in cases.into_iter().enumerate() {
         let tick = program().call(EFFECTIVE, [N(2)]).call(function, args.clone()).call(function, args);
         let mut instance = start(&script(On::RequestHeaders, program().returns(1)).and(On::Tick, tick));

@@ -21,7 +21,7 @@ use stream::Stream;
 
 proxy_wasm::main! {{
     proxy_wasm::set_log_level(LogLevel::Info);
-    proxy_wasm::set_root_context(|_| Box::new(Root { settings: Rc::default(), paused: Paused::default() }));
+    proxy_wasm::set_root_context(|_| Box::new(Root { settings: Rc::default(), paused: Paused::default(), ticked: false }));
 }}
 
 /// How long a paused stream waits for the next tick.
@@ -45,8 +45,15 @@ enum Waiting {
     Loop,
 }
 
-/// The streams that wait for a tick.
-type Paused = Rc<RefCell<Vec<(u32, Waiting)>>>;
+/// A stream that waits for a tick.
+struct Waits {
+    stream: u32,
+    at: &'static str,
+    what: Waiting,
+}
+
+/// All of them.
+type Paused = Rc<RefCell<Vec<Waits>>>;
 
 /// Metrics of the plugin's own.
 #[derive(Default)]
@@ -57,11 +64,14 @@ struct Metrics {
     logged: u32,
     /// Bytes of request bodies that were seen.
     body: u32,
+    /// Instances whose timer has run.
+    ticked: u32,
 }
 
 struct Root {
     settings: Rc<Settings>,
     paused: Paused,
+    ticked: bool,
 }
 
 impl Context for Root {}
@@ -74,6 +84,7 @@ impl RootContext for Root {
         for step in always.iter().filter(|step| step.at == "start") {
             match step.action.as_str() {
                 "refuse" => return false,
+                "tick" => self.set_tick_period(TICK),
                 _ => step.misbehave(),
             }
         }
@@ -85,14 +96,18 @@ impl RootContext for Root {
                 open: define(MetricType::Gauge, "probe_open_streams"),
                 logged: define(MetricType::Counter, "probe_logged_streams"),
                 body: define(MetricType::Histogram, "probe_request_body_bytes"),
+                ticked: define(MetricType::Counter, "probe_first_ticks"),
             },
         });
         true
     }
 
     fn on_tick(&mut self) {
+        if !std::mem::replace(&mut self.ticked, true) {
+            let _ = hostcalls::increment_metric(self.settings.metrics.ticked, 1);
+        }
         let paused = std::mem::take(&mut *self.paused.borrow_mut());
-        for (stream, what) in paused {
+        for Waits { stream, what, .. } in paused {
             // A stream that has ended meanwhile is unknown to the host.
             if hostcalls::set_effective_context(stream).is_err() {
                 continue;

@@ -1,7 +1,7 @@
 //! One request and its response on the way through the probe.
 
 use crate::{
-    Paused, Settings, TICK, Waiting,
+    Paused, Settings, TICK, Waiting, Waits,
     script::{self, Step},
 };
 use proxy_wasm::{
@@ -89,14 +89,14 @@ impl Stream {
 
     /// Stops here until the next tick does `what`. False if that has been.
     fn wait(&mut self, at: At, what: Waiting) -> Action {
-        if self.paused.borrow().iter().any(|(stream, _)| *stream == self.id) {
+        if self.paused.borrow().iter().any(|paused| paused.stream == self.id && paused.at == at.name()) {
             return Action::Pause;
         }
         if self.has_paused.contains(&at.name()) {
             return Action::Continue;
         }
         self.has_paused.push(at.name());
-        self.paused.borrow_mut().push((self.id, what));
+        self.paused.borrow_mut().push(Waits { stream: self.id, at: at.name(), what });
         let _ = hostcalls::set_tick_period(TICK);
         Action::Pause
     }

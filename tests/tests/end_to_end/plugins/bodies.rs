@@ -6,7 +6,7 @@ use gateway_tests::gateway::{Setup, TestGateway};
 use gateway_tests::plugins::probe;
 use gateway_tests::resources::everything_to;
 use gateway_tests::server::Protocol;
-use gateway_tests::upstream::{Answer, Gate, Received, Upstream};
+use gateway_tests::upstream::{Answer, Received, Upstream};
 use http::{HeaderMap, HeaderValue, Request};
 
 const MIB: usize = 1 << 20;
@@ -34,7 +34,8 @@ async fn post(gateway: &TestGateway, script: &str, framing: Framing, body: &str)
         Framing::Length => format!("{head}content-length: {}\r\n\r\n{body}", body.len()),
         Framing::Chunks => {
             let (one, two) = body.split_at(body.len() / 2);
-            let chunk = |text: &str| if text.is_empty() { String::new() } else { format!("{:x}\r\n{text}\r\n", text.len()) };
+            let chunk =
+                |text: &str| if text.is_empty() { String::new() } else { format!("{:x}\r\n{text}\r\n", text.len()) };
             format!("{head}transfer-encoding: chunked\r\n\r\n{}{}0\r\n\r\n", chunk(one), chunk(two))
         }
     };
@@ -105,9 +106,7 @@ async fn response_bodies_are_what_the_plugin_makes_of_them() {
                 let case = format!("{protocol:?} {script} {framing:?}");
                 let answer = || match framing {
                     Framing::Length => Answer::new(200).text("hello world"),
-                    Framing::Chunks => {
-                        Answer::new(200).body(Outgoing::chunks(["hello ", "world"], HeaderMap::new()))
-                    }
+                    Framing::Chunks => Answer::new(200).body(Outgoing::chunks(["hello ", "world"], HeaderMap::new())),
                 };
                 upstream.answer_next(answer());
                 let response = post(&gateway, &script, framing, "x").await;
@@ -237,7 +236,8 @@ async fn a_stream_that_both_sides_keep_open_is_not_held_up() {
     let (answer, responding) = Answer::streamed(200);
     upstream.answer_next(answer.early());
     let (sending, body) = Outgoing::channel();
-    let request = Request::post("http://test.example.dev/").header("x-probe-p", "request_body=upper;response_body=upper");
+    let request =
+        Request::post("http://test.example.dev/").header("x-probe-p", "request_body=upper;response_body=upper");
     // The server answers although nothing of the body has come, and the client sees the head although nothing of that
     // body has come.
     let mut response = client.send(request.body(body).unwrap()).await.unwrap();
@@ -285,14 +285,15 @@ async fn an_upload_that_the_client_breaks_off_ends_everywhere() {
     let upstream = Upstream::start(Protocol::Http1).await.unwrap();
     let gateway = start(&upstream).await;
     let mut client = gateway.client().await.unwrap();
-    let gate = Gate::shut();
-    upstream.answer_next(Answer::new(200).after(&gate));
+    let (answer, responding) = Answer::streamed(200);
+    upstream.answer_next(answer.early());
     client
         .send("POST / HTTP/1.1\r\nhost: a\r\nx-probe-p: request_body=upper\r\ncontent-length: 100\r\n\r\nhello")
         .await
         .unwrap();
-    upstream.open_connections(1).await.unwrap();
+    assert_eq!(client.head().await.unwrap().status, 200);
     drop(client);
+    responding.unread().await.unwrap();
     let request = upstream.received(1).await.unwrap().remove(0);
     assert!(!request.complete);
     gateway.metric_becomes("gateway_requests_in_flight", &[], 0.0).await.unwrap();

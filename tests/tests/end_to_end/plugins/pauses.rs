@@ -139,7 +139,10 @@ async fn a_pause_ends_some_time_by_fail_strategy() {
             let body = if status == 200 { "hello" } else { "" };
             assert_eq!((response.status, response.text().as_str()), (status, body), "{at} {spec}");
             let counted = (count + 1) as f64;
-            gateway.metric_becomes("gateway_limit_exceeded_total", &[("limit", "plugin_pause_time")], counted).await.unwrap();
+            gateway
+                .metric_becomes("gateway_limit_exceeded_total", &[("limit", "plugin_pause_time")], counted)
+                .await
+                .unwrap();
         }
         gateway.metric_becomes("gateway_plugin_failed_streams_total", &[("plugin", "b")], 4.0).await.unwrap();
         gateway.metric_becomes("gateway_plugin_failed_streams_total", &[("plugin", "a")], 0.0).await.unwrap();
@@ -156,7 +159,10 @@ async fn a_stream_that_is_paused_when_its_plugin_is_replaced_goes_on() {
     upstream.answer_next(Answer::new(200).after(&gate).text("hello"));
     let gateway = start(&upstream).await;
     let mut client = gateway.client().await.unwrap();
-    client.send("GET / HTTP/1.1\r\nhost: a\r\nx-probe-b: response_body=upper;response_headers=pause\r\n\r\n").await.unwrap();
+    client
+        .send("GET / HTTP/1.1\r\nhost: a\r\nx-probe-b: response_body=upper;response_headers=pause\r\n\r\n")
+        .await
+        .unwrap();
     upstream.received(1).await.unwrap();
     gateway.write("plugins.yaml", &probe("c", "", "")).await.unwrap();
     gate.open();

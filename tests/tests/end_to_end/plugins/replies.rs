@@ -61,21 +61,18 @@ async fn trailers_callbacks_can_answer_while_there_is_no_other_answer() {
     let upstream = Upstream::start(Protocol::Http2).await.unwrap();
     let gateway = start(&upstream).await;
     let mut client = gateway.h2_client().await.unwrap();
-    let trailers: HeaderMap = [("x-end".parse::<http::HeaderName>().unwrap(), "1".parse().unwrap())].into_iter().collect();
+    let trailers: HeaderMap =
+        [("x-end".parse::<http::HeaderName>().unwrap(), "1".parse().unwrap())].into_iter().collect();
     let request = Request::post("http://a/").header("x-probe-b", "request_body=whole;request_trailers=reply:429");
     let body = Outgoing::chunks(["hello"], trailers.clone());
     let response = client.fetch(request.body(body).unwrap()).await.unwrap();
     assert_eq!((response.status.as_u16(), &*response.body), (429, &b"b at request_trailers"[..]));
 
     // Here it is too late: the response has begun, and must not look like a complete one.
-    upstream.answer_with(move |_| {
-        Answer::new(200).body(Outgoing::chunks(["hello", "world"], trailers.clone()))
-    });
+    upstream.answer_with(move |_| Answer::new(200).body(Outgoing::chunks(["hello", "world"], trailers.clone())));
     let request = Request::get("http://a/").header("x-probe-b", "response_trailers=reply:429");
-    let answer = client.send(request.body(Outgoing::empty()).unwrap()).await.unwrap();
-    assert_eq!(answer.status(), 200);
-    use http_body_util::BodyExt;
-    let broken = gateway_tests::within("the end", answer.into_body().collect()).await.unwrap();
+    // (The reset may overtake the head.)
+    let broken = client.fetch(request.body(Outgoing::empty()).unwrap()).await;
     assert!(broken.is_err(), "{broken:?}");
     assert_eq!(client.get("a", "/").await.unwrap().body, "helloworld", "the connection lives");
 }
