@@ -1,6 +1,7 @@
 //! WasmPlugin resources: a module and its configuration come into effect, change, and fail to.
 
 use super::get;
+use gateway_tests::eventually;
 use gateway_tests::gateway::Setup;
 use gateway_tests::plugins::{module, module_bytes, probe, wasm_plugin};
 use gateway_tests::resources::everything_to;
@@ -80,25 +81,22 @@ async fn a_module_that_is_replaced_on_disk_is_taken_over() {
     let mut client = gateway.client().await.unwrap();
     assert_eq!(get(&mut client, "/", "").await.header("x-trace"), Some(""));
 
-    let mut progress = gateway.gateway().progress();
-    let version = progress.borrow_and_update().version;
     replace("add-header");
-    gateway_tests::within("the new module", progress.wait_for(|progress| progress.version > version))
-        .await
-        .unwrap()
-        .unwrap();
-    assert_eq!(get(&mut client, "/", "").await.header("x-trace"), None);
+    let taken = async || Ok(get(&mut client, "/", "").await.header("x-trace").is_none().then_some(()));
+    eventually("the new module", taken).await.unwrap();
 
     // A broken file is not: the version that runs stays.
-    let version = progress.borrow_and_update().version;
     fs::write(&path, b"no module").unwrap();
-    gateway_tests::within("the broken module", progress.wait_for(|progress| progress.version > version))
-        .await
-        .unwrap()
-        .unwrap();
-    assert_eq!(get(&mut client, "/", "").await.status, 200);
-    let problems = gateway.problems();
-    assert!(problems.iter().any(|problem| problem.resource.contains("changing")), "{problems:#?}");
+    let told = async || {
+        let problems = gateway.problems();
+        Ok(problems.into_iter().find(|problem| problem.resource.contains("changing")))
+    };
+    let problem = eventually("the broken module", told).await.unwrap();
+    assert_eq!(problem.field, "spec.url");
+    assert!(problem.message.contains("not a valid WebAssembly module"), "{problem:#?}");
+    assert!(problem.message.contains("keeps serving"), "{problem:#?}");
+    let response = get(&mut client, "/", "").await;
+    assert_eq!((response.status, response.header("x-trace")), (200, None));
     assert_eq!(gateway.admin_json("/plugins/changing").await.unwrap()["state"], "live");
 }
 
