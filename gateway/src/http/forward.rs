@@ -210,8 +210,10 @@ fn build(head: RequestHead, body: RequestBody, protocol: UpstreamProtocol) -> Re
     match protocol {
         UpstreamProtocol::Http1 => {
             // Without this hyper takes it that a GET has no body, and drops the one it has.
-            let unannounced = !headers.contains_key(header::CONTENT_LENGTH) && !request.body().is_end_stream();
-            if unannounced && matches!(*request.method(), Method::GET | Method::HEAD) {
+            if !request.body().is_end_stream()
+                && matches!(*request.method(), Method::GET | Method::HEAD)
+                && !headers.contains_key(header::CONTENT_LENGTH)
+            {
                 headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
             }
             *request.uri_mut() = Uri::from(target);
