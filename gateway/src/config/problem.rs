@@ -79,10 +79,11 @@ impl fmt::Display for Problem {
     /// `Error [IST0101] (VirtualService default/reviews reviews.yaml:12) spec.gateways[0]: Referenced gateway not found: "x"`
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} [{}] (", self.level.as_str(), self.code)?;
-        if !self.resource.is_empty() {
-            write!(f, "{} ", self.resource)?;
+        f.write_str(&self.resource)?;
+        if !self.resource.is_empty() && !self.file.is_empty() {
+            f.write_str(" ")?;
         }
-        write!(f, "{}", self.file)?;
+        f.write_str(&self.file)?;
         if self.line > 0 {
             write!(f, ":{}", self.line)?;
         }
@@ -91,5 +92,22 @@ impl fmt::Display for Problem {
             write!(f, "{}: ", self.field)?;
         }
         f.write_str(&self.message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_place_is_as_exact_as_it_is_known() {
+        let problem = |resource: &str, file: &str, line, field: &str| {
+            let (resource, file, field) = (resource.to_owned(), file.to_owned(), field.to_owned());
+            Problem { level: Level::Error, code: "GW0001", resource, file, line, field, message: "no".to_owned() }
+                .to_string()
+        };
+        assert_eq!(problem("Gateway a/b", "c.yaml", 3, "spec"), "Error [GW0001] (Gateway a/b c.yaml:3) spec: no");
+        assert_eq!(problem("Gateway a/b", "", 0, "spec"), "Error [GW0001] (Gateway a/b) spec: no");
+        assert_eq!(problem("", "c.yaml", 0, ""), "Error [GW0001] (c.yaml) no");
     }
 }
