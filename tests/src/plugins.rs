@@ -1,5 +1,8 @@
-//! Plugins for tests: the modules that `plugins/build` compiled, and WasmPlugin resources that use them.
+//! Plugins for tests: the modules that `plugins/build` compiled, WasmPlugin resources that use them, and uploads.
 
+use crate::client::RawClient;
+use crate::gateway::TestGateway;
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 /// The module of a plugin of this repository, `add-header` or `probe`.
@@ -56,4 +59,40 @@ spec:
 pub fn probe(name: &str, always: &str, spec: &str) -> String {
     let spec = format!("pluginConfig: {{name: {name}, always: '{always}'}}\n{spec}");
     wasm_plugin(name, &module("probe"), &spec)
+}
+
+/// Asks the plugin API: the status of the answer and its JSON, `null` if it has no body.
+///
+/// # Errors
+/// There is no answer, or it is not JSON.
+pub async fn ask(
+    gateway: &TestGateway,
+    method: &str,
+    path: &str,
+    content_type: &str,
+    body: &[u8],
+) -> anyhow::Result<(u16, Value)> {
+    let address = gateway.gateway().admin().admin;
+    let mut client = RawClient::connect(address).await?;
+    let kind = if content_type.is_empty() { String::new() } else { format!("content-type: {content_type}\r\n") };
+    let head = format!("{method} {path} HTTP/1.1\r\nhost: {address}\r\n{kind}content-length: {}\r\n\r\n", body.len());
+    client.send([head.as_bytes(), body].concat()).await?;
+    let response = client.response().await?;
+    let json = if response.body.is_empty() { Value::Null } else { serde_json::from_slice(&response.body)? };
+    Ok((response.status, json))
+}
+
+/// The content type of [`form`].
+pub const FORM: &str = "multipart/form-data; boundary=frontier";
+
+/// A form with these parts, as browsers and curl send it.
+pub fn form(parts: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut body = Vec::new();
+    for (name, bytes) in parts {
+        body.extend(format!("--frontier\r\ncontent-disposition: form-data; name=\"{name}\"\r\n\r\n").into_bytes());
+        body.extend(*bytes);
+        body.extend(b"\r\n");
+    }
+    body.extend(b"--frontier--\r\n");
+    body
 }

@@ -10,3 +10,4 @@ mod operation;
 mod plugins;
 mod protocols;
 mod routes;
+mod uploads;

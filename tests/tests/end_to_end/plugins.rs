@@ -8,6 +8,7 @@ mod chain;
 mod faults;
 mod observed;
 mod pauses;
+mod replacement;
 mod replies;
 
 /// Sends a `GET` with these header lines and reads the response.
