@@ -115,7 +115,9 @@ async fn what_is_refused_changes_nothing() {
     let wat = |text: &str| wat::parse_str(text).unwrap();
     let unknown = wat(r#"(module (import "env" "proxy_no_such_thing" (func)) (func (export "proxy_abi_version_0_2_1"))
         (memory (export "memory") 1) (func (export "proxy_on_memory_allocate") (param i32) (result i32) i32.const 0))"#);
-    let cases: Vec<(&str, &str, Vec<u8>, u16, &str, Value)> = vec![
+    /// Path, content type, body; status, code, field.
+    type Case = (&'static str, &'static str, Vec<u8>, u16, &'static str, Value);
+    let cases: Vec<Case> = vec![
         ("p", WASM, Vec::new(), 400, "module-missing", json!("module")),
         ("p", WASM, b"no module".to_vec(), 422, "module-malformed", json!("module")),
         ("p", WASM, module[..module.len() / 2].to_vec(), 422, "module-malformed", json!("module")),

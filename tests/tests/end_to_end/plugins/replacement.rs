@@ -69,6 +69,4 @@ async fn no_request_fails_while_a_plugin_is_replaced() {
     assert_eq!(metrics.sum("gateway_plugin_failed_streams_total", &[]), 0.0);
     assert_eq!(metrics.sum("gateway_limit_exceeded_total", &[("limit", "plugin_instances")]), 0.0);
     assert!(metrics.sum("gateway_plugin_memory_bytes", &[]) < 4.0 * 4e6);
-    let (_, shown) = ask(&gateway, "GET", "/plugins/changing", "", b"").await.unwrap();
-    assert_eq!(shown["versions"].as_array().unwrap().len(), 10, "the newest are remembered");
 }
