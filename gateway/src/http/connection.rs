@@ -282,7 +282,8 @@ async fn serve_http1(io: ClientIo, connection: Rc<Connection>) {
     let activity = Rc::clone(&connection.activity);
     let http1 = http1::Builder::new()
         .max_buf_size(limits::HTTP1_BUFFER_BYTES)
-        .max_headers(limits::MAX_HEADERS)
+        // hyper's default for the number of headers is `limits::MAX_HEADERS`; saying so would make it allocate for
+        // every request.
         .max_header_size(limits::MAX_HEAD_BYTES)
         .half_close(false)
         .auto_date_header(true)

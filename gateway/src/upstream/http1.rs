@@ -20,6 +20,9 @@ fn malformed(response: &Response<Incoming>) -> Option<&'static str> {
         return Some("it switches protocols, and nobody asked for that");
     }
     let headers = response.headers();
+    if headers.len() > limits::MAX_HEADERS {
+        return Some(limits::TOO_MANY_HEADERS);
+    }
     let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
     let (length, second) = (lengths.next(), lengths.next());
     if second.is_some() || length.is_some_and(|length| length.as_bytes().contains(&b',')) {
@@ -50,7 +53,9 @@ impl<B: RequestBody> Http1<B> {
         let local = stream.local_addr().ok();
         let (sender, driver) = http1::Builder::new()
             .max_buf_size(limits::HTTP1_BUFFER_BYTES)
-            .max_headers(limits::MAX_HEADERS)
+            // hyper's default for the number of headers is `limits::MAX_HEADERS`; saying so would make it allocate
+            // for every response.
+            .max_header_size(limits::HEAD_BYTES)
             .handshake(Io(stream))
             .await
             .map_err(Failure::Protocol)?;

@@ -48,9 +48,15 @@ impl<B: RequestBody> Http2<B> {
     /// # Errors
     /// The request comes back if the connection had ended, or refused the stream, before anything was processed.
     pub(super) async fn send(mut self, request: Request<B>) -> Result<Response<Incoming>, UpstreamError<B>> {
-        self.sender.try_send_request(request).await.map_err(|mut error| UpstreamError {
-            request: error.take_message(),
-            failure: Failure::from_hyper(error.into_error(), self.reused),
-        })
+        match self.sender.try_send_request(request).await {
+            Ok(response) if response.headers().len() > limits::MAX_HEADERS => {
+                Err(UpstreamError { request: None, failure: Failure::Malformed(limits::TOO_MANY_HEADERS) })
+            }
+            Ok(response) => Ok(response),
+            Err(mut error) => Err(UpstreamError {
+                request: error.take_message(),
+                failure: Failure::from_hyper(error.into_error(), self.reused),
+            }),
+        }
     }
 }

@@ -5,8 +5,12 @@
 pub const MAX_IDLE_PER_ENDPOINT: usize = 256;
 /// Buffer of an HTTP/1 connection: a response head must fit. Bodies are read in pieces of at most this size.
 pub const HTTP1_BUFFER_BYTES: usize = 64 * 1024;
+/// Bytes of a response head over HTTP/1.
+pub const HEAD_BYTES: usize = 64 * 1024;
 /// Headers of a response.
 pub const MAX_HEADERS: usize = 100;
+/// What is said of a response with more.
+pub(super) const TOO_MANY_HEADERS: &str = "it has more than 100 headers";
 /// Receive window of one HTTP/2 stream in bytes.
 pub const HTTP2_STREAM_WINDOW: u32 = 64 * 1024;
 /// Receive window of an HTTP/2 connection in bytes.

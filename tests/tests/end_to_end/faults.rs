@@ -196,6 +196,7 @@ async fn a_service_that_talks_nonsense() {
         "HTTP/1.1 200 OK\r\ncontent-length: five\r\n\r\nhello".to_owned(),
         "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n".to_owned(),
         format!("HTTP/1.1 200 OK\r\n{}\r\n", (0..101).map(|n| format!("x-{n}: v\r\n")).collect::<String>()),
+        format!("HTTP/1.1 200 OK\r\nx-large: {}\r\n\r\n", "v".repeat(66_000)),
         format!("HTTP/1.1 200 OK\r\nx-large: {}\r\n\r\n", "v".repeat(200_000)),
     ];
     for (at, bytes) in nonsense.iter().enumerate() {
