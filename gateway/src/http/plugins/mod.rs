@@ -1,13 +1,15 @@
 //! Plugins on the request path of one worker.
 //!
 //! `vm` keeps a plugin's instance and its spares; `filters` takes one stream through the callbacks of a
-//! chain, `passage` is what happens in one of them; `body` does the same for a body while it streams. The ABI
-//! itself is the business of `proxy-wasm-host`; here its effects are carried out.
+//! chain, `passage` is what happens in one of them; `body` does the same for a body while it streams,
+//! `weight` counts what is held back meanwhile. The ABI itself is the business of `proxy-wasm-host`; here its
+//! effects are carried out.
 
 mod body;
 mod filters;
 mod passage;
 mod vm;
+mod weight;
 
 pub(crate) use body::FilteredBody;
 pub(super) use filters::Filters;

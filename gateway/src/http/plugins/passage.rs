@@ -16,7 +16,10 @@ use proxy_wasm_host::{
 };
 use smallvec::SmallVec;
 
-use super::vm::{Link, Live, Vm, Weight};
+use super::{
+    vm::{Link, Live, Vm},
+    weight::Weight,
+};
 use crate::{
     http::{reply::Reply, service::Aborted},
     snapshot::FailStrategy,
@@ -86,6 +89,15 @@ impl Filter {
             Half::Request => &mut self.request,
             Half::Response => &mut self.response,
         }
+    }
+
+    /// The plugin tried an edit that would have broken the message.
+    fn broke_message(&self) -> Interrupted {
+        tracing::warn!(
+            plugin = %self.live.name,
+            "plugin tried an edit that would have broken the message; the stream was answered 503"
+        );
+        Interrupted::failed(StatusCode::SERVICE_UNAVAILABLE, "wasm_invalid_edit")
     }
 
     /// The exchange goes to the plugin, and with it what the plugin holds back.
@@ -258,11 +270,7 @@ impl Passage {
         if effects.body_limit_exceeded {
             return Err(self.too_large(if in_response { Half::Response } else { Half::Request }));
         }
-        tracing::warn!(
-            plugin = %filter.live.name,
-            "plugin tried an edit that would have broken the message; the stream was answered 503"
-        );
-        Err(Interrupted::failed(StatusCode::SERVICE_UNAVAILABLE, "wasm_invalid_edit"))
+        Err(filter.broke_message())
     }
 
     /// Whether a paused plugin has let the stream go on.
@@ -332,7 +340,7 @@ impl Passage {
                     .call(index, Callback::ResponseBody, |instance, context| instance.on_response_body(context, end)),
             }?;
             let Some(filter) = self.filters.get_mut(index) else { return Ok(None) };
-            let limit = filter.live.limits().body_bytes;
+            let (limit, edits) = (filter.live.limits().body_bytes, filter.live.edits_bodies());
             let stage = filter.stage(half);
             let too_long = stage.held.len() > limit;
             stage.ended = end;
@@ -342,6 +350,11 @@ impl Passage {
                 Action::Continue => {
                     piece = stage.held.take();
                     continue;
+                }
+                // The head says how long the body is, because this plugin cannot change it: no host function for that is
+                // imported. Sent on, the other side would wait for the rest.
+                Action::PauseDiscard if !stage.held.is_empty() && !edits => {
+                    return Err(filter.broke_message());
                 }
                 // Dropped; nothing is held, but at the end the plugin still has to let go.
                 Action::PauseDiscard => {

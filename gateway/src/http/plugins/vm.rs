@@ -16,8 +16,8 @@ use std::{
 use proxy_wasm_host::{Callbacks, ContextId, Half, Instance, Limits, Trap, TrapKind};
 use tokio::{sync::mpsc, task::AbortHandle};
 
+use super::weight::Weight;
 use crate::{
-    http::limits,
     snapshot::{self, Code, FailStrategy, PluginId},
     telemetry::{Callback, Limit, PluginStats, WorkerTelemetry},
 };
@@ -177,7 +177,7 @@ impl Live {
 
     /// For a new stream, of which nothing is held back.
     pub(super) fn weight(&self) -> Weight {
-        Weight { total: Rc::clone(&self.held), own: 0 }
+        Weight::new(&self.held)
     }
 
     /// The instance for a new stream; `None` while a crashed one is being replaced.
@@ -212,32 +212,6 @@ impl Drop for Live {
         for spare in self.spares.get_mut() {
             self.stats.instance_ended(spare.memory_bytes());
         }
-    }
-}
-
-/// What is held back of the bodies of one stream, as a part of what its worker can bear.
-#[derive(Default)]
-pub(super) struct Weight {
-    total: Rc<Cell<usize>>,
-    own: usize,
-}
-
-impl Weight {
-    /// Now so much of this stream is held back. False if that would be more than the worker can bear.
-    pub(super) fn set(&mut self, bytes: usize) -> bool {
-        let total = self.total.get().saturating_sub(self.own).saturating_add(bytes);
-        let bearable = bytes <= self.own || total <= limits::PLUGIN_WORKER_BYTES;
-        if bearable {
-            self.total.set(total);
-            self.own = bytes;
-        }
-        bearable
-    }
-}
-
-impl Drop for Weight {
-    fn drop(&mut self) {
-        self.set(0);
     }
 }
 

@@ -3,7 +3,7 @@
 use gateway_tests::body::Outgoing;
 use gateway_tests::client::{H2Client, RawResponse};
 use gateway_tests::gateway::{Setup, TestGateway};
-use gateway_tests::plugins::probe;
+use gateway_tests::plugins::{probe, wasm_plugin};
 use gateway_tests::resources::everything_to;
 use gateway_tests::server::Protocol;
 use gateway_tests::upstream::{Answer, Received, Upstream};
@@ -191,6 +191,58 @@ async fn a_body_that_is_too_large_to_be_held_is_refused() {
     gateway.metric_becomes("gateway_limit_exceeded_total", &[("limit", "plugin_body_bytes")], 4.0).await.unwrap();
     // Streaming, the same size is no problem.
     assert_eq!(post(&gateway, "response_body=upper", Framing::Length, &body).await.body.len(), 3 * MIB / 2);
+}
+
+/// A module whose callback for request bodies answers with this action up to the end of the body; one that can change
+/// bodies or not.
+fn answering(action: u32, edits: bool) -> Vec<u8> {
+    let import = r#"(import "env" "proxy_set_buffer_bytes" (func (param i32 i32 i32 i32 i32) (result i32)))"#;
+    let import = if edits { import } else { "" };
+    let module = format!(
+        r#"(module {import}
+            (memory (export "memory") 1)
+            (func (export "proxy_abi_version_0_2_1"))
+            (func (export "proxy_on_memory_allocate") (param i32) (result i32) i32.const 0)
+            (func (export "proxy_on_request_body") (param i32 i32 i32) (result i32)
+                (select (i32.const 0) (i32.const {action}) (local.get 2))))"#
+    );
+    wat::parse_str(module).unwrap()
+}
+
+#[tokio::test]
+async fn every_action_for_a_part_of_a_body_is_understood() {
+    let upstream = Upstream::start(Protocol::Http1).await.unwrap();
+    let path = tempfile::NamedTempFile::new().unwrap().into_temp_path();
+    for (action, edits, expected) in [
+        (0, false, Some("hello world")),
+        (1, false, Some("hello world")),
+        // Keep it, and slow the sender down instead of refusing the rest.
+        (2, false, Some("hello world")),
+        // Drop it. Only one that could put something else in its place may.
+        (3, true, Some(" world")),
+        (3, false, None),
+    ] {
+        std::fs::write(&path, answering(action, edits)).unwrap();
+        let gateway = Setup::new()
+            .file("all.yaml", everything_to(&upstream))
+            .file("plugin.yaml", wasm_plugin("p", &path, ""))
+            .start()
+            .await
+            .unwrap();
+        let mut client = gateway.client().await.unwrap();
+        client.send("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 11\r\n\r\nhello").await.unwrap();
+        let name = "gateway_plugin_callback_duration_seconds_count";
+        gateway.metric_becomes(name, &[("callback", "request_body")], 1.0).await.unwrap();
+        client.send(" world").await.unwrap();
+        let status = client.response().await.unwrap().status;
+        let Some(expected) = expected else {
+            assert_eq!(status, 503);
+            continue;
+        };
+        assert_eq!(status, 200, "action {action}");
+        let request = upstream.requests().pop().unwrap();
+        assert_eq!((&*request.body, request.complete), (expected.as_bytes(), true), "action {action}");
+    }
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use gateway_tests::plugins::probe;
 use gateway_tests::resources::everything_to;
 use gateway_tests::server::Protocol;
 use gateway_tests::upstream::{Answer, Upstream};
+use std::time::Duration;
 
 const OPEN: &str = "failStrategy: FAIL_OPEN";
 
@@ -35,7 +36,8 @@ const CALLBACKS: [(&str, bool); 5] = [
 #[tokio::test]
 async fn a_crash_costs_one_stream_and_the_next_has_a_spare() {
     let upstream = Upstream::start(Protocol::Http1).await.unwrap();
-    for (spec, failed) in [("", (503, "")), (OPEN, (200, "hello"))] {
+    let reload = "failStrategy: FAIL_RELOAD";
+    for (spec, failed) in [("", (503, "")), (reload, (503, "")), (OPEN, (200, "hello"))] {
         let gateway = start(&upstream, spec).await;
         let mut client = gateway.client().await.unwrap();
         let mut traps = 0.0;
@@ -79,6 +81,20 @@ async fn a_callback_that_never_returns_is_stopped() {
         gateway.metric_becomes("gateway_plugin_instances", &[("plugin", "bad")], 2.0).await.unwrap();
     }
     assert_eq!(gateway.metrics().await.unwrap().sum("gateway_plugin_traps_total", &[]), 0.0);
+}
+
+#[tokio::test]
+async fn a_callback_that_never_returns_holds_others_up_for_its_deadline_only() {
+    let upstream = Upstream::start(Protocol::Http1).await.unwrap();
+    let gateway = start(&upstream, "").await;
+    let (mut looping, mut other) = (gateway.client().await.unwrap(), gateway.client().await.unwrap());
+    looping.send("GET / HTTP/1.1\r\nhost: a\r\nx-probe-bad: request_headers=loop\r\n\r\n").await.unwrap();
+    let started = std::time::Instant::now();
+    // The one worker there is serves both.
+    assert_eq!(get(&mut other, "/", "").await.status, 200);
+    assert_eq!(looping.response().await.unwrap().status, 503);
+    // 50 ms of CPU time, or 1 s if the machine has none to give.
+    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
 }
 
 #[tokio::test]
