@@ -2,7 +2,9 @@
 //!
 //! | file | what happens |
 //! |---|---|
-//! | `connection` | one client connection: HTTP/1.1 or HTTP/2, its limits and timeouts, its end |
+//! | `connection` | one client connection: HTTP/1.1 or HTTP/2 |
+//! | `client_io` | its bytes |
+//! | `activity` | how long it has been quiet, how it is told to end |
 //! | `service` | one request, from its head to the response that hyper writes |
 //! | `request` | the head is checked and normalised; forwarding headers are set |
 //! | `plugins` | request callbacks of the listener's plugins, and later the response callbacks in reverse |
@@ -15,7 +17,9 @@
 //! `serving` is what a worker knows: the current configuration with its private pools and plugin instances.
 //! Nothing here knows Istio's resources. Nothing here is shared between threads.
 
+mod activity;
 mod body;
+mod client_io;
 mod connection;
 mod forward;
 pub mod limits;
@@ -28,7 +32,8 @@ mod route;
 mod service;
 mod serving;
 
-pub(crate) use connection::{Connections, serve};
+pub(crate) use activity::Connections;
+pub(crate) use connection::serve;
 pub(crate) use plugins::{PluginSet, Prepared, SpareOrder};
 pub use serving::Identity;
 pub(crate) use serving::{Config, Port, Worker};

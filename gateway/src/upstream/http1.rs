@@ -9,10 +9,9 @@ use std::{
 
 use http::{Request, Response, StatusCode, header};
 use hyper::{body::Incoming, client::conn::http1};
-use tokio::net::TcpStream;
 
 use super::{Failure, RequestBody, UpstreamError, limits};
-use crate::net::Io;
+use crate::net::{Io, Stream};
 
 /// What is wrong with a response head that hyper accepts: it would let one message be read as two, or ends HTTP.
 fn malformed(response: &Response<Incoming>) -> Option<&'static str> {
@@ -36,7 +35,7 @@ fn malformed(response: &Response<Incoming>) -> Option<&'static str> {
     }
 }
 
-type Driver<B> = http1::Connection<Io<TcpStream>, B>;
+type Driver<B> = http1::Connection<Io<Stream>, B>;
 
 /// The two halves of a connection.
 pub(super) struct Http1<B: RequestBody> {
@@ -49,8 +48,8 @@ pub(super) struct Http1<B: RequestBody> {
 
 impl<B: RequestBody> Http1<B> {
     /// Wraps a fresh socket.
-    pub(super) async fn new(stream: TcpStream) -> Result<Self, Failure> {
-        let local = stream.local_addr().ok();
+    pub(super) async fn new(stream: Stream) -> Result<Self, Failure> {
+        let local = stream.tcp().local_addr().ok();
         let (sender, driver) = http1::Builder::new()
             .max_buf_size(limits::HTTP1_BUFFER_BYTES)
             // hyper's default for the number of headers is `limits::MAX_HEADERS`; saying so would make it allocate

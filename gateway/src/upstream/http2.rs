@@ -2,10 +2,9 @@
 
 use http::{Request, Response};
 use hyper::{body::Incoming, client::conn::http2};
-use tokio::net::TcpStream;
 
 use super::{Failure, RequestBody, UpstreamError, limits};
-use crate::net::{Io, LocalExecutor};
+use crate::net::{Io, LocalExecutor, Stream};
 
 /// A handle for sending; clones share the connection.
 pub(super) struct Http2<B> {
@@ -15,7 +14,7 @@ pub(super) struct Http2<B> {
 
 impl<B: RequestBody> Http2<B> {
     /// Speaks the preface on a fresh socket (prior knowledge).
-    pub(super) async fn new(stream: TcpStream) -> Result<Self, Failure> {
+    pub(super) async fn new(stream: Stream) -> Result<Self, Failure> {
         let (sender, connection) = http2::Builder::new(LocalExecutor)
             .initial_stream_window_size(limits::HTTP2_STREAM_WINDOW)
             .initial_connection_window_size(limits::HTTP2_CONNECTION_WINDOW)

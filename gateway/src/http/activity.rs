@@ -1,0 +1,230 @@
+//! What every client connection of a worker is doing, and what it is told to do.
+//!
+//! A worker's sweep looks at its connections twice a second ([`Connections::sweep`]); requests only set
+//! cells. A connection that has to end is told through its own task, so nothing waits on a channel.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    pin::Pin,
+    rc::Rc,
+    task::{Poll, Waker},
+};
+
+use slab::Slab;
+
+use super::{Port, limits};
+use crate::clock::{Clock, Moment};
+
+/// What a connection is doing, and what it is told to do.
+pub(super) struct Activity {
+    clock: Clock,
+    phase: Cell<Phase>,
+    since: Cell<Moment>,
+    requests: Cell<u32>,
+    multiplexed: Cell<bool>,
+    order: Cell<Order>,
+    task: RefCell<Option<Waker>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Waiting for the rest of a head (or for the first one).
+    Head,
+    /// At least one request is being served.
+    Busy,
+    /// Waiting for the next request.
+    Idle,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    None,
+    /// Finish what is in flight, then close.
+    Drain,
+    /// Close now.
+    Close,
+}
+
+impl Activity {
+    pub(super) fn new(clock: Clock) -> Rc<Self> {
+        Rc::new(Self {
+            phase: Cell::new(Phase::Head),
+            since: Cell::new(clock.now()),
+            requests: Cell::new(0),
+            multiplexed: Cell::new(false),
+            order: Cell::new(Order::None),
+            task: RefCell::default(),
+            clock,
+        })
+    }
+
+    fn enter(&self, phase: Phase) {
+        self.phase.set(phase);
+        self.since.set(self.clock.now());
+    }
+
+    /// Whether requests can overlap: HTTP/2.
+    pub(super) fn set_multiplexed(&self, multiplexed: bool) {
+        self.multiplexed.set(multiplexed);
+    }
+
+    /// Bytes arrived.
+    pub(super) fn read(&self) {
+        // Between two HTTP/2 streams there are frames that are no request; only HTTP/1 bytes start a head.
+        if self.phase.get() == Phase::Idle && !self.multiplexed.get() {
+            self.enter(Phase::Head);
+        }
+    }
+
+    /// A head is complete.
+    pub(super) fn begin(&self) {
+        self.requests.set(self.requests.get() + 1);
+        self.phase.set(Phase::Busy);
+    }
+
+    /// A response is over, one way or another.
+    pub(super) fn end(&self) {
+        self.requests.set(self.requests.get().saturating_sub(1));
+        if self.requests.get() == 0 {
+            self.enter(Phase::Idle);
+        }
+    }
+
+    fn give(&self, order: Order) {
+        self.order.set(order);
+        if let Some(task) = &*self.task.borrow() {
+            task.wake_by_ref();
+        }
+    }
+}
+
+/// All connections of a worker.
+#[derive(Default)]
+pub(crate) struct Connections {
+    open: RefCell<Slab<Open>>,
+    next_id: Cell<u64>,
+    draining: Cell<bool>,
+    /// Told when the last connection has ended.
+    empty: tokio::sync::Notify,
+}
+
+/// A connection and the listener it came through.
+struct Open {
+    activity: Rc<Activity>,
+    port: Rc<Port>,
+}
+
+impl Connections {
+    /// Number of open connections.
+    pub(crate) fn len(&self) -> usize {
+        self.open.borrow().len()
+    }
+
+    /// Closes connections that have been quiet for too long. Returns how many, by reason: incomplete heads, idle ones.
+    pub(crate) fn sweep(&self, now: Moment) -> (usize, usize) {
+        let (mut heads, mut idle) = (0, 0);
+        for (_, Open { activity, .. }) in self.open.borrow().iter() {
+            let since = activity.since.get();
+            // Told to end, and still nothing to finish.
+            let silent = activity.order.get() == Order::Drain;
+            match activity.phase.get() {
+                Phase::Head if silent && since.older_than(limits::DRAIN_HEAD_TIMEOUT, now) => {}
+                Phase::Head if since.older_than(limits::REQUEST_HEAD_TIMEOUT, now) => heads += 1,
+                Phase::Idle if since.older_than(limits::IDLE_TIMEOUT, now) => idle += 1,
+                _ => continue,
+            }
+            activity.give(Order::Close);
+        }
+        (heads, idle)
+    }
+
+    /// Lets every connection finish what it is doing; new ones are told the same.
+    pub(crate) fn drain(&self) {
+        self.draining.set(true);
+        for (_, Open { activity, .. }) in self.open.borrow().iter() {
+            activity.give(Order::Drain);
+        }
+    }
+
+    /// The same for the connections of a listener that is not served any more.
+    pub(crate) fn drain_port(&self, port: &Rc<Port>) {
+        port.retire();
+        for (_, open) in self.open.borrow().iter().filter(|(_, open)| Rc::ptr_eq(&open.port, port)) {
+            open.activity.give(Order::Drain);
+        }
+    }
+
+    /// Closes everything.
+    pub(crate) fn close(&self) {
+        for (_, Open { activity, .. }) in self.open.borrow().iter() {
+            activity.give(Order::Close);
+        }
+    }
+
+    /// Waits until no connection is left.
+    pub(crate) async fn ended(&self) {
+        while !self.open.borrow().is_empty() {
+            self.empty.notified().await;
+        }
+    }
+
+    pub(super) fn enter(self: &Rc<Self>, activity: &Rc<Activity>, port: &Rc<Port>) -> Entry {
+        if self.draining.get() || port.is_retired() {
+            activity.order.set(Order::Drain);
+        }
+        let open = Open { activity: Rc::clone(activity), port: Rc::clone(port) };
+        Entry { key: self.open.borrow_mut().insert(open), connections: Rc::clone(self) }
+    }
+
+    /// A number that no other connection of this process has.
+    pub(super) fn next_id(&self, worker: usize) -> u64 {
+        let id = self.next_id.get();
+        self.next_id.set(id + 1);
+        // Workers count on their own; the upper bits tell them apart.
+        ((worker as u64) << 48) | id
+    }
+}
+
+/// Keeps a connection in the list while it is open.
+pub(super) struct Entry {
+    connections: Rc<Connections>,
+    key: usize,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let mut open = self.connections.open.borrow_mut();
+        open.try_remove(self.key);
+        if open.is_empty() {
+            self.connections.empty.notify_one();
+        }
+    }
+}
+
+/// Runs a connection and carries out what it is told meanwhile. `None`: it was told to close.
+pub(super) async fn with_orders<F: Future>(
+    activity: &Activity,
+    drains: bool,
+    mut connection: Pin<&mut F>,
+    graceful: impl Fn(Pin<&mut F>),
+) -> Option<F::Output> {
+    poll_fn(|cx| {
+        let known = activity.task.borrow().as_ref().is_some_and(|task| task.will_wake(cx.waker()));
+        if !known {
+            *activity.task.borrow_mut() = Some(cx.waker().clone());
+        }
+        match activity.order.get() {
+            Order::None => {}
+            Order::Close => return Poll::Ready(None),
+            Order::Drain if drains => {
+                activity.order.set(Order::None);
+                graceful(connection.as_mut());
+            }
+            // Nothing has been read yet; the protocol's own way of ending comes later.
+            Order::Drain => {}
+        }
+        connection.as_mut().poll(cx).map(Some)
+    })
+    .await
+}
