@@ -13,7 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
-use super::{plugins::FilteredBody, record::Record};
+use super::{plugins::FilteredBody, record::Record, retry::Replay};
 use crate::{
     telemetry::ResponseFlags,
     upstream::{self, BodyError},
@@ -27,6 +27,8 @@ pub(crate) enum RequestBody {
     Client(ClientBody),
     /// What plugins make of it.
     Filtered(Box<FilteredBody<ClientBody>>),
+    /// Any of these, remembered so that it can be sent again.
+    Replay(Replay),
 }
 
 /// What the client sends, counted.
@@ -85,6 +87,7 @@ impl Body for RequestBody {
             Self::Empty => Poll::Ready(None),
             Self::Client(body) => Pin::new(body).poll_frame(cx),
             Self::Filtered(body) => Pin::new(&mut **body).poll_frame(cx),
+            Self::Replay(body) => Pin::new(body).poll_frame(cx),
         }
     }
 
@@ -93,6 +96,7 @@ impl Body for RequestBody {
             Self::Empty => true,
             Self::Client(body) => body.is_end_stream(),
             Self::Filtered(body) => body.is_end_stream(),
+            Self::Replay(body) => body.is_end_stream(),
         }
     }
 
@@ -101,6 +105,7 @@ impl Body for RequestBody {
             Self::Empty => SizeHint::with_exact(0),
             Self::Client(body) => body.size_hint(),
             Self::Filtered(body) => body.size_hint(),
+            Self::Replay(body) => body.size_hint(),
         }
     }
 }

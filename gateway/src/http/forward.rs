@@ -1,6 +1,6 @@
 //! Sending a request to an upstream: which cluster and endpoint, the edits on the way, trying again.
 
-use std::{net::SocketAddr, rc::Rc, time::Duration};
+use std::{net::SocketAddr, rc::Rc, time::Instant};
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, Version, header, response, uri::Scheme,
@@ -16,6 +16,7 @@ use super::{
     redirect,
     reply::Reply,
     request::named_by_connection,
+    retry::{Attempts, Verdict},
     route::authority,
     serving::PinnedRoute,
 };
@@ -29,11 +30,6 @@ static X_ENVOY_ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-atte
 static X_ENVOY_ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
 static X_ENVOY_ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host");
 
-/// Attempts after the first when no connection can be made (Istio's default retry policy).
-const CONNECT_RETRIES: u32 = 2;
-/// Base of the randomised pause before such an attempt (Istio's default).
-const RETRY_BACKOFF: Duration = Duration::from_millis(25);
-
 /// An upstream's answer.
 pub(super) struct Answer {
     pub(super) head: response::Parts,
@@ -41,6 +37,8 @@ pub(super) struct Answer {
     /// Which of the route's destinations gave it.
     pub(super) destination: usize,
     pub(super) endpoint: SocketAddr,
+    /// When the body has to have ended, if the route limits single attempts.
+    pub(super) deadline: Option<Instant>,
 }
 
 /// Why there is no answer.
@@ -93,10 +91,12 @@ pub(super) async fn send(
     let settings = cluster.settings();
     let counters = connection.worker.telemetry.counters();
     let mut request = build(head, body, settings.protocol)?;
-    let mut retries = 0;
+    let http2 = settings.protocol == UpstreamProtocol::Http2;
+    let mut attempts = Attempts::new(&forward.retry, record.is_grpc(), http2);
+    attempts.record(&mut request);
     let mut fresh = false;
     loop {
-        let Some(endpoint) = cluster.pick() else {
+        let Some(endpoint) = attempts.pick(|| cluster.pick(), |endpoint| endpoint.address()) else {
             return Err(Failed::Reply(Reply::unavailable(
                 "no_healthy_upstream",
                 ResponseFlags::NO_HEALTHY_UPSTREAM,
@@ -106,39 +106,96 @@ pub(super) async fn send(
         if let Some(log) = &mut record.log {
             log.upstream = Some(endpoint.address());
         }
-        // The upstream may close a kept connection at the very moment we use it. A request that may be
-        // repeated is then sent once more on a new connection; only for that is a copy kept.
-        let copy = (!fresh && endpoint.has_idle() && is_repeatable(&request)).then(|| repeat(&request));
-        let sent = endpoint.send(request, settings.protocol, settings.connect_timeout, fresh).await;
-        request = match (sent, copy) {
-            (Ok(Sent { response, local, reused }), _) => {
+        // The upstream may close a kept connection at the very moment we use it.
+        let copy = attempts.copy(&request, !fresh && endpoint.has_idle());
+        let sent = endpoint.send(request, settings.protocol, settings.connect_timeout, fresh);
+        let (outcome, deadline) = within(&attempts, sent).await;
+        let (again, pause) = match outcome {
+            Ok(Sent { response, local, reused }) => {
                 let counter =
                     if reused { &counters.upstream_connections_reused } else { &counters.upstream_connections_total };
                 counter.inc();
                 if let Some(log) = &mut record.log {
                     log.upstream_local = local;
                 }
-                let (head, body) = response.into_parts();
-                return Ok(Answer { head, body, destination: index, endpoint: endpoint.address() });
-            }
-            (Err(UpstreamError { failure, .. }), Some(copy)) if failure.is_stale() => {
-                fresh = true;
-                copy
-            }
-            (Err(UpstreamError { failure, request: Some(unsent) }), _) if failure.is_connect() => {
-                counters.upstream_connect_failures.inc();
-                if retries == CONNECT_RETRIES {
-                    return Err(failed(&failure, retries, connection, record));
+                match (attempts.after_response(response.status().as_u16(), response.headers()), copy) {
+                    (Verdict::Again, Some(copy)) if can_replay(&attempts, connection) => (copy, true),
+                    (verdict, _) => {
+                        if verdict == Verdict::Exhausted {
+                            record.flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
+                        }
+                        let (head, body) = response.into_parts();
+                        let endpoint = endpoint.address();
+                        return Ok(Answer { head, body, destination: index, endpoint, deadline });
+                    }
                 }
-                tokio::time::sleep(RETRY_BACKOFF.mul_f64(fastrand::f64())).await;
-                unsent
             }
-            (Err(UpstreamError { failure, .. }), _) => return Err(failed(&failure, retries, connection, record)),
+            Err(Some(UpstreamError { failure, request: unsent })) => {
+                if failure.is_connect() {
+                    counters.upstream_connect_failures.inc();
+                }
+                let verdict = attempts.after_failure(&failure);
+                match unsent.or(copy) {
+                    Some(copy) if !fresh && attempts.is_stale(&failure, &copy) => {
+                        fresh = true;
+                        (copy, false)
+                    }
+                    Some(copy) if verdict == Verdict::Again && can_replay(&attempts, connection) => (copy, true),
+                    _ => return Err(failed(&failure, attempts.retries, verdict, connection, record)),
+                }
+            }
+            Err(None) => match (attempts.after_timeout(), copy) {
+                (Verdict::Again, Some(copy)) if can_replay(&attempts, connection) => (copy, true),
+                (verdict, _) => return Err(attempt_timed_out(verdict)),
+            },
         };
-        retries += 1;
+        request = again;
+        attempts.begin_next(pause).await;
         counters.upstream_retries.inc();
-        request.headers_mut().insert(&X_ENVOY_ATTEMPT_COUNT, HeaderValue::from(retries + 1));
+        request.headers_mut().insert(&X_ENVOY_ATTEMPT_COUNT, HeaderValue::from(attempts.retries + 1));
     }
+}
+
+/// Waits for the outcome of one attempt, as long as it may take. `Err(None)`: that was too long.
+async fn within<T, E>(
+    attempts: &Attempts<'_>,
+    sent: impl Future<Output = Result<T, E>>,
+) -> (Result<T, Option<E>>, Option<Instant>) {
+    let Some(limit) = attempts.per_try_timeout() else { return (sent.await.map_err(Some), None) };
+    let mut deadline = None;
+    let outcome = {
+        let over = async {
+            attempts.request_sent().await;
+            let end = Instant::now() + limit;
+            deadline = Some(end);
+            tokio::time::sleep_until(end.into()).await;
+        };
+        tokio::select! {
+            biased;
+            outcome = sent => outcome.map_err(Some),
+            () = over => Err(None),
+        }
+    };
+    (outcome, deadline)
+}
+
+/// Whether the body can be sent once more; it cannot if it is larger than what is kept of it.
+fn can_replay(attempts: &Attempts<'_>, connection: &Connection) -> bool {
+    let can = attempts.can_replay();
+    if !can {
+        connection.worker.telemetry.counters().limit_exceeded(Limit::RetryBufferBytes);
+    }
+    can
+}
+
+fn attempt_timed_out(verdict: Verdict) -> Failed {
+    let mut reply =
+        Reply::new(StatusCode::GATEWAY_TIMEOUT, "upstream_per_try_timeout", ResponseFlags::UPSTREAM_REQUEST_TIMEOUT)
+            .with_body("upstream request timeout");
+    if verdict == Verdict::Exhausted {
+        reply.flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
+    }
+    Failed::Reply(reply)
 }
 
 fn no_cluster() -> Failed {
@@ -231,71 +288,54 @@ fn build(head: RequestHead, body: RequestBody, protocol: UpstreamProtocol) -> Re
     Ok(request)
 }
 
-/// Whether sending a request twice does no harm (RFC 9110 9.2.2), and we still have all of it.
-fn is_repeatable(request: &Request<RequestBody>) -> bool {
-    matches!(request.body(), RequestBody::Empty)
-        && matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE)
-}
-
-/// A second copy of a request without a body.
-fn repeat(request: &Request<RequestBody>) -> Request<RequestBody> {
-    let mut copy = Request::new(RequestBody::Empty);
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = request.headers().clone();
-    copy
-}
-
 /// Envoy's words for a failure.
-fn failed(failure: &Failure, retries: u32, connection: &Connection, record: &mut Record) -> Failed {
+fn failed(failure: &Failure, retries: u32, verdict: Verdict, connection: &Connection, record: &mut Record) -> Failed {
     // Over HTTP/2 such an end comes back as one of the stream.
     if record.is_broken_off() {
         return Failed::Client;
     }
-    let mut flags = ResponseFlags::NONE;
-    let (flag, details, body) = match failure {
+    let (mut flags, details, reason) = match failure {
         Failure::RequestBody(_) => return Failed::Client,
         Failure::Connect(_) => (
             ResponseFlags::UPSTREAM_CONNECTION_FAILURE,
             "upstream_reset_before_response_started{remote_connection_failure}",
-            "upstream connect error or disconnect/reset before headers. retried and the latest reset reason: \
-             remote connection failure",
+            "remote connection failure",
         ),
         Failure::ConnectTimeout => {
             connection.worker.telemetry.counters().limit_exceeded(Limit::UpstreamConnectTime);
             (
                 ResponseFlags::UPSTREAM_CONNECTION_FAILURE,
                 "upstream_reset_before_response_started{connection_timeout}",
-                "upstream connect error or disconnect/reset before headers. retried and the latest reset reason: \
-                 connection timeout",
+                "connection timeout",
             )
         }
         Failure::Reset { .. } => (
             ResponseFlags::UPSTREAM_CONNECTION_TERMINATION,
             "upstream_reset_before_response_started{connection_termination}",
-            "upstream connect error or disconnect/reset before headers. reset reason: connection termination",
+            "connection termination",
         ),
         Failure::RemoteReset { .. } => (
             ResponseFlags::UPSTREAM_REMOTE_RESET,
             "upstream_reset_before_response_started{remote_reset}",
-            "upstream connect error or disconnect/reset before headers. reset reason: remote reset",
+            "remote reset",
         ),
         Failure::Protocol(_) | Failure::Malformed(_) => (
             ResponseFlags::UPSTREAM_PROTOCOL_ERROR,
             "upstream_reset_before_response_started{protocol_error}",
-            "upstream connect error or disconnect/reset before headers. reset reason: protocol error",
+            "protocol error",
         ),
     };
-    flags.insert(flag);
-    if failure.is_connect() && retries == CONNECT_RETRIES {
+    if verdict == Verdict::Exhausted {
         flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
     }
     if let Some(log) = &mut record.log {
         log.upstream_failure = Some(failure.to_string());
     }
     tracing::debug!(%failure, "no answer from upstream");
-    let mut reply = Reply::unavailable(details, flags, body);
+    let latest = if retries > 0 { "retried and the latest " } else { "" };
+    let mut reply = Reply::unavailable(details, flags, "").with_body(format!(
+        "upstream connect error or disconnect/reset before headers. {latest}reset reason: {reason}"
+    ));
     if matches!(failure, Failure::Protocol(_) | Failure::Malformed(_)) {
         reply.status = StatusCode::BAD_GATEWAY;
     }

@@ -30,6 +30,9 @@ pub const HTTP2_SEND_BUFFER_BYTES: usize = 64 * 1024;
 pub const HTTP2_PENDING_RESETS: usize = 20;
 /// HTTP/2 streams that we had to reset for the client's errors: more is an attack, the connection is closed.
 pub const HTTP2_ERROR_RESETS: usize = 1024;
+/// Bytes of a request body that are kept so that it can be sent again, where the route's policy may want that; a longer
+/// one is not sent again.
+pub const RETRY_BUFFER_BYTES: usize = 64 * 1024;
 /// Body bytes that all plugins of a worker may hold back together; a stream that would exceed it is answered 503. What
 /// one plugin may do to one stream is in [`proxy_wasm_host::Limits`].
 pub const PLUGIN_WORKER_BYTES: usize = 64 * 1024 * 1024;

@@ -9,7 +9,8 @@
 //! | `request` | the head is checked and normalised; forwarding headers are set |
 //! | `plugins` | request callbacks of the listener's plugins, and later the response callbacks in reverse |
 //! | `route` | the virtual host and route, looked for after the plugins' request callbacks, which may change the head |
-//! | `forward` | endpoint, rewrite, header edits, sending, trying again |
+//! | `forward` | endpoint, rewrite, header edits, sending |
+//! | `retry` | trying again, and what is kept for it |
 //! | `reply`, `redirect` | answers that need no upstream |
 //! | `body` | bodies both ways, with back-pressure |
 //! | `record` | when all is over: metrics and the access log |
@@ -28,6 +29,7 @@ mod record;
 mod redirect;
 mod reply;
 mod request;
+mod retry;
 mod route;
 mod service;
 mod serving;

@@ -225,7 +225,12 @@ impl Stream {
 
     /// An upstream has answered.
     fn answered(&mut self, route: &PinnedRoute, answer: Answer) -> Outcome {
-        let Answer { mut head, body, destination, endpoint } = answer;
+        let Answer { mut head, body, destination, endpoint, deadline } = answer;
+        if let Some(deadline) = deadline
+            && self.deadline.as_ref().is_none_or(|whole| deadline < whole.deadline().into_std())
+        {
+            self.deadline = Some(Box::pin(tokio::time::sleep_until(deadline.into())));
+        }
         let elapsed = self.record.elapsed();
         if let Some(log) = &mut self.record.log {
             log.upstream_time = Some(elapsed);

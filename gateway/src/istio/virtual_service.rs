@@ -46,7 +46,7 @@ pub struct HttpRoute {
     /// Limit for the whole request, a duration such as `3s`.
     pub timeout: Option<String>,
     /// Retry policy.
-    pub retries: Option<Opaque>,
+    pub retries: Option<Retries>,
     /// Delays and aborts for tests.
     pub fault: Option<Opaque>,
     /// Shadow destination.
@@ -162,6 +162,24 @@ pub struct HeaderEdits {
     pub add: BTreeMap<String, String>,
     /// Remove.
     pub remove: Vec<String>,
+}
+
+/// When a request is sent again.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Retries {
+    /// Attempts after the first; 0, also unset: none.
+    pub attempts: i64,
+    /// Limit for one attempt, a duration such as `500ms`.
+    pub per_try_timeout: Option<String>,
+    /// Reasons, with commas between; numbers are status codes. Empty: Istio's defaults.
+    pub retry_on: String,
+    /// Endpoints in other localities.
+    pub retry_remote_localities: Option<bool>,
+    /// Avoid endpoints that have been tried; unset: yes.
+    pub retry_ignore_previous_hosts: Option<bool>,
+    /// Base of the pause between attempts, a duration; unset: 25ms.
+    pub backoff: Option<String>,
 }
 
 /// A redirect.

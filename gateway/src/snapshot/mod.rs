@@ -12,6 +12,7 @@ mod header_ops;
 mod host;
 mod matching;
 mod plugin;
+mod retry;
 mod route;
 mod table;
 
@@ -21,6 +22,7 @@ pub(crate) use host::without_port;
 pub use host::{HostPattern, HostTable, VirtualHost};
 pub use matching::{Conditions, PatternError, RequestView, StringMatch, UriMatch};
 pub use plugin::{Code, FailStrategy, Phase, Plugin, PluginId};
+pub use retry::{RetryOn, RetryPolicy};
 pub use route::{Action, Destination, DirectResponse, Forward, PathRewrite, Redirect, RedirectPort, Route};
 pub use table::{RouteTable, Rule};
 

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 
-use super::{ClusterId, HeaderOps};
+use super::{ClusterId, HeaderOps, RetryPolicy};
 
 /// A compiled route of a VirtualService.
 #[derive(Debug)]
@@ -46,6 +46,8 @@ pub struct Forward {
     pub authority_rewrite: Option<HeaderValue>,
     /// Limit for the whole request until the response ends. `None`: no limit, Istio's default.
     pub timeout: Option<Duration>,
+    /// When a request is sent again.
+    pub retry: RetryPolicy,
 }
 
 /// One weighted destination.

@@ -72,8 +72,8 @@ async fn another_endpoint_is_tried_when_one_refuses() {
     for _ in 0..50 {
         answered += usize::from(client.get(HOST, "/").await.unwrap().status == 200);
     }
-    // All three attempts hit the dead one in at most one of eight requests.
-    assert!(answered >= 30, "{answered} of 50");
+    // An endpoint that was tried is avoided: all three attempts hit the dead one in one of 512 requests.
+    assert!(answered >= 45, "{answered} of 50");
     assert_eq!(upstream.requests().len(), answered);
 }
 

@@ -9,5 +9,6 @@ mod house;
 mod operation;
 mod plugins;
 mod protocols;
+mod retries;
 mod routes;
 mod uploads;

@@ -11,6 +11,7 @@ mod listeners;
 pub(crate) mod matching;
 mod plugins;
 mod policies;
+pub(crate) mod retry;
 mod routes;
 mod server_hosts;
 mod services;

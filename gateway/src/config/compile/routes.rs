@@ -5,13 +5,13 @@ use std::{collections::BTreeSet, sync::Arc};
 use bytes::Bytes;
 use http::StatusCode;
 
-use super::{Output, action, headers, matching, policies::Policies, services::Services};
+use super::{Output, action, headers, matching, policies::Policies, retry, services::Services};
 use crate::{
     config::{Options, duration, path::Path, problem::Level, resources::Resource, validate::full_gateway_name},
     istio::{HttpMatch, HttpRoute, RouteDestination, VirtualService},
     snapshot::{
         Action, Conditions, Destination, DirectResponse, Forward, HeaderOps, HeaderTemplate, HeaderWrite, Redirect,
-        RedirectPort, Route, RouteId, Rule, UriMatch,
+        RedirectPort, RetryPolicy, Route, RouteId, Rule, UriMatch,
     },
 };
 
@@ -144,6 +144,10 @@ impl Compiler<'_, '_> {
                 path_rewrite: rewrite.and_then(|rewrite| action::path_rewrite(rewrite, uri, path, &mut ignore)),
                 authority_rewrite: authority,
                 timeout: route.timeout.as_deref().and_then(|text| duration::parse(text).ok()),
+                retry: route.retries.as_ref().map_or_else(RetryPolicy::default, |retries| {
+                    // Validation has reported what is wrong.
+                    retry::policy(retries, &path.key("retries"), &mut |_, _| {})
+                }),
             };
             self.destinations(route, path, &mut forward, &mut compiled);
             compiled.action = Action::Forward(forward);

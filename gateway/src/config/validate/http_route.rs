@@ -3,7 +3,7 @@
 use super::{Report, is_host_name, is_label, is_subdomain, virtual_service::gateway_names};
 use crate::{
     config::{
-        compile::{action, headers, matching},
+        compile::{action, headers, matching, retry},
         duration,
         path::Path,
     },
@@ -54,6 +54,14 @@ pub(super) fn check(route: &HttpRoute, delegate: bool, path: &Path<'_>, report: 
         && let Err(error) = duration::parse(timeout)
     {
         report.reject(&path.key("timeout"), error);
+    }
+    if let Some(retries) = &route.retries {
+        let path = path.key("retries");
+        let mut fail = |field: &Path<'_>, message: String| report.reject(field, message);
+        retry::policy(retries, &path, &mut fail);
+        if retries.retry_remote_localities == Some(true) {
+            report.ignored(&path.key("retryRemoteLocalities"), "retryRemoteLocalities");
+        }
     }
     check_destinations(&route.route, path, report);
     if let Some(delegate) = &route.delegate {
@@ -166,8 +174,7 @@ fn check_delegate(delegate: &Delegate, path: &Path<'_>, report: &mut VsReport<'_
 /// Fields that this version does not act on, each once per resource.
 pub(super) fn ignored(routes: &[HttpRoute], report: &mut VsReport<'_>) {
     type Given = fn(&HttpRoute) -> bool;
-    let fields: [(&str, Given); 5] = [
-        ("retries", |route| route.retries.is_some()),
+    let fields: [(&str, Given); 4] = [
         ("fault", |route| route.fault.is_some()),
         ("mirror", |route| route.mirror.is_some()),
         ("mirrors", |route| !route.mirrors.is_empty()),
@@ -296,7 +303,20 @@ mod tests {
                     "{headers: {request: {set: {Content-Length: '0'}}}, route: [{destination: {host: a}}]}",
                     "cannot be edited",
                 ),
-                ("{retries: {attempts: 3}, route: [{destination: {host: a}}]}", "Warning [GW0101]"),
+                ("{retries: {}, route: [{destination: {host: a}}]}", ""),
+                (
+                    "{retries: {attempts: 3, perTryTimeout: 2s, retryOn: '5xx, reset,418', backoff: 1s}, route: [{destination: {host: a}}]}",
+                    "",
+                ),
+                ("{retries: {attempts: -1}, route: [{destination: {host: a}}]}", "retries.attempts"),
+                ("{retries: {attempts: 1, retryOn: sometimes}, route: [{destination: {host: a}}]}", "retries.retryOn"),
+                ("{retries: {attempts: 1, retryOn: '700'}, route: [{destination: {host: a}}]}", "retries.retryOn"),
+                ("{retries: {attempts: 1, perTryTimeout: 1}, route: [{destination: {host: a}}]}", "perTryTimeout"),
+                ("{retries: {attempts: 0, retryOn: reset}, route: [{destination: {host: a}}]}", "attempts"),
+                (
+                    "{retries: {attempts: 1, retryRemoteLocalities: true}, route: [{destination: {host: a}}]}",
+                    "ignored: retryRemoteLocalities",
+                ),
                 ("{corsPolicy: {allowOrigins: []}, route: [{destination: {host: a}}]}", "ignored: corsPolicy"),
             ],
         );
