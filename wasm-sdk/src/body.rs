@@ -1,12 +1,12 @@
 //! A body as it passes: what the host holds of it now.
 
-use crate::host::{Host, Side};
-use crate::{Error, HostError, Result};
+use crate::host::{Current, Host, Side};
+use crate::{Error, Headers, HostError, Result};
 
 /// The part of a body that the host holds at this moment: the chunk that has just arrived, after everything that was
 /// held back by [`BodyFlow::Wait`](crate::BodyFlow::Wait) before.
 pub struct Body<'a> {
-    host: &'a dyn Host,
+    host: &'a Current,
     side: Side,
     len: usize,
     complete: bool,
@@ -14,7 +14,7 @@ pub struct Body<'a> {
 }
 
 impl<'a> Body<'a> {
-    pub(crate) fn new(host: &'a dyn Host, side: Side, len: usize, complete: bool, may_change_length: bool) -> Body<'a> {
+    pub(crate) fn new(host: &'a Current, side: Side, len: usize, complete: bool, may_change_length: bool) -> Body<'a> {
         Body { host, side, len, complete, may_change_length }
     }
 
@@ -75,5 +75,11 @@ impl<'a> Body<'a> {
         set.map_err(|status| HostError::new("replacing the body", status))?;
         self.len = bytes.len();
         Ok(())
+    }
+
+    /// The trailers of the message, to read, to change, or to give it some: only when the body
+    /// [is complete](Body::is_complete), an error before. Over HTTP/1.1 they make the body chunked.
+    pub fn trailers(&mut self) -> Headers<'_> {
+        Headers::new(self.host, self.side.trailers())
     }
 }

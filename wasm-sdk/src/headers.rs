@@ -1,40 +1,43 @@
-//! The headers of one message, read and written in the host.
+//! The headers or trailers of one message, read and written in the host.
 
-use crate::host::{Host, Side, Status};
+use crate::host::{Current, Host, Map, Status};
 use crate::{HeaderValue, HostError};
 
-/// The headers of a request or a response.
+/// The headers of a request or a response, or its trailers.
 ///
 /// They stay in the host: every method is one call to it, and nothing is copied that is not asked for. Names are
 /// compared without regard to case and come back in lower case. The pseudo-headers of HTTP/2 (`:path`, `:status`, …)
 /// are headers here for HTTP/1.1, too; `host` is `:authority`.
 pub struct Headers<'a> {
-    host: &'a dyn Host,
-    side: Side,
+    host: &'a Current,
+    map: Map,
 }
 
 impl<'a> Headers<'a> {
-    pub(crate) fn new(host: &'a dyn Host, side: Side) -> Headers<'a> {
-        Headers { host, side }
+    pub(crate) fn new(host: &'a Current, map: Map) -> Headers<'a> {
+        Headers { host, map }
     }
 
     /// The first value of a header, or `None` if there is none. See [`get_all`](Headers::get_all) for headers that
     /// may occur several times.
     pub fn get(&self, name: &str) -> Result<Option<HeaderValue>, HostError> {
-        let value = self.host.header(self.side, name).map_err(refused("reading", name))?;
+        let value = self.host.field(self.map, name).map_err(self.refused("reading", name))?;
         Ok(value.map(HeaderValue::from))
     }
 
     /// Every value of a header in the order of arrival. Fetches all headers once.
     pub fn get_all(&self, name: &str) -> Result<Vec<HeaderValue>, HostError> {
-        let all = self.host.headers(self.side).map_err(refused("reading", name))?;
+        let all = self.host.fields(self.map).map_err(self.refused("reading", name))?;
         let values = all.into_iter().filter(|(n, _)| n.eq_ignore_ascii_case(name.as_bytes()));
         Ok(values.map(|(_, value)| HeaderValue::from(value)).collect())
     }
 
     /// All headers, pseudo-headers first, then in the order of arrival.
     pub fn all(&self) -> Result<Vec<(String, HeaderValue)>, HostError> {
-        let all = self.host.headers(self.side).map_err(|status| HostError::new("reading all headers", status))?;
+        let all = self
+            .host
+            .fields(self.map)
+            .map_err(|status| HostError::new(format!("reading all {}s", self.map.kind()), status))?;
         // Names are ASCII tokens; a host that breaks this costs replacement characters, not a panic.
         let text = |name: Vec<u8>| String::from_utf8_lossy(&name).into_owned();
         Ok(all.into_iter().map(|(name, value)| (text(name), HeaderValue::from(value))).collect())
@@ -42,23 +45,24 @@ impl<'a> Headers<'a> {
 
     /// Puts this value in the place of all values there are, or adds the header.
     pub fn set(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<(), HostError> {
-        self.host.set_header(self.side, name, value.as_ref()).map_err(refused("setting", name))
+        self.host.set_field(self.map, name, value.as_ref()).map_err(self.refused("setting", name))
     }
 
     /// Adds another value and keeps those there are.
     pub fn add(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<(), HostError> {
-        self.host.add_header(self.side, name, value.as_ref()).map_err(refused("adding", name))
+        self.host.add_field(self.map, name, value.as_ref()).map_err(self.refused("adding", name))
     }
 
     /// Removes every value of the header. Fine if there is none.
     pub fn remove(&mut self, name: &str) -> Result<(), HostError> {
-        self.host.remove_header(self.side, name).map_err(refused("removing", name))
+        self.host.remove_field(self.map, name).map_err(self.refused("removing", name))
     }
-}
 
-/// Makes an error of a status, and its text only then.
-fn refused(doing: &str, name: &str) -> impl FnOnce(Status) -> HostError {
-    move |status| HostError::new(format!("{doing} header `{name}`"), status)
+    /// Makes an error of a status, and its text only then.
+    fn refused(&self, doing: &'static str, name: &str) -> impl FnOnce(Status) -> HostError {
+        let kind = self.map.kind();
+        move |status| HostError::new(format!("{doing} {kind} `{name}`"), status)
+    }
 }
 
 /// Whether this may be the name of a header: a token of RFC 9110 section 5.6.2. Pseudo-headers are not.

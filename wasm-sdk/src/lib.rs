@@ -20,6 +20,7 @@
 //!     passed: Cell<u64>,
 //! }
 //!
+//! #[wasm_sdk::plugin]
 //! impl Plugin for Gate {
 //!     type Config = Config;
 //!     type Context = ();
@@ -46,8 +47,6 @@
 //!         Ok(Flow::Continue)
 //!     }
 //! }
-//!
-//! wasm_sdk::register!(Gate);
 //!
 //! // In a plugin this is a `#[test]`: plugins are tested natively, without a gateway.
 //! use wasm_sdk::testing::{Gateway, get};
@@ -89,6 +88,11 @@
 //! * **Bodies** pass in chunks through [`Plugin::on_request_body`] and [`Plugin::on_response_body`]. To see one as a
 //!   whole, return [`BodyFlow::Wait`] until [`Body::whole`] has it; to change its length, say so while the headers
 //!   are still there ([`Request::edit_body`]).
+//! * **Trailers** have handlers of their own; [`Body::trailers`] adds some at the end of a body that has none.
+//! * **Every worker has its own instance.** What is counted belongs into [`metrics`], what all workers have to agree on
+//!   into [`shared`], what one does for another into a [`Queue`]; [`set_tick_period`] has the plugin called regularly.
+//! * **A module exports what it handles and imports what it calls**, because of [`plugin`](macro@plugin) at its `impl`: the
+//!   gateway calls nothing that is not there, and streams bodies past a plugin that does not look at them.
 //! * **Modules run everywhere.** They carry the marker of ABI 0.2.1 and import only functions that every host of
 //!   that version has.
 
@@ -101,17 +105,22 @@
 mod body;
 mod config;
 mod error;
+mod export;
 mod headers;
 mod host;
 pub mod log;
 mod message;
+pub mod metrics;
 #[cfg(any(test, target_arch = "wasm32"))]
 mod pairs;
 mod plugin;
+mod queue;
 mod reply;
+pub mod shared;
 mod stream;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
+mod time;
 mod value;
 #[cfg(target_arch = "wasm32")]
 mod wasm;
@@ -119,40 +128,17 @@ mod wasm;
 pub use body::Body;
 pub use error::{Error, HostError, Result};
 pub use headers::{Headers, is_legal_name, is_legal_value};
-pub use message::{Request, Response};
+pub use message::{Finished, Request, Response};
 pub use plugin::{BodyFlow, Flow, Plugin};
+pub use queue::Queue;
 pub use reply::Reply;
+pub use time::{now, set_tick_period};
 pub use value::HeaderValue;
 
+pub use wasm_sdk_macros::plugin;
+
+#[doc(hidden)]
+pub use host::Side;
 #[doc(hidden)]
 #[cfg(target_arch = "wasm32")]
-pub use wasm::start;
-
-/// Makes the module's plugin of a type that implements [`Plugin`]. Once per crate; in native builds it does nothing
-/// but check that the type is one.
-#[macro_export]
-macro_rules! register {
-    ($plugin:ty) => {
-        const _: () = {
-            const fn is_a_plugin<P: $crate::Plugin>() {}
-            is_a_plugin::<$plugin>();
-
-            #[cfg(all(target_arch = "wasm32", target_os = "wasi"))]
-            unsafe extern "C" {
-                fn __wasm_call_ctors();
-            }
-
-            // What a host calls first (a reactor, in the words of WASI).
-            #[cfg(target_arch = "wasm32")]
-            #[unsafe(no_mangle)]
-            extern "C" fn _initialize() {
-                // SAFETY: called once, before anything else, as the C library of the target demands.
-                #[cfg(target_os = "wasi")]
-                unsafe {
-                    __wasm_call_ctors()
-                };
-                $crate::start::<$plugin>();
-            }
-        };
-    };
-}
+pub use wasm::{Module, allocate, start};

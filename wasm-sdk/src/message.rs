@@ -1,6 +1,6 @@
-//! The two messages of a stream as a plugin sees them: the client's request and the upstream's response.
+//! The two messages of a stream as a plugin sees them: the client's request, the upstream's response, and both at the end.
 
-use crate::host::{Host, Side};
+use crate::host::{Current, Host, Map, Side};
 use crate::{HeaderValue, Headers, HostError};
 use std::cell::Cell;
 
@@ -11,7 +11,7 @@ const CONTENT_LENGTH: &str = "content-length";
 pub struct Request<'a>(Message<'a>);
 
 impl<'a> Request<'a> {
-    pub(crate) fn new(host: &'a dyn Host, has_body: bool, edits: &'a Cell<bool>) -> Request<'a> {
+    pub(crate) fn new(host: &'a Current, has_body: bool, edits: &'a Cell<bool>) -> Request<'a> {
         Request(Message { host, side: Side::Request, has_body, edits })
     }
 
@@ -50,6 +50,12 @@ impl<'a> Request<'a> {
         self.0.has_body
     }
 
+    /// What the gateway knows about the stream, `None` if nothing: `["source", "address"]` is the client, `IP:PORT`;
+    /// README.md of the gateway names the others. Texts are UTF-8, numbers eight bytes, little-endian.
+    pub fn property(&self, path: &[&str]) -> Result<Option<Vec<u8>>, HostError> {
+        property(self.0.host, path)
+    }
+
     /// Announces that [`Body::replace`](crate::Body::replace) will change the length of the body: takes
     /// `content-length` away, so that no host forwards a length that is not true. A wrong one makes the next server
     /// read the rest of this body as another request (request smuggling).
@@ -66,7 +72,7 @@ impl<'a> Request<'a> {
 pub struct Response<'a>(Message<'a>);
 
 impl<'a> Response<'a> {
-    pub(crate) fn new(host: &'a dyn Host, has_body: bool, edits: &'a Cell<bool>) -> Response<'a> {
+    pub(crate) fn new(host: &'a Current, has_body: bool, edits: &'a Cell<bool>) -> Response<'a> {
         Response(Message { host, side: Side::Response, has_body, edits })
     }
 
@@ -91,15 +97,66 @@ impl<'a> Response<'a> {
         self.0.has_body
     }
 
+    /// As [`Request::property`].
+    pub fn property(&self, path: &[&str]) -> Result<Option<Vec<u8>>, HostError> {
+        property(self.0.host, path)
+    }
+
     /// As [`Request::edit_body`], for the response.
     pub fn edit_body(&mut self) -> Result<(), HostError> {
         self.0.edit_body()
     }
 }
 
+/// A stream that is over, with everything that is known of both messages. Nothing of it can be changed any more.
+pub struct Finished<'a> {
+    host: &'a Current,
+    maps: [Headers<'a>; 4],
+}
+
+impl<'a> Finished<'a> {
+    pub(crate) fn new(host: &'a Current) -> Finished<'a> {
+        let maps = [Map::RequestHeaders, Map::RequestTrailers, Map::ResponseHeaders, Map::ResponseTrailers];
+        Finished { host, maps: maps.map(|map| Headers::new(host, map)) }
+    }
+
+    /// The headers of the request, as they were sent on.
+    pub fn request_headers(&self) -> &Headers<'a> {
+        let [request, ..] = &self.maps;
+        request
+    }
+
+    /// The trailers of the request.
+    pub fn request_trailers(&self) -> &Headers<'a> {
+        let [_, trailers, ..] = &self.maps;
+        trailers
+    }
+
+    /// The headers of the response, as they were sent.
+    pub fn response_headers(&self) -> &Headers<'a> {
+        let [.., response, _] = &self.maps;
+        response
+    }
+
+    /// The trailers of the response.
+    pub fn response_trailers(&self) -> &Headers<'a> {
+        let [.., trailers] = &self.maps;
+        trailers
+    }
+
+    /// As [`Request::property`]; now also `["response", "code"]`, `["response", "flags"]`, `["request", "duration"]`.
+    pub fn property(&self, path: &[&str]) -> Result<Option<Vec<u8>>, HostError> {
+        property(self.host, path)
+    }
+}
+
+fn property(host: &Current, path: &[&str]) -> Result<Option<Vec<u8>>, HostError> {
+    host.property(path).map_err(|status| HostError::new(format!("reading property `{}`", path.join(".")), status))
+}
+
 /// What both have in common.
 struct Message<'a> {
-    host: &'a dyn Host,
+    host: &'a Current,
     side: Side,
     has_body: bool,
     /// Outlives this view: the body handler asks it.
@@ -108,7 +165,7 @@ struct Message<'a> {
 
 impl Message<'_> {
     fn headers(&self) -> Headers<'_> {
-        Headers::new(self.host, self.side)
+        Headers::new(self.host, self.side.headers())
     }
 
     /// A pseudo-header, empty if the host has none (never for a well-formed message).

@@ -1,14 +1,15 @@
 //! What an author implements: [`Plugin`], and what its handlers answer.
 
-use crate::{Body, Reply, Request, Response, Result};
+use crate::{Body, Finished, Headers, Queue, Reply, Request, Response, Result};
 use serde::de::DeserializeOwned;
 
 /// A plugin: one configured value that sees every request and response.
 ///
-/// Handlers are called in this order for each stream: `on_request`, `on_request_body` for each chunk, `on_response`,
-/// `on_response_body` for each chunk. Those that are not written let everything pass. A handler that returns an error
-/// ends the stream: the error is logged and the client gets a 500 (if the response's headers have already gone, the
-/// response is cut off, so that a broken answer never looks like a whole one).
+/// Handlers are called in this order for each stream: `on_request`, `on_request_body` for each chunk,
+/// `on_request_trailers`, the same three for the response, `on_log`. Those that are not written cost nothing, because
+/// [`plugin`](macro@crate::plugin) leaves them out of the module: write only what is needed. A handler of a message that
+/// returns an error ends the stream: the error is logged and the client gets a 500 (if the response's headers have already
+/// gone, the response is cut off, so that a broken answer never looks like a whole one).
 ///
 /// The gateway runs one instance of the plugin on each of its worker threads, and many streams pass through it:
 /// `self` is shared by all of them, [`Context`](Plugin::Context) belongs to one.
@@ -37,6 +38,13 @@ pub trait Plugin: Sized + 'static {
         Ok(BodyFlow::Continue)
     }
 
+    /// The request has trailers, and they have arrived. All of the body has been seen. To add trailers to a request
+    /// that has none, see [`Body::trailers`].
+    fn on_request_trailers(&self, trailers: &mut Headers<'_>, context: &mut Self::Context) -> Result<Flow> {
+        let _ = (trailers, context);
+        Ok(Flow::Continue)
+    }
+
     /// The headers of the response have arrived. Also called for answers that the gateway or a plugin (this one
     /// included) gave themselves.
     fn on_response(&self, response: &mut Response<'_>, context: &mut Self::Context) -> Result<Flow> {
@@ -48,6 +56,32 @@ pub trait Plugin: Sized + 'static {
     fn on_response_body(&self, body: &mut Body<'_>, context: &mut Self::Context) -> Result<BodyFlow> {
         let _ = (body, context);
         Ok(BodyFlow::Continue)
+    }
+
+    /// The response has trailers, and they have arrived, as [`on_request_trailers`](Plugin::on_request_trailers).
+    fn on_response_trailers(&self, trailers: &mut Headers<'_>, context: &mut Self::Context) -> Result<Flow> {
+        let _ = (trailers, context);
+        Ok(Flow::Continue)
+    }
+
+    /// The stream is over, whether it came to its end or was broken off. For logs and metrics: an error is only logged.
+    /// A plugin with this handler has the gateway keep a copy of both messages' headers until then.
+    fn on_log(&self, stream: &Finished<'_>, context: &mut Self::Context) -> Result<()> {
+        let _ = (stream, context);
+        Ok(())
+    }
+
+    /// The time set with [`set_tick_period`](crate::set_tick_period) has passed. Runs on every worker's instance,
+    /// also when there are no requests. An error is only logged.
+    fn on_tick(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Somebody has put an item into a queue that this plugin has [registered](Queue::register). One instance is told;
+    /// another one may have been faster to take the item. An error is only logged.
+    fn on_queue(&self, queue: &Queue) -> Result<()> {
+        let _ = queue;
+        Ok(())
     }
 }
 

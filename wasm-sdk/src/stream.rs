@@ -2,8 +2,8 @@
 //!
 //! The same code runs in WebAssembly and in native tests; it knows the host only as [`Host`].
 
-use crate::host::{Host, Side};
-use crate::{Body, BodyFlow, Flow, HostError, Plugin, Reply, Request, Response, Result};
+use crate::host::{Current, Host, Side};
+use crate::{Body, BodyFlow, Finished, Flow, Headers, HostError, Plugin, Reply, Request, Response, Result};
 use std::cell::Cell;
 use std::rc::Rc;
 
@@ -39,7 +39,7 @@ impl<P: Plugin> Stream<P> {
     }
 
     /// The headers of a message are there; `end` if nothing follows them.
-    pub(crate) fn on_headers(&mut self, host: &dyn Host, side: Side, end: bool) -> Action {
+    pub(crate) fn on_headers(&mut self, host: &Current, side: Side, end: bool) -> Action {
         let flow = match side {
             Side::Request => {
                 let mut request = Request::new(host, !end, &self.request.edits);
@@ -50,15 +50,11 @@ impl<P: Plugin> Stream<P> {
                 self.plugin.on_response(&mut response, &mut self.context)
             }
         };
-        let flow = flow.map(|flow| match flow {
-            Flow::Continue => BodyFlow::Continue,
-            Flow::Respond(reply) => BodyFlow::Respond(reply),
-        });
-        act(host, side, "headers", flow)
+        act(host, side, "headers", flow.map(BodyFlow::from))
     }
 
     /// The host holds `len` bytes of a body; `end` if nothing follows them.
-    pub(crate) fn on_body(&mut self, host: &dyn Host, side: Side, len: usize, end: bool) -> Action {
+    pub(crate) fn on_body(&mut self, host: &Current, side: Side, len: usize, end: bool) -> Action {
         let progress = match side {
             Side::Request => &mut self.request,
             Side::Response => &mut self.response,
@@ -78,17 +74,41 @@ impl<P: Plugin> Stream<P> {
     }
 
     /// Trailers end a message whose body never said that it was complete: say so now, with what is still held.
-    pub(crate) fn on_trailers(&mut self, host: &dyn Host, side: Side) -> Action {
+    pub(crate) fn on_trailers(&mut self, host: &Current, side: Side) -> Action {
         let progress = match side {
             Side::Request => &self.request,
             Side::Response => &self.response,
         };
-        if progress.complete { Action::Continue } else { self.on_body(host, side, progress.held, true) }
+        if !progress.complete && self.on_body(host, side, progress.held, true) == Action::Pause {
+            return Action::Pause;
+        }
+        let mut trailers = Headers::new(host, side.trailers());
+        let flow = match side {
+            Side::Request => self.plugin.on_request_trailers(&mut trailers, &mut self.context),
+            Side::Response => self.plugin.on_response_trailers(&mut trailers, &mut self.context),
+        };
+        act(host, side, "trailers", flow.map(BodyFlow::from))
+    }
+
+    /// The stream is over.
+    pub(crate) fn on_log(&mut self, host: &Current) {
+        if let Err(error) = self.plugin.on_log(&Finished::new(host), &mut self.context) {
+            crate::error!("log: {error}");
+        }
+    }
+}
+
+impl From<Flow> for BodyFlow {
+    fn from(flow: Flow) -> BodyFlow {
+        match flow {
+            Flow::Continue => BodyFlow::Continue,
+            Flow::Respond(reply) => BodyFlow::Respond(reply),
+        }
     }
 }
 
 /// Carries out what a handler decided.
-fn act(host: &dyn Host, side: Side, part: &str, flow: Result<BodyFlow>) -> Action {
+fn act(host: &Current, side: Side, part: &str, flow: Result<BodyFlow>) -> Action {
     let sent = match flow {
         Ok(BodyFlow::Continue) => return Action::Continue,
         Ok(BodyFlow::Wait) => return Action::Pause,
@@ -102,13 +122,13 @@ fn act(host: &dyn Host, side: Side, part: &str, flow: Result<BodyFlow>) -> Actio
     Action::Pause
 }
 
-fn send(host: &dyn Host, reply: &Reply) -> Result<()> {
+fn send(host: &Current, reply: &Reply) -> Result<()> {
     reply.check()?;
     host.reply(reply).map_err(|status| HostError::new("sending the reply", status).into())
 }
 
 /// The plugin cannot handle this stream: never let it pass as if it had been handled.
-pub(crate) fn fail(host: &dyn Host, problem: &str) {
+pub(crate) fn fail(host: &Current, problem: &str) {
     crate::error!("{problem}; answering 500");
     if let Err(error) = send(host, &Reply::new(500)) {
         crate::error!("{error}");

@@ -4,16 +4,23 @@
 //! that answers 200, [`Gateway::exchange`] to one that answers what the test says. The [`Exchange`] that comes back
 //! holds what the upstream and the client saw. The rules are those of a proxy-wasm host: names in lower case, illegal
 //! names and values refused, a local reply passes the response handlers, bodies arrive in chunks.
+//!
+//! Two gateways on one thread are two workers: what plugins share is shared by them, and gone with the last of them.
 
-use crate::host::{Host, Pairs, Side, Status};
+mod host;
+mod message;
+pub(crate) mod services;
+
+use crate::host::Side;
 use crate::log::Level;
-use crate::stream::{Action, Stream};
-use crate::{HeaderValue, Plugin, Reply, Result, config, is_legal_name, is_legal_value};
-use std::cell::{Cell, RefCell};
+use crate::stream::Stream;
+use crate::{Plugin, Queue, Result, config};
+use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::Duration;
 
-/// The status for names and values that are not legal.
-const BAD_ARGUMENT: Status = 2;
+pub(crate) use host::MemoryHost;
+pub use message::{Message, get, post, request, response};
 
 thread_local! {
     /// Lines that a plugin has logged since they were last fetched.
@@ -28,6 +35,23 @@ pub(crate) fn log(level: Level, text: &str) {
 /// A gateway with one plugin, on one thread.
 pub struct Gateway<P: Plugin> {
     plugin: Rc<P>,
+    _present: Present,
+}
+
+/// Keeps what plugins share.
+struct Present;
+
+impl Present {
+    fn begin() -> Present {
+        services::enter();
+        Present
+    }
+}
+
+impl Drop for Present {
+    fn drop(&mut self) {
+        services::leave();
+    }
 }
 
 impl<P: Plugin> Gateway<P> {
@@ -37,8 +61,9 @@ impl<P: Plugin> Gateway<P> {
     /// What the operator would see if the plugin refuses the configuration.
     pub fn start(configuration: &str) -> Result<Gateway<P>> {
         LOG.take();
+        let present = Present::begin();
         let config = config::parse(configuration.as_bytes())?;
-        Ok(Gateway { plugin: Rc::new(P::configure(config)?) })
+        Ok(Gateway { plugin: Rc::new(P::configure(config)?), _present: present })
     }
 
     /// Sends a request; the upstream answers 200 without a body.
@@ -61,6 +86,7 @@ impl<P: Plugin> Gateway<P> {
             reset = host.headers_gone.get();
             received = Message::from_reply(&reply);
         }
+        host.finish(&mut stream, &received);
         Exchange {
             upstream: replied.is_none().then_some(sent),
             response: received,
@@ -68,6 +94,42 @@ impl<P: Plugin> Gateway<P> {
             host_calls: host.calls.get(),
             logs: LOG.take(),
         }
+    }
+
+    /// Calls the plugin as after its tick period; what it logged comes back.
+    pub fn tick(&self) -> Vec<(Level, String)> {
+        self.told("tick", self.plugin.on_tick())
+    }
+
+    /// The period that the plugin wants to be called with; zero for never.
+    pub fn tick_period(&self) -> Duration {
+        services::tick_period()
+    }
+
+    /// Tells the plugin of every item that has come into a queue since, once for each; what it logged comes back.
+    pub fn run_queues(&self) -> Vec<(Level, String)> {
+        let mut logs = Vec::new();
+        while let Some(queue) = services::next_ready() {
+            logs.extend(self.told("queue", self.plugin.on_queue(&Queue::with_id(queue))));
+        }
+        logs
+    }
+
+    fn told(&self, what: &str, result: Result<()>) -> Vec<(Level, String)> {
+        if let Err(error) = result {
+            crate::error!("{what}: {error}");
+        }
+        LOG.take()
+    }
+
+    /// The value of a metric of the plugin; of a histogram, how many observations it has. `None`: there is no such metric.
+    pub fn metric(&self, name: &str) -> Option<u64> {
+        services::metric(name)
+    }
+
+    /// Sets what [`Request::property`](crate::Request::property) finds under a path: `source.address`.
+    pub fn set_property(&self, path: &str, value: impl AsRef<[u8]>) {
+        services::set_property(path, value.as_ref());
     }
 }
 
@@ -85,217 +147,4 @@ pub struct Exchange {
     pub host_calls: usize,
     /// What the plugin logged, configuration included for the first request.
     pub logs: Vec<(Level, String)>,
-}
-
-/// A `GET` request for this path, to `test.example.dev` over `https`.
-pub fn get(path: &str) -> Message {
-    request("GET", path)
-}
-
-/// A `POST` request with this body in one chunk.
-pub fn post(path: &str, body: impl AsRef<[u8]>) -> Message {
-    request("POST", path).with_body(body)
-}
-
-/// A request with any method.
-pub fn request(method: &str, path: &str) -> Message {
-    Message::default()
-        .header(":authority", "test.example.dev")
-        .header(":path", path)
-        .header(":method", method)
-        .header(":scheme", "https")
-}
-
-/// A response with this status and nothing else.
-pub fn response(status: u16) -> Message {
-    Message::default().header(":status", status.to_string())
-}
-
-/// A request or a response: built for a test by chaining, and looked at afterwards.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Message {
-    headers: Vec<(String, HeaderValue)>,
-    chunks: Vec<Vec<u8>>,
-    has_trailers: bool,
-}
-
-impl Message {
-    /// Adds a header.
-    pub fn header(mut self, name: &str, value: impl AsRef<[u8]>) -> Message {
-        self.headers.push((canonical(name), HeaderValue::from(value.as_ref().to_vec())));
-        self
-    }
-
-    /// Adds a chunk of the body. The plugin's handler is called once for each.
-    pub fn chunk(mut self, bytes: impl AsRef<[u8]>) -> Message {
-        self.chunks.push(bytes.as_ref().to_vec());
-        self
-    }
-
-    /// A body in one chunk, with its `content-length`.
-    pub fn with_body(self, bytes: impl AsRef<[u8]>) -> Message {
-        let len = bytes.as_ref().len();
-        self.header("content-length", len.to_string()).chunk(bytes)
-    }
-
-    /// Ends the message with trailers, as gRPC does: the last chunk then is not known to be the last.
-    pub fn with_trailers(mut self) -> Message {
-        self.has_trailers = true;
-        self
-    }
-
-    /// The first value of a header.
-    pub fn header_value(&self, name: &str) -> Option<&HeaderValue> {
-        self.header_values(name).into_iter().next()
-    }
-
-    /// The first value of a header, if it is UTF-8.
-    pub fn header_text(&self, name: &str) -> Option<&str> {
-        self.header_value(name)?.to_str()
-    }
-
-    /// Every value of a header, in order.
-    pub fn header_values(&self, name: &str) -> Vec<&HeaderValue> {
-        let name = canonical(name);
-        self.headers.iter().filter(|(n, _)| *n == name).map(|(_, value)| value).collect()
-    }
-
-    /// The status of a response, 0 for a request.
-    pub fn status(&self) -> u16 {
-        self.header_text(":status").and_then(|status| status.parse().ok()).unwrap_or(0)
-    }
-
-    /// The whole body.
-    pub fn body(&self) -> Vec<u8> {
-        self.chunks.concat()
-    }
-
-    fn from_reply(reply: &Reply) -> Message {
-        let mut message = response(reply.status);
-        for (name, value) in &reply.headers {
-            message = message.header(name, value);
-        }
-        if reply.body.is_empty() { message } else { message.with_body(&reply.body) }
-    }
-}
-
-/// The form in which names are compared; `host` is the HTTP/1.1 name of `:authority`.
-fn canonical(name: &str) -> String {
-    let name = name.to_ascii_lowercase();
-    if name == "host" { ":authority".to_owned() } else { name }
-}
-
-/// The host of one stream.
-#[derive(Default)]
-struct MemoryHost {
-    /// The headers of the message that is passing.
-    headers: RefCell<Vec<(String, HeaderValue)>>,
-    /// The body that is held of it.
-    held: RefCell<Vec<u8>>,
-    reply: RefCell<Option<Reply>>,
-    /// The headers of the message that is passing have been handed on.
-    headers_gone: Cell<bool>,
-    calls: Cell<usize>,
-}
-
-impl MemoryHost {
-    /// Sends a message through the plugin and gives back what comes out, unless there is a reply then.
-    fn pass<P: Plugin>(&self, stream: &mut Stream<P>, side: Side, message: Message) -> Message {
-        let Message { headers, chunks, has_trailers } = message;
-        let mut passed = Message { has_trailers, ..Message::default() };
-        self.headers.replace(headers);
-        self.headers_gone.set(false);
-
-        stream.on_headers(self, side, chunks.is_empty() && !has_trailers);
-        self.headers_gone.set(self.reply.borrow().is_none());
-        let last = chunks.len().saturating_sub(1);
-        for (index, chunk) in chunks.into_iter().enumerate() {
-            if self.reply.borrow().is_some() {
-                break;
-            }
-            self.held.borrow_mut().extend(chunk);
-            let (len, end) = (self.held.borrow().len(), index == last && !has_trailers);
-            if stream.on_body(self, side, len, end) == Action::Continue {
-                passed.chunks.push(self.held.take());
-            }
-        }
-        if has_trailers && self.reply.borrow().is_none() {
-            stream.on_trailers(self, side);
-        }
-        let rest = self.held.take();
-        if !rest.is_empty() {
-            passed.chunks.push(rest);
-        }
-        passed.headers = self.headers.take();
-        passed
-    }
-
-    fn count(&self) {
-        self.calls.set(self.calls.get() + 1);
-    }
-
-    /// A name and a value as the host would store them.
-    fn entry(name: &str, value: &[u8]) -> Result<(String, HeaderValue), Status> {
-        let name = canonical(name);
-        let legal = is_legal_name(name.strip_prefix(':').unwrap_or(&name)) && is_legal_value(value);
-        if legal { Ok((name, HeaderValue::from(value.to_vec()))) } else { Err(BAD_ARGUMENT) }
-    }
-}
-
-impl Host for MemoryHost {
-    fn header(&self, _: Side, name: &str) -> Result<Option<Vec<u8>>, Status> {
-        self.count();
-        let name = canonical(name);
-        let headers = self.headers.borrow();
-        Ok(headers.iter().find(|(n, _)| *n == name).map(|(_, value)| value.as_bytes().to_vec()))
-    }
-
-    fn headers(&self, _: Side) -> Result<Pairs, Status> {
-        self.count();
-        let headers = self.headers.borrow();
-        Ok(headers.iter().map(|(n, v)| (n.clone().into_bytes(), v.as_bytes().to_vec())).collect())
-    }
-
-    fn add_header(&self, _: Side, name: &str, value: &[u8]) -> Result<(), Status> {
-        self.count();
-        self.headers.borrow_mut().push(MemoryHost::entry(name, value)?);
-        Ok(())
-    }
-
-    fn set_header(&self, _: Side, name: &str, value: &[u8]) -> Result<(), Status> {
-        self.count();
-        let (name, value) = MemoryHost::entry(name, value)?;
-        let mut headers = self.headers.borrow_mut();
-        let place = headers.iter().position(|(n, _)| *n == name).unwrap_or(headers.len());
-        headers.retain(|(n, _)| *n != name);
-        headers.insert(place, (name, value));
-        Ok(())
-    }
-
-    fn remove_header(&self, _: Side, name: &str) -> Result<(), Status> {
-        self.count();
-        let name = canonical(name);
-        self.headers.borrow_mut().retain(|(n, _)| *n != name);
-        Ok(())
-    }
-
-    fn body(&self, _: Side, start: usize, max: usize) -> Result<Vec<u8>, Status> {
-        self.count();
-        Ok(self.held.borrow().iter().skip(start).take(max).copied().collect())
-    }
-
-    fn set_body(&self, _: Side, size: usize, bytes: &[u8]) -> Result<(), Status> {
-        self.count();
-        let mut held = self.held.borrow_mut();
-        let size = size.min(held.len());
-        held.splice(..size, bytes.iter().copied());
-        Ok(())
-    }
-
-    fn reply(&self, reply: &Reply) -> Result<(), Status> {
-        self.count();
-        // The first answer counts, as in Envoy.
-        self.reply.borrow_mut().get_or_insert_with(|| reply.clone());
-        Ok(())
-    }
 }

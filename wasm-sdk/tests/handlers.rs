@@ -80,6 +80,7 @@ impl Probe {
     }
 }
 
+#[wasm_sdk::plugin]
 impl Plugin for Probe {
     type Config = Config;
     type Context = Seen;
@@ -111,8 +112,6 @@ impl Plugin for Probe {
         Probe::body_step(&self.0.on_response_body, body, seen)
     }
 }
-
-wasm_sdk::register!(Probe);
 
 fn gateway(config: &str) -> Gateway<Probe> {
     Gateway::start(config).unwrap()
@@ -212,10 +211,10 @@ fn a_whole_body_is_collected_and_replaced() {
 #[test]
 fn trailers_end_a_body_that_is_waited_for() {
     let config = r#"{"on_response": "edit-body", "on_response_body": "measure"}"#;
-    let answer = response(200).chunk("01234").chunk("567").with_trailers();
+    let answer = response(200).chunk("01234").chunk("567").trailer("x-end", "1");
     let exchange = gateway(config).exchange(get("/"), answer);
     assert_eq!(exchange.response.body(), b"8");
-    assert_eq!(upstream(r#"{"on_body": "shout"}"#, get("/").chunk("a").with_trailers()).body(), b"A");
+    assert_eq!(upstream(r#"{"on_body": "shout"}"#, get("/").chunk("a").trailer("x-end", "1")).body(), b"A");
 }
 
 #[test]

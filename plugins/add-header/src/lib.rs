@@ -13,6 +13,7 @@ pub struct AddHeader {
     response: Rules,
 }
 
+#[wasm_sdk::plugin]
 impl Plugin for AddHeader {
     type Config = Config;
     type Context = ();
@@ -37,8 +38,6 @@ impl Plugin for AddHeader {
         Ok(Flow::Continue)
     }
 }
-
-wasm_sdk::register!(AddHeader);
 
 /// Removes first, then sets, then adds: the order of a VirtualService.
 fn apply(rules: &Rules, headers: &mut Headers<'_>) -> Result<(), HostError> {
