@@ -5,7 +5,7 @@ use crate::gateway::TestGateway;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
-/// The module of a plugin of this repository, `add-header` or `probe`.
+/// The module of a plugin of this repository, by the name of its folder.
 ///
 /// # Panics
 /// It has not been compiled.
@@ -23,6 +23,21 @@ pub fn module(name: &str) -> PathBuf {
 #[allow(clippy::panic, reason = "as for `module`")]
 pub fn module_bytes(name: &str) -> Vec<u8> {
     std::fs::read(module(name)).unwrap_or_else(|error| panic!("{name}.wasm: {error}"))
+}
+
+/// The example in the README of a plugin: the WasmPlugin that its readers copy, with the module in its place.
+///
+/// # Panics
+/// There is none, or the module has not been compiled.
+#[allow(clippy::panic, reason = "as for `module`")]
+pub fn example(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../plugins/{name}/README.md"));
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let example = text.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next());
+    let example = example.unwrap_or_else(|| panic!("{} has no example", path.display()));
+    let (place, module) = (format!("file:///path/to/{name}.wasm"), format!("file://{}", module(name).display()));
+    assert!(example.contains(&place), "the example does not name {place}");
+    example.replace(&place, &module)
 }
 
 /// The same module with other bytes: a custom section with this text at its end.

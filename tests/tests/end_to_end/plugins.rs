@@ -3,6 +3,7 @@
 use gateway_tests::client::{RawClient, RawResponse};
 
 mod attachment;
+mod basic_auth;
 mod bodies;
 mod chain;
 mod faults;
