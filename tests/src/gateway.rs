@@ -24,7 +24,7 @@ use crate::metrics::Metrics;
 use crate::{eventually, within};
 use anyhow::{Context as _, ensure};
 use gateway::admin::Addresses;
-use gateway::app::{self, Gateway, Options};
+use gateway::app::{self, DrainTimes, Gateway, Options};
 use gateway::config::problem::Problem;
 use gateway::telemetry::{AccessLogOptions, LogFormat, LogSink};
 use std::cell::{Cell, RefCell};
@@ -54,11 +54,11 @@ impl Default for Setup {
 }
 
 impl Setup {
-    /// One worker, no file, no access log, requests in flight may take 10 s at the end.
+    /// One worker, no file, no access log; the end does not wait for load balancers, requests in flight may take 10 s.
     pub fn new() -> Setup {
         let mut options = Options {
             addresses: Addresses { admin: ANY_PORT, agent: ANY_PORT, status: ANY_PORT, metrics: ANY_PORT },
-            drain: Duration::from_secs(10),
+            drain: DrainTimes { shortest: Duration::ZERO, longest: Duration::from_secs(10) },
             ..Options::default()
         };
         options.config.bind = PORTS.map(|port| (port, ANY_PORT)).into();

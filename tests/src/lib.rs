@@ -1,6 +1,7 @@
 //! What end-to-end tests are made of: real servers and clients on real sockets, all on loopback.
 //!
 //! * [`gateway`]: a gateway in the test's process, its configuration folder, admin API, metrics and access log;
+//! * [`process`]: a gateway as a process of its own;
 //! * [`resources`] and [`plugins`]: YAML for it; [`metrics`]: what it counted;
 //! * [`upstream`]: a service behind the gateway that records what arrives and answers as it is told;
 //! * [`client`]: an HTTP/1.1 client that sends exactly the bytes it is given, and an HTTP/2 client;
@@ -15,6 +16,7 @@ pub mod client;
 pub mod gateway;
 pub mod metrics;
 pub mod plugins;
+pub mod process;
 pub mod resources;
 pub mod server;
 pub mod upstream;

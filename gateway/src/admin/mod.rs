@@ -13,6 +13,7 @@
 mod bind;
 mod dump;
 mod guard;
+mod operate;
 mod plugins;
 mod reply;
 mod server;
@@ -25,7 +26,7 @@ use std::{sync::Arc, time::Instant};
 use arc_swap::ArcSwap;
 use axum::{
     Router,
-    extract::{Extension, State},
+    extract::State,
     middleware,
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -42,7 +43,6 @@ use crate::{
     snapshot::Snapshot,
     telemetry::Telemetry,
 };
-use guard::Ends;
 use reply::Failure;
 
 /// Everything that the admin API shows and does.
@@ -61,6 +61,9 @@ pub struct AdminState {
     pub telemetry: Telemetry,
     /// What `/quitquitquit` does: start an orderly shutdown. May be called more than once.
     pub shutdown: Box<dyn Fn() + Send + Sync>,
+    /// What `/healthcheck/fail`, `/healthcheck/ok` and `/drain_listeners` do: ask clients to leave (`true`), or to
+    /// come again. Says whether that is possible now.
+    pub drain: Box<dyn Fn(bool) -> bool + Send + Sync>,
     /// The gateway's namespace.
     pub namespace: String,
     /// How many workers there are.
@@ -85,8 +88,10 @@ pub enum Readiness {
     Starting(String),
     /// Yes.
     Ready,
-    /// It is about to end.
+    /// No: an operator wants clients to leave.
     Draining,
+    /// No: it is about to end.
+    Ending,
 }
 
 impl Readiness {
@@ -95,12 +100,12 @@ impl Readiness {
         match self {
             Self::Starting(_) => "INITIALIZING",
             Self::Ready => "LIVE",
-            Self::Draining => "DRAINING",
+            Self::Draining | Self::Ending => "DRAINING",
         }
     }
 }
 
-const PATHS: [(&str, &str); 12] = [
+const PATHS: [(&str, &str); 14] = [
     ("GET /", "this list"),
     ("GET /plugins", "all plugins in chain order"),
     ("GET, PUT, DELETE /plugins/{name}", "show, upload or change, remove a plugin"),
@@ -112,6 +117,8 @@ const PATHS: [(&str, &str); 12] = [
     ("GET /healthz/ready", "200 if traffic should come here, else 503 with the reason"),
     ("GET /ready", "the same, with Envoy's words"),
     ("GET /server_info", "version and state"),
+    ("POST /healthcheck/fail, /healthcheck/ok", "not ready, and clients are asked to leave; ready again"),
+    ("POST /drain_listeners?graceful", "the same as /healthcheck/fail"),
     ("POST /quitquitquit", "finish what is in flight and end; only from this machine"),
 ];
 
@@ -129,7 +136,7 @@ impl Routers {
         let own = || middleware::from_fn(guard::own_callers_only);
         let ready = || Router::new().route("/healthz/ready", get(healthz));
         let stats = || Router::new().route("/stats/prometheus", get(prometheus));
-        let quit = || Router::new().route("/quitquitquit", post(quit));
+        let quit = || Router::new().route("/quitquitquit", post(operate::quit));
         let api = ready()
             .merge(stats())
             .merge(quit())
@@ -141,7 +148,10 @@ impl Routers {
             .route("/clusters", get(clusters))
             .route("/problems", get(problems))
             .route("/ready", get(envoy_ready))
-            .route("/server_info", get(server_info));
+            .route("/server_info", get(server_info))
+            .route("/healthcheck/fail", post(operate::fail))
+            .route("/healthcheck/ok", post(operate::recover))
+            .route("/drain_listeners", post(operate::drain));
         let agent = ready().merge(stats()).route("/metrics", get(prometheus)).merge(quit().layer(own()));
         let finish = |router: Router<Arc<Admin>>| {
             router.fallback(unknown_path).method_not_allowed_fallback(wrong_method).with_state(Arc::clone(&admin))
@@ -218,7 +228,8 @@ async fn healthz(State(admin): State<Arc<Admin>>) -> Response {
     match &*admin.state.readiness.borrow() {
         Readiness::Ready => reply::text(StatusCode::OK, "ready"),
         Readiness::Starting(missing) => reply::text(StatusCode::SERVICE_UNAVAILABLE, &format!("not ready: {missing}")),
-        Readiness::Draining => reply::text(StatusCode::SERVICE_UNAVAILABLE, "not ready: shutting down"),
+        Readiness::Draining => reply::text(StatusCode::SERVICE_UNAVAILABLE, "not ready: draining"),
+        Readiness::Ending => reply::text(StatusCode::SERVICE_UNAVAILABLE, "not ready: shutting down"),
     }
 }
 
@@ -239,14 +250,4 @@ async fn server_info(State(admin): State<Arc<Admin>>) -> Response {
         "configVersion": state.snapshot.load().version,
     });
     reply::json(StatusCode::OK, &info)
-}
-
-async fn quit(State(admin): State<Arc<Admin>>, Extension(ends): Extension<Ends>) -> Result<Response, Failure> {
-    if !ends.peer.ip().to_canonical().is_loopback() {
-        let message = "only callers on this machine may end the gateway";
-        return Err(Failure(ApiError::new(403, "foreign-caller", message)));
-    }
-    tracing::info!(peer = %ends.peer, "asked to end by /quitquitquit");
-    (admin.state.shutdown)();
-    Ok(reply::text(StatusCode::OK, "OK"))
 }

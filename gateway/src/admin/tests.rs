@@ -16,7 +16,7 @@ use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
 use proxy_wasm_host::{Engine, EngineOptions, LogLine, LogSink, Shared};
 
-use super::*;
+use super::{guard::Ends, *};
 use crate::{
     config::problem::Level,
     plugins::{Outcome, Registry, RegistryOptions, prepare},
@@ -77,6 +77,7 @@ pub(crate) fn state() -> (AdminState, watch::Sender<Readiness>, Arc<AtomicUsize>
         shutdown: Box::new(move || {
             counted.fetch_add(1, Relaxed);
         }),
+        drain: Box::new(|_| true),
         namespace: "edge".into(),
         workers: 2,
         limits: limits(),
@@ -334,7 +335,7 @@ async fn readiness_follows_the_gateway() {
     let states = [
         (None, 503, "not ready: no configuration yet\n", "INITIALIZING\n"),
         (Some(Readiness::Ready), 200, "ready\n", "LIVE\n"),
-        (Some(Readiness::Draining), 503, "not ready: shutting down\n", "DRAINING\n"),
+        (Some(Readiness::Ending), 503, "not ready: shutting down\n", "DRAINING\n"),
     ];
     for (readiness, code, text, word) in states {
         readiness.map(|readiness| fixture.readiness.send_replace(readiness));

@@ -5,6 +5,7 @@
 //! acknowledgements the other (`publish`).
 
 mod control;
+mod drain;
 mod plugin_output;
 mod publish;
 mod spares;
@@ -24,6 +25,7 @@ use tokio::{
 };
 
 pub use control::Progress;
+pub use drain::DrainTimes;
 pub use publish::BoundListener;
 
 use crate::{
@@ -35,6 +37,7 @@ use crate::{
     worker,
 };
 use control::Control;
+use drain::Drain;
 use plugin_output::{PluginLog, PluginMetrics};
 use publish::{Publisher, Workers};
 
@@ -56,8 +59,8 @@ pub struct Options {
     pub data_dir: Option<PathBuf>,
     /// Start without uploads.
     pub safe_mode: bool,
-    /// How long requests in flight may take when the process ends.
-    pub drain: Duration,
+    /// How long an orderly end takes.
+    pub drain: DrainTimes,
     /// Metrics and the access log.
     pub telemetry: TelemetryOptions,
     /// Host name and address for headers.
@@ -75,7 +78,7 @@ impl Default for Options {
             addresses: Addresses::default(),
             data_dir: None,
             safe_mode: false,
-            drain: Duration::from_secs(25),
+            drain: DrainTimes::default(),
             telemetry: TelemetryOptions::default(),
             identity: Identity::default(),
             limits: plugins::Limits::default(),
@@ -120,12 +123,12 @@ pub struct Gateway {
     workers: Arc<Workers>,
     threads: Vec<worker::Handle>,
     admin: Option<admin::Serving>,
-    readiness: watch::Sender<Readiness>,
+    drain: Drain,
     progress: watch::Receiver<Progress>,
     problems: Arc<ArcSwap<Vec<Problem>>>,
     stop: watch::Receiver<bool>,
     telemetry: Telemetry,
-    drain: Duration,
+    drain_times: DrainTimes,
 }
 
 /// Starts a gateway and returns when its first configuration serves on every worker.
@@ -174,6 +177,7 @@ pub async fn start(options: Options) -> anyhow::Result<Gateway> {
     let (progress, published) = watch::channel(Progress::default());
     let (commands, command_inbox) = mpsc::channel(16);
     let (quit, stop) = watch::channel(false);
+    let drain = Drain::new(readiness, Arc::clone(&workers));
     let state = AdminState {
         readiness: ready,
         snapshot: Arc::clone(&snapshot),
@@ -184,6 +188,10 @@ pub async fn start(options: Options) -> anyhow::Result<Gateway> {
         shutdown: Box::new(move || {
             quit.send_replace(true);
         }),
+        drain: {
+            let drain = drain.clone();
+            Box::new(move |leave| drain.ask(leave))
+        },
         namespace: options.config.namespace.clone(),
         workers: options.workers.max(1),
         limits: options.limits,
@@ -197,19 +205,19 @@ pub async fn start(options: Options) -> anyhow::Result<Gateway> {
     // On the control runtime, so that a test may call us on a runtime of its own.
     let control = control_runtime.run(async move { control.first().await.map(|()| control) }).await??;
     let control = control_runtime.spawn(control.run(command_inbox));
-    readiness.send_replace(Readiness::Ready);
+    drain.ready();
     Ok(Gateway {
         _control_runtime: control_runtime,
         control,
         workers,
         threads,
         admin: Some(admin),
-        readiness,
+        drain,
         progress: published,
         problems,
         stop,
         telemetry,
-        drain: options.drain,
+        drain_times: options.drain,
     })
 }
 
@@ -254,16 +262,17 @@ impl Gateway {
         }
     }
 
-    /// Ends in order: not ready any more, nothing new accepted, what is in flight finishes within the drain time.
+    /// Ends in order: not ready any more, clients asked to leave, then nothing new accepted; what is in flight finishes
+    /// within the drain time.
     pub async fn shutdown(mut self) {
-        self.readiness.send_replace(Readiness::Draining);
+        let left = self.drain.end(self.drain_times, &self.telemetry).await;
         // With it go its handles of the listening sockets: what is in their queues the workers still accept, and then
         // nothing answers on these ports any more, so that clients turn elsewhere at once.
         if let Some(control) = self.control.take() {
             control.abort();
             let _ = control.await;
         }
-        self.workers.drain(self.drain).await;
+        self.workers.end(left).await;
         self.admin.take();
         let threads = std::mem::take(&mut self.threads);
         let telemetry = self.telemetry.clone();

@@ -67,10 +67,17 @@ impl Workers {
         Ok(())
     }
 
+    /// Lets every worker ask its clients to leave, or not any more.
+    pub(super) fn leave(&self, leave: bool) {
+        for index in 0..self.len() {
+            self.send(index, Command::Leave(leave));
+        }
+    }
+
     /// Lets every worker finish and end.
-    pub(super) async fn drain(&self, within: Duration) {
+    pub(super) async fn end(&self, within: Duration) {
         let margin = within + Duration::from_secs(2);
-        if let Err(worker) = self.ask(margin, |_, acknowledge| Command::Drain { within, acknowledge }).await {
+        if let Err(worker) = self.ask(margin, |_, acknowledge| Command::End { within, acknowledge }).await {
             tracing::error!(worker, "a worker did not end within the drain time");
         }
     }

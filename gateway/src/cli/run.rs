@@ -16,7 +16,7 @@ use tracing_subscriber::EnvFilter;
 use super::options::ConfigArgs;
 use crate::{
     admin::Addresses,
-    app::{self, BoundListener, Gateway},
+    app::{self, BoundListener, DrainTimes, Gateway},
     config::mesh::MeshConfig,
     http::Identity,
     telemetry::{AccessLogOptions, LogFormat, LogSink, SourceIdentity, TelemetryOptions},
@@ -54,9 +54,12 @@ pub(super) struct Args {
     /// Write an access log to standard output.
     #[arg(long, env = "GATEWAY_ACCESS_LOG")]
     access_log: Option<AccessLogFormat>,
-    /// Seconds that requests in flight may take after SIGTERM.
+    /// Seconds from SIGTERM until requests that are still in flight are cut off.
     #[arg(long, env = "GATEWAY_DRAIN_SECONDS", default_value = "25", value_parser = clap::value_parser!(u64).range(0..=86_400))]
     drain_seconds: u64,
+    /// Seconds that new connections are served at least after SIGTERM, while load balancers notice it.
+    #[arg(long, env = "GATEWAY_MINIMUM_DRAIN_SECONDS", default_value = "5", value_parser = clap::value_parser!(u64).range(0..=86_400))]
+    minimum_drain_seconds: u64,
     /// Address of this pod, for x-forwarded-for of clients on the loopback interface.
     #[arg(long, env = "INSTANCE_IP")]
     instance_ip: Option<IpAddr>,
@@ -93,13 +96,14 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let gateway = app::start(options(args)?).await?;
     announce(&gateway);
     tokio::select! {
-        _ = terminate.recv() => tracing::info!("SIGTERM: finishing what is in flight"),
-        _ = interrupt.recv() => tracing::info!("SIGINT: finishing what is in flight"),
-        () = gateway.stopped() => tracing::info!("/quitquitquit: finishing what is in flight"),
+        _ = terminate.recv() => tracing::info!("SIGTERM: asking clients to leave"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: asking clients to leave; once more ends at once"),
+        () = gateway.stopped() => tracing::info!("/quitquitquit: asking clients to leave"),
     }
     tokio::select! {
         () = gateway.shutdown() => {}
-        _ = interrupt.recv() => tracing::warn!("second SIGINT: requests in flight are cut off"),
+        _ = terminate.recv() => tracing::warn!("second signal: requests in flight are cut off"),
+        _ = interrupt.recv() => tracing::warn!("second signal: requests in flight are cut off"),
     }
     Ok(())
 }
@@ -130,7 +134,10 @@ fn options(args: Args) -> anyhow::Result<app::Options> {
         },
         data_dir: Some(args.data_dir.unwrap_or_else(default_data_dir)),
         safe_mode: args.safe_mode,
-        drain: Duration::from_secs(args.drain_seconds),
+        drain: DrainTimes {
+            shortest: Duration::from_secs(args.minimum_drain_seconds),
+            longest: Duration::from_secs(args.drain_seconds),
+        },
         telemetry: TelemetryOptions { identity, build_tag: String::new(), access_log },
         identity: Identity { hostname, instance_ip: args.instance_ip },
         config,

@@ -91,6 +91,17 @@ impl Activity {
         }
     }
 
+    /// Tells an HTTP/2 client to open no more streams here.
+    pub(super) fn say_goodbye(&self) {
+        self.give(Order::Drain);
+    }
+
+    /// Whether the connection is to drain, and may: hyper would close an HTTP/1 connection under a head that it has not
+    /// got all of.
+    fn takes_goodbye(&self) -> bool {
+        self.order.get() == Order::Drain && (self.multiplexed.get() || self.phase.get() != Phase::Head)
+    }
+
     fn give(&self, order: Order) {
         self.order.set(order);
         if let Some(task) = &*self.task.borrow() {
@@ -103,7 +114,9 @@ impl Activity {
 #[derive(Default)]
 pub(crate) struct Connections {
     open: RefCell<Slab<Open>>,
+    accepted: Cell<usize>,
     next_id: Cell<u64>,
+    leaving: Cell<bool>,
     draining: Cell<bool>,
     /// Told when the last connection has ended.
     empty: tokio::sync::Notify,
@@ -116,9 +129,15 @@ struct Open {
 }
 
 impl Connections {
-    /// Number of open connections.
+    /// Number of connections that were accepted and have not ended.
     pub(crate) fn len(&self) -> usize {
-        self.open.borrow().len()
+        self.accepted.get()
+    }
+
+    /// A connection was accepted; it counts until what is returned is dropped.
+    pub(crate) fn accept(self: &Rc<Self>) -> Accepted {
+        self.accepted.set(self.accepted.get() + 1);
+        Accepted(Rc::clone(self))
     }
 
     /// Closes connections that have been quiet for too long. Returns how many, by reason: incomplete heads, idle ones.
@@ -139,7 +158,23 @@ impl Connections {
         (heads, idle)
     }
 
-    /// Lets every connection finish what it is doing; new ones are told the same.
+    /// Asks clients to leave, or not any more. Nothing is closed and new connections are served: an HTTP/1
+    /// connection ends with its next answer, an HTTP/2 connection is told GOAWAY now, or with its first answer if it
+    /// is new. What clients have on the way is answered.
+    pub(crate) fn leave(&self, leave: bool) {
+        self.leaving.set(leave);
+        let open = self.open.borrow();
+        for (_, Open { activity, .. }) in open.iter().filter(|(_, open)| leave && open.activity.multiplexed.get()) {
+            activity.give(Order::Drain);
+        }
+    }
+
+    /// Whether clients are asked to leave.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving.get()
+    }
+
+    /// Lets every connection finish what it is doing and closes idle ones; new ones are told the same.
     pub(crate) fn drain(&self) {
         self.draining.set(true);
         for (_, Open { activity, .. }) in self.open.borrow().iter() {
@@ -164,7 +199,7 @@ impl Connections {
 
     /// Waits until no connection is left.
     pub(crate) async fn ended(&self) {
-        while !self.open.borrow().is_empty() {
+        while self.accepted.get() > 0 {
             self.empty.notified().await;
         }
     }
@@ -186,6 +221,19 @@ impl Connections {
     }
 }
 
+/// Counts a connection, from the moment at which it is accepted: its task may begin later.
+pub(crate) struct Accepted(Rc<Connections>);
+
+impl Drop for Accepted {
+    fn drop(&mut self) {
+        let left = self.0.accepted.get().saturating_sub(1);
+        self.0.accepted.set(left);
+        if left == 0 {
+            self.0.empty.notify_one();
+        }
+    }
+}
+
 /// Keeps a connection in the list while it is open.
 pub(super) struct Entry {
     connections: Rc<Connections>,
@@ -194,11 +242,7 @@ pub(super) struct Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        let mut open = self.connections.open.borrow_mut();
-        open.try_remove(self.key);
-        if open.is_empty() {
-            self.connections.empty.notify_one();
-        }
+        self.connections.open.borrow_mut().try_remove(self.key);
     }
 }
 
@@ -214,17 +258,20 @@ pub(super) async fn with_orders<F: Future>(
         if !known {
             *activity.task.borrow_mut() = Some(cx.waker().clone());
         }
-        match activity.order.get() {
-            Order::None => {}
-            Order::Close => return Poll::Ready(None),
-            Order::Drain if drains => {
+        if activity.order.get() == Order::Close {
+            return Poll::Ready(None);
+        }
+        loop {
+            if drains && activity.takes_goodbye() {
                 activity.order.set(Order::None);
                 graceful(connection.as_mut());
             }
-            // Nothing has been read yet; the protocol's own way of ending comes later.
-            Order::Drain => {}
+            let polled = connection.as_mut().poll(cx).map(Some);
+            // A head that was waited for may have been served in this very turn.
+            if polled.is_ready() || !drains || !activity.takes_goodbye() {
+                return polled;
+            }
         }
-        connection.as_mut().poll(cx).map(Some)
     })
     .await
 }

@@ -323,8 +323,11 @@ impl Stream {
         head.headers.insert(header::SERVER, SERVER);
         head.version = self.version;
         head.extensions.clear();
-        if close && self.version < Version::HTTP_2 {
+        let leaving = self.connection.worker.connections.is_leaving() || self.connection.port.is_retired();
+        if (close || leaving) && self.version < Version::HTTP_2 {
             head.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        } else if leaving {
+            self.connection.activity.say_goodbye();
         }
         self.record.code = head.status.as_u16();
         Ok(Response::from_parts(head, ResponseBody::new(body, self.record, self.deadline)))

@@ -172,6 +172,12 @@ impl Telemetry {
         total.summary()
     }
 
+    /// Requests that are being served by all workers.
+    #[must_use]
+    pub fn in_flight(&self) -> u64 {
+        self.process.workers.total().requests_in_flight.get()
+    }
+
     /// A limit was hit outside of a worker (admin API, control side).
     pub fn limit_exceeded(&self, limit: Limit) {
         if let Some(count) = self.process.limits.get(limit as usize) {

@@ -5,6 +5,7 @@ use std::{io, net::SocketAddr, rc::Rc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::oneshot,
+    task::JoinHandle,
 };
 
 use crate::{
@@ -15,18 +16,28 @@ use crate::{
 /// Pause after an error that will not go away by itself, such as no free file descriptors: no busy loop.
 const ERROR_PAUSE: Duration = Duration::from_millis(100);
 
+/// Connections that the queue of a listening socket may still hold when it is closed; `listen` asks for no more.
+const QUEUE: usize = 4096;
+
 /// A listener that accepts; dropping it ends that in an orderly way.
 pub(super) struct Listening {
     pub(super) port: Rc<Port>,
+    task: JoinHandle<()>,
     /// Its end is the sign to stop.
-    _stop: oneshot::Sender<()>,
+    stop: oneshot::Sender<()>,
 }
 
 impl Listening {
     pub(super) fn start(socket: TcpListener, port: Rc<Port>, worker: Rc<Worker>) -> Self {
         let (stop, stopped) = oneshot::channel();
-        tokio::task::spawn_local(accept(socket, Rc::clone(&port), worker, stopped));
-        Self { port, _stop: stop }
+        let task = tokio::task::spawn_local(accept(socket, Rc::clone(&port), worker, stopped));
+        Self { port, task, stop }
+    }
+
+    /// Ends when everything that the socket's queue held is accepted and the socket is closed.
+    pub(super) fn close(self) -> JoinHandle<()> {
+        drop(self.stop);
+        self.task
     }
 }
 
@@ -35,8 +46,7 @@ async fn accept(socket: TcpListener, port: Rc<Port>, worker: Rc<Worker>, mut sto
         let accepted = tokio::select! {
             biased;
             accepted = socket.accept() => accepted,
-            // Only when nothing is left to accept: closing a socket resets what its queue holds.
-            _ = &mut stopped => return,
+            _ = &mut stopped => return accept_rest(socket, &port, &worker),
         };
         match accepted {
             Ok((stream, remote)) => begin(stream, remote, &port, &worker),
@@ -46,6 +56,23 @@ async fn accept(socket: TcpListener, port: Rc<Port>, worker: Rc<Worker>, mut sto
                 tracing::warn!(%error, "cannot accept connections; check the limit of open files (ulimit -n)");
                 tokio::time::sleep(ERROR_PAUSE).await;
             }
+        }
+    }
+}
+
+/// Accepts what the queue of a socket holds, without waiting for the runtime to say that there is something: closing
+/// the socket resets it.
+fn accept_rest(socket: TcpListener, port: &Rc<Port>, worker: &Rc<Worker>) {
+    let Ok(socket) = socket.into_std() else { return };
+    for _ in 0..QUEUE {
+        match socket.accept() {
+            Ok((stream, remote)) => {
+                if let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
+                    begin(stream, remote, port, worker);
+                }
+            }
+            Err(error) if is_about_one_connection(&error) => {}
+            Err(_) => return,
         }
     }
 }
@@ -65,8 +92,9 @@ fn begin(stream: TcpStream, remote: SocketAddr, port: &Rc<Port>, worker: &Rc<Wor
         counters.limit_exceeded(Limit::DownstreamConnections);
         return;
     }
-    let (port, worker) = (Rc::clone(port), Rc::clone(worker));
+    let (port, worker, accepted) = (Rc::clone(port), Rc::clone(worker), worker.connections.accept());
     tokio::task::spawn_local(async move {
+        let _accepted = accepted;
         let _guard = CountPanic(Rc::clone(&worker));
         http::serve(stream, remote, port, worker).await;
     });

@@ -39,6 +39,8 @@ pub(crate) enum Command {
     Forget,
     /// An instance to replace a crashed one; `None`: it could not be started now.
     Spare { id: PluginId, instance: Option<Box<Instance>> },
+    /// Ask clients to leave while everything is served, or (`false`) not any more.
+    Leave(bool),
     /// Stop accepting, finish what is in flight, then end.
-    Drain { within: Duration, acknowledge: oneshot::Sender<()> },
+    End { within: Duration, acknowledge: oneshot::Sender<()> },
 }

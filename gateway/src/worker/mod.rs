@@ -116,10 +116,19 @@ async fn run(settings: Settings, mut inbox: mpsc::UnboundedReceiver<Command>) {
                 }
             }
             Command::Spare { id, instance } => worker.plugins.add_spare(id, instance.map(|instance| *instance)),
-            Command::Drain { within, acknowledge } => {
-                served.borrow_mut().ports.clear();
-                worker.connections.drain();
-                if tokio::time::timeout(within, worker.connections.ended()).await.is_err() {
+            Command::Leave(leave) => worker.connections.leave(leave),
+            Command::End { within, acknowledge } => {
+                let ports = std::mem::take(&mut served.borrow_mut().ports);
+                let closing: Vec<_> = ports.into_values().map(accept::Listening::close).collect();
+                let ended = async {
+                    for socket in closing {
+                        // An error would be a panic of its task; the socket is closed then, too.
+                        let _ = socket.await;
+                    }
+                    worker.connections.drain();
+                    worker.connections.ended().await;
+                };
+                if tokio::time::timeout(within, ended).await.is_err() {
                     tracing::warn!(
                         connections = worker.connections.len(),
                         "requests were still being served at the end of the drain time; they are cut off"

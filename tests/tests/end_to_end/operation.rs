@@ -1,4 +1,4 @@
-//! What operators see and do: metrics, the access log, the admin API, the end of the process.
+//! What operators see and do: metrics, the access log, the admin API.
 
 use gateway::telemetry::{LogFormat, SourceIdentity};
 use gateway_tests::body::Outgoing;
@@ -7,9 +7,8 @@ use gateway_tests::eventually;
 use gateway_tests::gateway::Setup;
 use gateway_tests::resources::{GATEWAY, everything_to, service, virtual_service};
 use gateway_tests::server::Protocol::Http1;
-use gateway_tests::upstream::{Answer, Gate, Upstream};
+use gateway_tests::upstream::{Answer, Upstream};
 use http::Request;
-use std::time::{Duration, Instant};
 
 const HOST: &str = "test.example.dev";
 
@@ -223,81 +222,4 @@ async fn ready_means_that_the_first_configuration_serves() {
     let response = RawClient::connect(address).await.unwrap().get("host-499.example", "/").await.unwrap();
     assert_eq!(response.text(), "499");
     starting.await.unwrap().unwrap();
-}
-
-#[tokio::test]
-async fn the_end_lets_requests_finish_and_takes_no_new_ones() {
-    let upstream = Upstream::start(Http1).await.unwrap();
-    let setup = Setup::new().workers(2).file("all.yaml", everything_to(&upstream)).access_log(LogFormat::Text);
-    let gateway = setup.start().await.unwrap();
-    let (address, status) = (gateway.address(80).unwrap(), gateway.gateway().admin().status);
-    let mut idle = gateway.client().await.unwrap();
-    assert_eq!(idle.get(HOST, "/").await.unwrap().status, 200);
-    let gate = Gate::shut();
-    upstream.answer_next(Answer::new(200).after(&gate).text("late"));
-    let mut waiting = gateway.client().await.unwrap();
-    waiting.send(format!("GET /waiting HTTP/1.1\r\nhost: {HOST}\r\n\r\n")).await.unwrap();
-    upstream.received(2).await.unwrap();
-    let (answer, body) = Answer::streamed(200);
-    upstream.answer_next(answer);
-    let mut streaming = gateway.h2_client().await.unwrap();
-    let request = Request::get(format!("http://{HOST}/streaming")).body(Outgoing::empty()).unwrap();
-    let response = streaming.send(request).await.unwrap();
-
-    let ending = tokio::spawn(gateway.shutdown());
-    idle.closed().await.unwrap();
-    let refused =
-        eventually("the port to be closed", async || Ok(RawClient::connect(address).await.is_err().then_some(())));
-    refused.await.unwrap();
-    let ready = RawClient::connect(status).await.unwrap().get(&status.to_string(), "/healthz/ready").await.unwrap();
-    assert_eq!(ready.status, 503);
-    gate.open();
-    let late = waiting.response().await.unwrap();
-    assert_eq!((late.text().as_str(), late.header("connection")), ("late", Some("close")));
-    body.send("to the ").await.unwrap();
-    body.send("end").await.unwrap();
-    drop(body);
-    let streamed = http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes();
-    assert_eq!(streamed, "to the end");
-    let lines = ending.await.unwrap().unwrap();
-    assert_eq!(lines.len(), 3, "every request is in the log: {lines:#?}");
-    upstream.open_connections(0).await.unwrap();
-}
-
-#[tokio::test]
-async fn the_end_does_not_wait_for_those_who_never_finish() {
-    let upstream = Upstream::start(Http1).await.unwrap();
-    let gateway = Setup::new()
-        .file("all.yaml", everything_to(&upstream))
-        .access_log(LogFormat::Text)
-        .options(|options| options.drain = Duration::from_millis(200))
-        .start()
-        .await
-        .unwrap();
-    let never = Gate::shut();
-    upstream.answer_next(Answer::new(200).after(&never));
-    let mut client = gateway.client().await.unwrap();
-    client.send(format!("GET / HTTP/1.1\r\nhost: {HOST}\r\n\r\n")).await.unwrap();
-    upstream.received(1).await.unwrap();
-    let lines = gateway.shutdown().await.unwrap();
-    assert!(client.response().await.is_err());
-    assert_eq!(lines.len(), 1, "{lines:#?}");
-    upstream.open_connections(0).await.unwrap();
-}
-
-#[tokio::test]
-async fn the_end_does_not_wait_for_connections_on_which_nothing_came() {
-    let gateway = Setup::new()
-        .file("gateway.yaml", GATEWAY)
-        .options(|options| options.drain = Duration::from_secs(60))
-        .start()
-        .await
-        .unwrap();
-    let mut silent = gateway.client().await.unwrap();
-    gateway.metric_becomes("gateway_downstream_connections", &[], 1.0).await.unwrap();
-    let begin = Instant::now();
-    gateway.shutdown().await.unwrap();
-    silent.closed().await.unwrap();
-    // Well below the 10 s after which such a connection is closed anyway.
-    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
 }

@@ -1,0 +1,120 @@
+//! The gateway as a process of its own: for what only a process has, such as signals, an exit code and a log.
+
+use crate::eventually;
+use anyhow::{Context as _, ensure};
+use std::io::Read;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+/// A running `gateway run`. Dropping it kills it.
+pub struct Process {
+    child: Child,
+    stdout: Output,
+    stderr: Output,
+}
+
+/// What a process has printed so far.
+#[derive(Clone, Default)]
+struct Output(Arc<Mutex<Vec<u8>>>);
+
+impl Output {
+    fn follow(mut from: impl Read + Send + 'static) -> Output {
+        let output = Output::default();
+        let into = output.clone();
+        thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(read @ 1..) = from.read(&mut buffer) {
+                into.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&buffer[..read]);
+            }
+        });
+        output
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
+    }
+}
+
+impl Process {
+    /// Runs the program (`env!("CARGO_BIN_EXE_gateway-command")`) with this folder; returns when it serves. Port 80 of
+    /// the configuration and all addresses are ports of 127.0.0.1 that the kernel chooses.
+    pub async fn start(program: &str, folder: &Path, arguments: &[&str]) -> anyhow::Result<Process> {
+        let mut command = Command::new(program);
+        command.args(["run", "--workers=2", "--bind=80=127.0.0.1:0", "--safe-mode", "-f"]).arg(folder);
+        for address in ["admin", "agent", "status", "metrics"] {
+            command.arg(format!("--{address}-address=127.0.0.1:0"));
+        }
+        command.arg("--data-dir").arg(folder.join("data")).args(arguments);
+        command.env_remove("GATEWAY_LOG").env("NO_COLOR", "1");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().with_context(|| format!("cannot run {program}"))?;
+        let stdout = Output::follow(child.stdout.take().context("no standard output")?);
+        let stderr = Output::follow(child.stderr.take().context("no standard error")?);
+        let mut process = Process { child, stdout, stderr };
+        eventually("the process to serve", async || {
+            if let Some(status) = process.child.try_wait()? {
+                anyhow::bail!("it ended with {status}: {}", process.stderr.text());
+            }
+            Ok(process.stdout.text().contains("/stats/prometheus\n").then_some(()))
+        })
+        .await?;
+        Ok(process)
+    }
+
+    /// Where port 80 listens.
+    pub fn address(&self) -> anyhow::Result<SocketAddr> {
+        let text = self.stdout.text();
+        let row = text.lines().find_map(|line| line.strip_prefix("80 ")).context("no row for port 80")?;
+        Ok(row.split_whitespace().next().context("no address")?.parse()?)
+    }
+
+    /// Where operators are answered.
+    pub fn admin(&self) -> anyhow::Result<SocketAddr> {
+        self.announced("admin")
+    }
+
+    /// Where readiness is answered.
+    pub fn status(&self) -> anyhow::Result<SocketAddr> {
+        self.announced("ready")
+    }
+
+    fn announced(&self, what: &str) -> anyhow::Result<SocketAddr> {
+        let text = self.stdout.text();
+        let (_, rest) = text.split_once(&format!("{what} http://")).with_context(|| format!("{what} is not said"))?;
+        Ok(rest.split(['/', ' ', '\n']).next().context("no address")?.parse()?)
+    }
+
+    /// What it logged so far.
+    pub fn log(&self) -> String {
+        self.stderr.text()
+    }
+
+    /// What it printed so far.
+    pub fn printed(&self) -> String {
+        self.stdout.text()
+    }
+
+    /// Sends a signal: `TERM`, `INT`, `HUP`.
+    pub fn signal(&self, name: &str) -> anyhow::Result<()> {
+        let status = Command::new("sh").args(["-c", &format!("kill -{name} {}", self.child.id())]).status()?;
+        ensure!(status.success(), "cannot send SIG{name}");
+        Ok(())
+    }
+
+    /// Waits until it has ended.
+    pub async fn ended(&mut self) -> anyhow::Result<ExitStatus> {
+        let child = &mut self.child;
+        eventually("the process to end", async || Ok(child.try_wait()?)).await
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended; then there is nothing to kill.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
