@@ -16,7 +16,7 @@ pub(super) fn config(snapshot: &Snapshot) -> Value {
         .listeners
         .iter()
         .map(|listener| {
-            let hosts = listener.hosts.iter().map(|host| {
+            let hosts = listener.virtual_hosts().map(|host| {
                 let rules: Vec<_> = host.routes.rules().iter().map(|rule| rule_json(rule, snapshot)).collect();
                 json!({ "host": host.name.to_string(), "routes": rules })
             });
@@ -47,7 +47,7 @@ fn listener_json(listener: &Listener) -> Value {
         "declaredPort": listener.declared_port,
         "address": listener.bind.to_string(),
         "gateways": listener.gateways,
-        "hosts": listener.hosts.iter().map(|host| host.name.to_string()).collect::<Vec<_>>(),
+        "hosts": listener.virtual_hosts().map(|host| host.name.to_string()).collect::<Vec<_>>(),
         "plugins": listener.plugins.iter().map(|plugin| plugin_json(plugin)).collect::<Vec<_>>(),
     })
 }

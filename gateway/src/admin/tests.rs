@@ -107,6 +107,7 @@ async fn control(
             bind: "127.0.0.1:8080".parse().unwrap(),
             gateways: Vec::new(),
             hosts: crate::snapshot::HostTable::default(),
+            tls: None,
             plugins: resolved.attached.iter().map(|attached| Arc::clone(&attached.plugin)).collect(),
         };
         published.store(Arc::new(Snapshot { listeners: vec![Arc::new(listener)], ..Snapshot::default() }));
@@ -393,12 +394,13 @@ async fn dumps_show_the_configuration_and_no_secret() {
     };
     let mut hosts = crate::snapshot::HostTable::default();
     let routes = RouteTable::new(vec![Rule { uri: UriMatch::Prefix("/tea".into()), conditions, route: 0 }]);
-    hosts.insert(VirtualHost { name: HostPattern::parse("*.example.com").unwrap(), routes });
+    hosts.insert(VirtualHost { name: HostPattern::parse("*.example.com").unwrap(), routes, https_redirect: None });
     let listener = Listener {
         declared_port: 80,
         bind: "0.0.0.0:8080".parse().unwrap(),
         gateways: vec!["default/edge".into()],
         hosts,
+        tls: None,
         plugins: Vec::new(),
     };
     state.snapshot.store(Arc::new(Snapshot {

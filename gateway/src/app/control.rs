@@ -6,7 +6,8 @@
 use std::{
     fs,
     hash::{DefaultHasher, Hash, Hasher},
-    path::Path,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -17,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use super::publish::{BindFailure, BoundListener, PublishError, Publisher};
 use crate::{
     config::{
-        Options, Store, compile,
+        Options, Store, Surroundings, compile,
         problem::{Level, Problem},
         source::{FileSource, SourceFile, Watch},
     },
@@ -40,6 +41,7 @@ pub(super) struct Control {
     source: FileSource,
     watch: Watch,
     store: Store,
+    surroundings: Surroundings,
     options: Options,
     registry: Registry,
     publisher: Publisher,
@@ -71,7 +73,19 @@ impl Control {
         // Watching starts before the first reading, so that no change falls between them.
         let watch = source.watch()?;
         let store = Store::new(options.clone());
-        Ok(Self { source, watch, store, options, registry, publisher, telemetry, problems, progress, seen: None })
+        Ok(Self {
+            source,
+            watch,
+            store,
+            surroundings: Surroundings::default(),
+            options,
+            registry,
+            publisher,
+            telemetry,
+            problems,
+            progress,
+            seen: None,
+        })
     }
 
     /// The first configuration. An address that cannot be bound is an error here: a gateway that cannot do what
@@ -91,7 +105,7 @@ impl Control {
     /// Serves changes until the process ends.
     pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         loop {
-            self.watch.also(self.registry.watched_files().to_vec());
+            self.watch.also(self.watched_files().cloned().collect());
             tokio::select! {
                 changed = self.watch.changed() => {
                     if !changed {
@@ -140,7 +154,12 @@ impl Control {
         }
     }
 
-    /// A number that changes when the files, or the modules of plugins, change.
+    /// Files that resources name: modules and certificates.
+    fn watched_files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.registry.watched_files().iter().chain(self.surroundings.watched_files())
+    }
+
+    /// A number that changes when the files, or those that resources name, change.
     fn fingerprint(&self, files: &[SourceFile]) -> u64 {
         let mut hasher = DefaultHasher::new();
         for file in files {
@@ -150,8 +169,8 @@ impl Control {
                 Err(error) => error.to_string().hash(&mut hasher),
             }
         }
-        for module in self.registry.watched_files() {
-            module_state(module).hash(&mut hasher);
+        for path in self.watched_files() {
+            state(path).hash(&mut hasher);
         }
         hasher.finish()
     }
@@ -178,10 +197,12 @@ impl Control {
     /// Works everything out and publishes it. A plugin that does not start is left out, or stays what it was, and the
     /// rest is published; only the upload that is being made fails as a whole.
     async fn apply(&mut self, mut staged: Option<Staged>) -> Result<Vec<BindFailure>, Refused> {
+        self.surroundings.refresh(self.store.resources(), &self.options);
         loop {
             let (declarations, declared) = compile::declarations(self.store.resources(), &self.options);
             let mut resolved = self.registry.resolve(&declarations, staged.as_ref()).await;
-            let (snapshot, compiled) = compile::compile(self.store.resources(), &self.options, &resolved.attached);
+            let (snapshot, compiled) =
+                compile::compile(self.store.resources(), &self.options, &resolved.attached, &self.surroundings);
             match self.publisher.publish(snapshot).await {
                 Ok(published) => {
                     let mut problems = self.store.problems().to_vec();
@@ -234,10 +255,10 @@ impl Control {
     }
 }
 
-/// Size and time of a module file: cheap, and enough to look at it again.
-fn module_state(path: &Path) -> Option<(u64, Option<std::time::SystemTime>)> {
+/// Size, time and inode number of a file: cheap, and enough to look at it again.
+fn state(path: &Path) -> Option<(u64, Option<std::time::SystemTime>, u64)> {
     let metadata = fs::metadata(path).ok()?;
-    Some((metadata.len(), metadata.modified().ok()))
+    Some((metadata.len(), metadata.modified().ok(), metadata.ino()))
 }
 
 fn explain(failure: &BindFailure) -> String {

@@ -254,7 +254,7 @@ impl Publisher {
                 Some(BoundListener {
                     declared_port: listener.declared_port,
                     address: bound.address,
-                    hosts: listener.hosts.iter().map(|host| host.name.to_string()).collect(),
+                    hosts: listener.virtual_hosts().map(|host| host.name.to_string()).collect(),
                     plugins: listener
                         .plugins
                         .iter()

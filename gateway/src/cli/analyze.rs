@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::options::ConfigArgs;
 use crate::config::{
-    self, Store, compile,
+    self, Store, Surroundings, compile,
     problem::{Level, Problem},
     source::FileSource,
 };
@@ -67,7 +67,9 @@ fn analyze(args: Args, stdout: &mut dyn Write, stderr: &mut dyn Write) -> u8 {
     let mut store = Store::new(options.clone());
     store.update(source.read());
     let (_, declared) = compile::declarations(store.resources(), &options);
-    let (_, compiled) = compile::compile(store.resources(), &options, &[]);
+    let mut surroundings = Surroundings::default();
+    surroundings.refresh(store.resources(), &options);
+    let (_, compiled) = compile::compile(store.resources(), &options, &[], &surroundings);
     let mut problems = store.problems().to_vec();
     problems.extend(declared.into_iter().chain(compiled));
     problems.sort_by(Problem::by_place);

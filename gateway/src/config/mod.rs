@@ -3,7 +3,7 @@
 //!
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! use gateway::config::{Options, Store, compile, source::FileSource};
+//! use gateway::config::{Options, Store, Surroundings, compile, source::FileSource};
 //!
 //! let options = Options::default();
 //! let source = FileSource::new(vec!["config/quickstart".into()])?;
@@ -11,12 +11,17 @@
 //! store.update(source.read());
 //! let (declarations, _problems) = compile::declarations(store.resources(), &options);
 //! // … `plugins` turns declarations into what can be attached …
-//! let (_snapshot, _problems) = compile::compile(store.resources(), &options, &[]);
+//! let mut surroundings = Surroundings::default();
+//! surroundings.refresh(store.resources(), &options);
+//! let (_snapshot, _problems) = compile::compile(store.resources(), &options, &[], &surroundings);
 //! # Ok(())
 //! # }
 //! ```
 
+mod base64;
+mod certificate_files;
 pub mod compile;
+mod credentials;
 mod decode;
 mod duration;
 pub mod mesh;
@@ -27,12 +32,14 @@ mod read;
 mod resources;
 pub mod source;
 mod store;
+mod surroundings;
 mod validate;
 pub(crate) mod yaml;
 
 pub use options::{Options, PrivilegedPorts};
 pub use resources::{Origin, Resource, Resources};
 pub use store::Store;
+pub use surroundings::Surroundings;
 pub(crate) use yaml::to_text as to_yaml;
 
 /// The label of an EndpointSlice that names its Service.

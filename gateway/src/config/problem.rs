@@ -18,6 +18,9 @@
 //! | GW0106 | Warning | a service has no endpoint |
 //! | GW0107 | Error | a namespace may not use a host of a Gateway |
 //! | GW0108 | Error | the address of a listener cannot be bound |
+//! | GW0201 | Error | a certificate cannot be used; what its server does instead |
+//! | GW0202 | Warning | a certificate expires soon or is for other hosts |
+//! | GW0203 | Error | two TLS servers on one port want the same host |
 //! | GW0301 | Error | a plugin cannot be used; which version serves instead, or what happens to requests |
 //! | GW0302 | Warning | an upload has no effect, or uploads are not kept |
 

@@ -12,7 +12,7 @@ use super::{
     validate::{self, Report},
     yaml::{self, Value},
 };
-use crate::istio::{Metadata, Object};
+use crate::istio::{self, Metadata, Object};
 
 /// Problems of one file that are kept; beyond that only their number is.
 const MAX_PROBLEMS: usize = 1000;
@@ -176,6 +176,8 @@ impl Reader {
             }
             ("", "Service") => self.resource(value, origin, "Service", AnyResource::Service, validate::service),
             ("discovery.k8s.io", "EndpointSlice") => self.endpoint_slice(value, origin),
+            ("", "Secret") => self.secret(value, origin),
+            ("", "ConfigMap") => self.config_map(value, origin),
             _ => self.skipped(group, kind, line),
         }
     }
@@ -212,9 +214,25 @@ impl Reader {
 
     /// An EndpointSlice has no `spec`.
     fn endpoint_slice(&mut self, value: &Value, origin: Origin) {
-        let Decoded { value, mistakes, unknown } = decode::<crate::istio::EndpointSlice>(value);
+        let Decoded { value, mistakes, unknown } = decode::<istio::EndpointSlice>(value);
         let decoded = Decoded { value: value.map(|slice| (slice.metadata.clone(), slice)), mistakes, unknown };
         self.decoded(decoded, origin, "EndpointSlice", AnyResource::EndpointSlice, validate::endpoint_slice);
+    }
+
+    /// A Secret has no `spec` either, and what is wrong with it is said without its contents.
+    fn secret(&mut self, value: &Value, origin: Origin) {
+        let Decoded { value, mut mistakes, unknown } = decode::<istio::Secret>(value);
+        for (_, message) in &mut mistakes {
+            "has the wrong type; `data` and `stringData` are mappings of names to text".clone_into(message);
+        }
+        let decoded = Decoded { value: value.map(|secret| (secret.metadata.clone(), secret)), mistakes, unknown };
+        self.decoded(decoded, origin, "Secret", AnyResource::Secret, validate::secret);
+    }
+
+    fn config_map(&mut self, value: &Value, origin: Origin) {
+        let Decoded { value, mistakes, unknown } = decode::<istio::ConfigMap>(value);
+        let decoded = Decoded { value: value.map(|map| (map.metadata.clone(), map)), mistakes, unknown };
+        self.decoded(decoded, origin, "ConfigMap", AnyResource::ConfigMap, validate::config_map);
     }
 
     fn decoded<T>(

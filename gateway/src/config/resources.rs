@@ -55,6 +55,8 @@ pub struct Resources {
     pub(crate) destination_rules: Vec<Arc<Resource<istio::DestinationRule>>>,
     pub(crate) authorization_policies: Vec<Arc<Resource<istio::AuthorizationPolicy>>>,
     pub(crate) request_authentications: Vec<Arc<Resource<istio::RequestAuthentication>>>,
+    pub(crate) secrets: Vec<Arc<Resource<istio::Secret>>>,
+    pub(crate) config_maps: Vec<Arc<Resource<istio::ConfigMap>>>,
 }
 
 /// A resource of any kind.
@@ -69,6 +71,8 @@ pub(crate) enum AnyResource {
     DestinationRule(Arc<Resource<istio::DestinationRule>>),
     AuthorizationPolicy(Arc<Resource<istio::AuthorizationPolicy>>),
     RequestAuthentication(Arc<Resource<istio::RequestAuthentication>>),
+    Secret(Arc<Resource<istio::Secret>>),
+    ConfigMap(Arc<Resource<istio::ConfigMap>>),
 }
 
 impl Origin {
@@ -131,6 +135,8 @@ impl Resources {
                 AnyResource::DestinationRule(resource) => resources.destination_rules.push(resource),
                 AnyResource::AuthorizationPolicy(resource) => resources.authorization_policies.push(resource),
                 AnyResource::RequestAuthentication(resource) => resources.request_authentications.push(resource),
+                AnyResource::Secret(resource) => resources.secrets.push(resource),
+                AnyResource::ConfigMap(resource) => resources.config_maps.push(resource),
             }
         }
         by_creation(&mut resources.gateways);
@@ -142,6 +148,8 @@ impl Resources {
         by_creation(&mut resources.destination_rules);
         by_creation(&mut resources.authorization_policies);
         by_creation(&mut resources.request_authentications);
+        by_creation(&mut resources.secrets);
+        by_creation(&mut resources.config_maps);
         resources
     }
 
@@ -157,6 +165,8 @@ impl Resources {
             + self.destination_rules.len()
             + self.authorization_policies.len()
             + self.request_authentications.len()
+            + self.secrets.len()
+            + self.config_maps.len()
     }
 
     /// Whether there is none.

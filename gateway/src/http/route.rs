@@ -5,13 +5,19 @@ use std::rc::Rc;
 use http::header;
 use proxy_wasm_host::RequestHead;
 
-use super::serving::{PinnedRoute, Serving};
+use super::{
+    request::X_FORWARDED_PROTO,
+    serving::{PinnedRoute, Serving},
+};
 use crate::snapshot::RequestView;
 
 /// The route for a head, or `None`: no virtual host, or none of its rules.
 pub(super) fn find(serving: &Serving, head: &RequestHead) -> Option<Rc<PinnedRoute>> {
     let authority = authority(head);
     let host = serving.listener.hosts.find(authority)?;
+    if let Some(redirect) = host.https_redirect.filter(|_| !came_over_https(head)) {
+        return serving.config.route(redirect);
+    }
     let id = host.routes.find(&RequestView {
         path: head.target.path(),
         query: head.target.query(),
@@ -21,6 +27,11 @@ pub(super) fn find(serving: &Serving, head: &RequestHead) -> Option<Rc<PinnedRou
         headers: &head.headers,
     })?;
     serving.config.route(id)
+}
+
+/// What `x-forwarded-proto` says: ours, or that of a proxy that is trusted.
+fn came_over_https(head: &RequestHead) -> bool {
+    head.headers.get(&X_FORWARDED_PROTO).is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"))
 }
 
 /// The host of a request with its port.

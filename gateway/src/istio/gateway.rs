@@ -88,6 +88,14 @@ pub struct ServerTls {
     pub insecure_skip_verify: bool,
 }
 
+impl ServerTls {
+    /// Whether TLS ends at the gateway. Without a mode it passes through, as in Istio.
+    #[must_use]
+    pub fn terminates(&self) -> bool {
+        self.mode.as_deref().is_some_and(|mode| matches!(mode, "SIMPLE" | "MUTUAL" | "OPTIONAL_MUTUAL"))
+    }
+}
+
 /// A certificate as files.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]

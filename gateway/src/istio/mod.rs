@@ -9,6 +9,7 @@ mod destination_rule;
 mod endpoint_slice;
 mod gateway;
 mod metadata;
+mod secret;
 mod security;
 mod service;
 mod service_entry;
@@ -23,6 +24,7 @@ pub use destination_rule::{ClientTls, DestinationRule, PortPolicy, Subset, Traff
 pub use endpoint_slice::{EndpointPort, EndpointSlice, SliceConditions, SliceEndpoint};
 pub use gateway::{Gateway, Server, ServerPort, ServerTls, TlsCertificate};
 pub use metadata::{Metadata, Object};
+pub use secret::{ConfigMap, Secret, Text};
 pub use security::{
     AuthorizationOperation, AuthorizationPolicy, AuthorizationRule, AuthorizationTo, RequestAuthentication,
 };

@@ -5,7 +5,7 @@
 
 use std::{borrow::Cow, collections::HashMap, fmt, sync::Arc};
 
-use super::RouteTable;
+use super::{RouteId, RouteTable};
 
 /// A host name pattern of a Gateway or VirtualService: `a.example.com`, `*.example.com` or `*`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -79,32 +79,45 @@ pub struct VirtualHost {
     pub name: HostPattern,
     /// Ordered rules.
     pub routes: RouteTable,
+    /// `httpsRedirect`: the route of requests that did not come over https.
+    pub https_redirect: Option<RouteId>,
 }
 
-/// The virtual hosts of a listener, indexed by name.
-#[derive(Debug, Default)]
-pub struct HostTable {
-    exact: HashMap<String, Arc<VirtualHost>>,
-    suffix: HashMap<String, Arc<VirtualHost>>,
-    any: Option<Arc<VirtualHost>>,
+/// Values by host pattern; a name finds the value of the most specific pattern that it matches.
+#[derive(Debug)]
+pub(super) struct PatternIndex<T> {
+    exact: HashMap<String, T>,
+    suffix: HashMap<String, T>,
+    any: Option<T>,
 }
 
-impl HostTable {
-    /// Adds a virtual host; one that has the same pattern is replaced and returned.
-    pub fn insert(&mut self, host: VirtualHost) -> Option<Arc<VirtualHost>> {
-        let pattern = host.name.clone();
-        let host = Arc::new(host);
+impl<T> Default for PatternIndex<T> {
+    fn default() -> Self {
+        Self { exact: HashMap::new(), suffix: HashMap::new(), any: None }
+    }
+}
+
+impl<T> PatternIndex<T> {
+    /// Adds a value; that of the same pattern is replaced and returned.
+    pub(super) fn insert(&mut self, pattern: HostPattern, value: T) -> Option<T> {
         match pattern {
-            HostPattern::Exact(name) => self.exact.insert(name, host),
-            HostPattern::Suffix(suffix) => self.suffix.insert(suffix, host),
-            HostPattern::Any => self.any.replace(host),
+            HostPattern::Exact(name) => self.exact.insert(name, value),
+            HostPattern::Suffix(suffix) => self.suffix.insert(suffix, value),
+            HostPattern::Any => self.any.replace(value),
         }
     }
 
-    /// The virtual host for the authority of a request. A port is ignored, case too.
-    #[must_use]
-    pub fn find(&self, authority: &str) -> Option<&Arc<VirtualHost>> {
-        let name = without_port(authority);
+    /// The value of exactly this pattern.
+    pub(super) fn get(&self, pattern: &HostPattern) -> Option<&T> {
+        match pattern {
+            HostPattern::Exact(name) => self.exact.get(name),
+            HostPattern::Suffix(suffix) => self.suffix.get(suffix),
+            HostPattern::Any => self.any.as_ref(),
+        }
+    }
+
+    /// The value for a name without port; case does not matter.
+    pub(super) fn find(&self, name: &str) -> Option<&T> {
         let name = if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
             Cow::Owned(name.to_ascii_lowercase())
         } else {
@@ -124,9 +137,35 @@ impl HostTable {
         self.any.as_ref()
     }
 
+    /// The value for names that match nothing else, or for no name.
+    pub(super) fn any(&self) -> Option<&T> {
+        self.any.as_ref()
+    }
+
+    fn values(&self) -> impl Iterator<Item = &T> {
+        self.exact.values().chain(self.suffix.values()).chain(&self.any)
+    }
+}
+
+/// The virtual hosts of a listener or of one TLS server, indexed by name.
+#[derive(Debug, Default)]
+pub struct HostTable(PatternIndex<Arc<VirtualHost>>);
+
+impl HostTable {
+    /// Adds a virtual host; one that has the same pattern is replaced and returned.
+    pub fn insert(&mut self, host: VirtualHost) -> Option<Arc<VirtualHost>> {
+        self.0.insert(host.name.clone(), Arc::new(host))
+    }
+
+    /// The virtual host for the authority of a request. A port is ignored, case too.
+    #[must_use]
+    pub fn find(&self, authority: &str) -> Option<&Arc<VirtualHost>> {
+        self.0.find(without_port(authority))
+    }
+
     /// All virtual hosts, the most specific first.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<VirtualHost>> {
-        let mut hosts: Vec<_> = self.exact.values().chain(self.suffix.values()).chain(&self.any).collect();
+        let mut hosts: Vec<_> = self.0.values().collect();
         hosts.sort_by(|a, b| a.name.cmp(&b.name));
         hosts.into_iter()
     }
@@ -134,7 +173,7 @@ impl HostTable {
     /// Whether nothing is served.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.exact.is_empty() && self.suffix.is_empty() && self.any.is_none()
+        self.0.values().next().is_none()
     }
 }
 
@@ -157,7 +196,11 @@ mod tests {
     fn table(patterns: &[&str]) -> HostTable {
         let mut table = HostTable::default();
         for pattern in patterns {
-            table.insert(VirtualHost { name: HostPattern::parse(pattern).unwrap(), routes: RouteTable::default() });
+            table.insert(VirtualHost {
+                name: HostPattern::parse(pattern).unwrap(),
+                routes: RouteTable::default(),
+                https_redirect: None,
+            });
         }
         table
     }

@@ -15,6 +15,7 @@ mod plugin;
 mod retry;
 mod route;
 mod table;
+mod tls;
 
 pub use cluster::{Cluster, Endpoint, UpstreamProtocol};
 pub use header_ops::{HeaderOps, HeaderTemplate, HeaderWrite, Operator, Side, TemplateContext, TemplateError};
@@ -25,6 +26,7 @@ pub use plugin::{Code, FailStrategy, Phase, Plugin, PluginId};
 pub use retry::{RetryOn, RetryPolicy};
 pub use route::{Action, Destination, DirectResponse, Forward, PathRewrite, Redirect, RedirectPort, Route};
 pub use table::{RouteTable, Rule};
+pub use tls::{CertificateInUse, TlsServer, TlsServers};
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -55,10 +57,20 @@ pub struct Listener {
     pub bind: SocketAddr,
     /// `namespace/name` of the Gateways whose servers meet here, for people.
     pub gateways: Vec<String>,
-    /// Which virtual host serves which host name.
+    /// Which virtual host serves which host name. Empty with `tls`, where every server has its own.
     pub hosts: HostTable,
+    /// The servers of a listener that speaks TLS.
+    pub tls: Option<TlsServers>,
     /// The plugins that every request of this listener passes, in execution order.
     pub plugins: Vec<Arc<Plugin>>,
+}
+
+impl Listener {
+    /// The virtual hosts of every server, each server's most specific first.
+    pub fn virtual_hosts(&self) -> impl Iterator<Item = &Arc<VirtualHost>> {
+        let servers = self.tls.iter().flat_map(TlsServers::iter);
+        self.hosts.iter().chain(servers.flat_map(|server| server.hosts.iter()))
+    }
 }
 
 impl Snapshot {
@@ -72,6 +84,14 @@ impl Snapshot {
     #[must_use]
     pub fn cluster(&self, id: ClusterId) -> Option<&Arc<Cluster>> {
         self.clusters.get(id as usize)
+    }
+
+    /// The certificates that clients are shown, with the servers that show them.
+    pub fn certificates(&self) -> impl Iterator<Item = CertificateInUse<'_>> {
+        self.listeners.iter().flat_map(|listener| {
+            let servers = listener.tls.iter().flat_map(TlsServers::iter);
+            servers.flat_map(|server| server.certificates(listener.declared_port))
+        })
     }
 
     /// Every plugin that some listener uses, each once, in the order of first use.

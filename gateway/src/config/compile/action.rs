@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use http::StatusCode;
 
-use super::{base64, matching::Fail};
+use super::matching::Fail;
 use crate::{
-    config::path::Path,
+    config::{base64, path::Path},
     istio,
     snapshot::{DirectResponse, PathRewrite, Redirect, RedirectPort, UriMatch},
 };

@@ -13,7 +13,7 @@ use crate::{
         problem::{Level, Problem},
         resources::{Resource, Resources},
     },
-    istio::{Gateway, PortReference, Server, Service},
+    istio::{Gateway, PortReference, Server, ServerTls, Service},
 };
 
 /// A listener before its routes.
@@ -25,8 +25,30 @@ pub(super) struct PlannedListener<'a> {
     pub(super) bind: SocketAddr,
     /// Bound port as the rules give it, also where an override says otherwise: what plugins' `match.ports` means.
     pub(super) rule_port: u16,
+    /// What is spoken here.
+    pub(super) kind: Kind,
     /// The servers that meet here, in the order of their Gateways' creation.
     pub(super) servers: Vec<(&'a Resource<Gateway>, &'a Server)>,
+}
+
+/// What a port speaks; servers of different kinds cannot share one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// HTTP in clear text.
+    Http,
+    /// HTTP inside TLS, which ends here.
+    Https,
+}
+
+impl Kind {
+    /// `None` for what this version cannot serve, which validation reports.
+    fn of(server: &Server) -> Option<Self> {
+        match server.port.protocol.to_ascii_uppercase().as_str() {
+            "HTTP" | "HTTP2" | "GRPC" | "GRPC-WEB" => Some(Self::Http),
+            "HTTPS" if server.tls.as_ref().is_some_and(ServerTls::terminates) => Some(Self::Https),
+            _ => None,
+        }
+    }
 }
 
 /// Plans the listeners, by declared port and address.
@@ -40,11 +62,23 @@ pub(super) fn plan<'a>(
     // In the order of creation, so that of two that collide the older stands.
     let mut taken: Vec<(SocketAddr, u16)> = Vec::new();
     for gateway in selected {
-        for (at, server) in gateway.spec.servers.iter().enumerate().filter(|(_, server)| is_clear_text(server)) {
+        for (at, server) in gateway.spec.servers.iter().enumerate() {
+            let Some(kind) = Kind::of(server) else { continue };
             let Ok(declared_port) = u16::try_from(server.port.number) else { continue };
             let key = (declared_port, server.bind.clone());
+            let servers = Path::SPEC.key("servers");
+            let path = servers.index(at);
             if let Some(listener) = planned.get_mut(&key) {
-                listener.servers.push((gateway, server));
+                if listener.kind == kind {
+                    listener.servers.push((gateway, server));
+                } else {
+                    let other = listener.servers.first().map(|(gateway, _)| gateway.full_name()).unwrap_or_default();
+                    let message = format!(
+                        "port {declared_port} has the protocol of Gateway {other}, which is older: HTTP and HTTPS cannot \
+                         share a port; this server is not served"
+                    );
+                    problems.push(gateway.problem(Level::Error, "GW0104", &path.key("port").key("protocol"), message));
+                }
                 continue;
             }
             let Some((bind, rule_port)) = address(server, declared_port, resources, options) else { continue };
@@ -53,22 +87,15 @@ pub(super) fn plan<'a>(
                     "port {declared_port} would be bound to {bind}, as port {other} is already; this server is not served \
                      (--bind {declared_port}=ADDRESS gives it another address)"
                 );
-                let servers = Path::SPEC.key("servers");
-                let server = servers.index(at);
-                problems.push(gateway.problem(Level::Error, "GW0104", &server.key("port").key("number"), message));
+                problems.push(gateway.problem(Level::Error, "GW0104", &path.key("port").key("number"), message));
                 continue;
             }
             taken.push((bind, declared_port));
             let servers = vec![(Arc::as_ref(gateway), server)];
-            planned.insert(key, PlannedListener { declared_port, bind, rule_port, servers });
+            planned.insert(key, PlannedListener { declared_port, bind, rule_port, kind, servers });
         }
     }
     planned.into_values().collect()
-}
-
-/// Whether this version can serve it: others are reported by validation.
-fn is_clear_text(server: &Server) -> bool {
-    ["HTTP", "HTTP2", "GRPC", "GRPC-WEB"].iter().any(|known| server.port.protocol.eq_ignore_ascii_case(known))
 }
 
 /// Where a declared port is bound, and the bound port as the rules give it. `None` for what cannot be bound.

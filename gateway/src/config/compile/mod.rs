@@ -1,11 +1,11 @@
-//! Resources → snapshot. Pure: no files, no sockets, no clock; the same input gives the same picture.
+//! Resources → snapshot. Pure: no files, no sockets, no clock (what is needed of those is in [`Surroundings`]); the same
+//! input gives the same picture.
 //!
 //! Work is linear in the number of resources, so that ten thousand VirtualServices are no matter. What is
 //! wrong is reported and has a defined effect (a 503, a 403, a server that is not served); nothing that is
 //! wrong keeps the rest from being compiled.
 
 pub(crate) mod action;
-mod base64;
 pub(crate) mod headers;
 mod listeners;
 pub(crate) mod matching;
@@ -17,6 +17,7 @@ mod server_hosts;
 mod services;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod virtual_hosts;
 
 use std::sync::Arc;
@@ -24,17 +25,23 @@ use std::sync::Arc;
 pub use plugins::declarations;
 pub(crate) use server_hosts::{ServerHosts, parse as parse_host};
 
-use self::{policies::Policies, routes::Context, services::Services};
-use super::{Options, problem::Problem, resources::Resources};
+use self::{listeners::Kind, policies::Policies, routes::Context, services::Services, tls::Material};
+use super::{Options, Surroundings, credentials::Credentials, problem::Problem, resources::Resources};
 use crate::{
     plugins::Attached,
-    snapshot::{Listener, Route, RouteId, Snapshot},
+    snapshot::{HostTable, Listener, Route, RouteId, Snapshot},
 };
 
 /// Compiles everything. `attached` are the plugins that are ready, in the order of execution.
 #[must_use]
-pub fn compile(resources: &Resources, options: &Options, attached: &[Attached]) -> (Snapshot, Vec<Problem>) {
+pub fn compile(
+    resources: &Resources,
+    options: &Options,
+    attached: &[Attached],
+    surroundings: &Surroundings,
+) -> (Snapshot, Vec<Problem>) {
     let mut out = Output::default();
+    let material = Material { credentials: Credentials::new(resources, options), surroundings };
     let services = Services::new(resources, options, &mut out.problems);
     let policies = Policies::new(resources, options, &mut out.problems);
     let planned = listeners::plan(resources, options, &mut out.problems);
@@ -45,11 +52,20 @@ pub fn compile(resources: &Resources, options: &Options, attached: &[Attached]) 
         let context = Context { options, services: &services, policies: &policies, declared_port };
         let mut gateways: Vec<String> = listener.servers.iter().map(|(gateway, _)| gateway.full_name()).collect();
         gateways.dedup();
+        let mut build = |servers: &[_]| virtual_hosts::build(servers, &bindings, context, &mut out);
+        let (hosts, tls) = match listener.kind {
+            Kind::Http => (build(&listener.servers), None),
+            Kind::Https => {
+                let hosts = listener.servers.iter().map(|server| build(std::slice::from_ref(server))).collect();
+                (HostTable::default(), Some(tls::build(&listener, hosts, &material, &mut out.problems)))
+            }
+        };
         listeners.push(Arc::new(Listener {
             declared_port,
             bind: listener.bind,
             gateways,
-            hosts: virtual_hosts::build(&listener, &bindings, context, &mut out),
+            hosts,
+            tls,
             plugins: plugins::chain(attached, listener.rule_port),
         }));
     }

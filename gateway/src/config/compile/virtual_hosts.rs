@@ -10,7 +10,6 @@ use std::{
 
 use super::{
     Output,
-    listeners::PlannedListener,
     routes::{self, Chunk, Context},
     server_hosts::{ServerHosts, parse},
 };
@@ -20,7 +19,7 @@ use crate::{
         resources::{Resource, Resources},
         validate::full_gateway_name,
     },
-    istio::VirtualService,
+    istio::{Gateway, Server, VirtualService},
     snapshot::{HostPattern, HostTable, RouteTable, Rule, VirtualHost},
 };
 
@@ -52,9 +51,9 @@ struct Served {
     redirect: bool,
 }
 
-/// Builds the virtual hosts of a listener.
+/// Builds the virtual hosts of servers that share them.
 pub(super) fn build(
-    listener: &PlannedListener<'_>,
+    servers: &[(&Resource<Gateway>, &Server)],
     bindings: &Bindings<'_>,
     context: Context<'_>,
     out: &mut Output,
@@ -68,9 +67,9 @@ pub(super) fn build(
         order: Vec::new(),
         seen: HashSet::new(),
     };
-    for (gateway, server) in &listener.servers {
+    for (gateway, server) in servers {
         let hosts = ServerHosts::new(server, &gateway.namespace);
-        let redirect = server.tls.as_ref().is_some_and(|tls| tls.https_redirect);
+        let redirect = server.tls.as_ref().is_some_and(|tls| tls.https_redirect && !tls.terminates());
         if redirect {
             for host in hosts.iter() {
                 builder.serve(host, None, true);
@@ -144,14 +143,14 @@ impl Builder<'_, '_> {
         let mut table = HostTable::default();
         for (name, served) in self.order {
             let chunks = || served.chunks.iter().filter_map(|at| self.chunks.get(*at));
-            let rules = if self.context.policies.block(&name) || chunks().any(|chunk| chunk.blocked) {
+            let blocked = self.context.policies.block(&name) || chunks().any(|chunk| chunk.blocked);
+            let rules = if blocked {
                 vec![routes::every_request(self.out.policy_not_supported())]
-            } else if served.redirect {
-                vec![routes::every_request(self.out.https_redirect())]
             } else {
                 ordered(chunks())
             };
-            table.insert(VirtualHost { name, routes: RouteTable::new(rules) });
+            let https_redirect = (served.redirect && !blocked).then(|| self.out.https_redirect());
+            table.insert(VirtualHost { name, routes: RouteTable::new(rules), https_redirect });
         }
         table
     }

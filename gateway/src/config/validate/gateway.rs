@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, net::IpAddr};
 
-use super::{Report, host_pattern_error, is_label, selector_labels};
+use super::{Report, host_pattern_error, is_label, selector_labels, server_tls};
 use crate::{
     config::{path::Path, resources::Resource},
     istio::{Gateway, Server, ServerTls},
@@ -88,12 +88,13 @@ fn check_protocol(server: &Server, path: &Path<'_>, report: &mut Report<'_, Gate
             }
             None => {}
         },
-        protocol @ ("HTTPS" | "TLS") => {
-            if server.tls.is_none() {
-                report.reject(&tls, "server must have TLS settings for HTTPS/TLS protocols");
+        protocol @ ("HTTPS" | "TLS") => match &server.tls {
+            None => report.reject(&tls, "server must have TLS settings for HTTPS/TLS protocols"),
+            Some(settings) if protocol == "HTTPS" => server_tls::check(settings, &tls, report),
+            Some(_) => {
+                report.unsupported(&field, "protocol TLS", "this server is not served, the others are");
             }
-            report.unsupported(&field, &format!("protocol {protocol}"), "this server is not served, the others are");
-        }
+        },
         protocol @ ("TCP" | "MONGO") => {
             report.unsupported(&field, &format!("protocol {protocol}"), "this server is not served, the others are");
         }
@@ -140,7 +141,7 @@ mod tests {
             ("{port: {number: 80, name: h, protocol: FTP}, hosts: ['*']}".into(), "unsupported protocol: FTP"),
             ("{port: {number: 80, name: h}, hosts: ['*']}".into(), "protocol: Schema validation error: is required"),
             (
-                "{port: {number: 443, name: h, protocol: HTTPS}, hosts: ['*'], tls: {mode: SIMPLE}}".into(),
+                "{port: {number: 443, name: h, protocol: TLS}, hosts: ['*'], tls: {mode: SIMPLE}}".into(),
                 "Error [GW0102]",
             ),
             ("{port: {number: 9, name: h, protocol: TCP}, hosts: ['*']}".into(), "Error [GW0102]"),

@@ -47,7 +47,7 @@ impl Picture {
         let text = documents.join("\n---\n");
         store.update(vec![SourceFile { path: "dir/f.yaml".to_owned(), contents: Ok(text.into_bytes().into()) }]);
         let (declarations, declared) = declarations(store.resources(), options);
-        let (snapshot, compiled) = compile(store.resources(), options, attached);
+        let (snapshot, compiled) = compile(store.resources(), options, attached, &Surroundings::default());
         let mut problems: Vec<Problem> = store.problems().to_vec();
         problems.extend(declared.into_iter().chain(compiled));
         problems.sort_by(Problem::by_place);
@@ -67,7 +67,8 @@ impl Picture {
         let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
         let headers = HeaderMap::new();
         let view = RequestView { path, query, method: "GET", authority, scheme: "http", headers: &headers };
-        let id = listener.hosts.find(authority)?.routes.find(&view)?;
+        let host = listener.hosts.find(authority)?;
+        let id = host.https_redirect.or_else(|| host.routes.find(&view))?;
         self.snapshot.route(id).map(AsRef::as_ref)
     }
 

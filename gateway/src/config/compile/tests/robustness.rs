@@ -47,7 +47,7 @@ proptest! {
         let mut store = Store::new(Options::default());
         let file = |path: &str, text: String| SourceFile { path: path.to_owned(), contents: Ok(text.into_bytes().into()) };
         store.update(vec![file("good", format!("{GATEWAY}---\n{}", answers("name: v", "v.com", &["v"]))), file("damaged", text)]);
-        let (snapshot, problems) = compile(store.resources(), &Options::default(), &[]);
+        let (snapshot, problems) = compile(store.resources(), &Options::default(), &[], &Surroundings::default());
         let (declarations, declared) = declarations(store.resources(), &Options::default());
         let picture = Picture { snapshot, problems: Vec::new(), declarations };
         prop_assert_eq!(picture.answer("v.com/"), "200 v");
