@@ -11,7 +11,10 @@ use std::{
     sync::Arc,
 };
 
-use super::{Options, resources::{Origin, Resources}};
+use super::{
+    Options,
+    resources::{Origin, Resources},
+};
 use crate::{
     istio::ServerTls,
     tls::{self, Authorities, Credential, RevocationLists},

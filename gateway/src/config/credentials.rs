@@ -5,7 +5,11 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::{Options, base64, path::Path, resources::{Resource, Resources}};
+use super::{
+    Options, base64,
+    path::Path,
+    resources::{Resource, Resources},
+};
 use crate::{
     istio::{ConfigMap, Secret, Text},
     tls::{Authorities, Credential, CredentialError, RevocationLists},

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{HostPattern, HostTable, host::{PatternIndex, without_port}};
+use super::{
+    HostPattern, HostTable,
+    host::{PatternIndex, without_port},
+};
 use crate::tls::{Certificate, ServerTls};
 
 /// One server of a Gateway.
@@ -115,7 +118,8 @@ mod tests {
         let mut servers = TlsServers::default();
         servers.insert(server("exact", &["a.example.com"]));
         servers.insert(server("wild", &["*.example.com", "*.a.example.com"]));
-        let name = |servers: &TlsServers, asked: Option<&str>| servers.select(asked).map(|found| found.name.to_string());
+        let name =
+            |servers: &TlsServers, asked: Option<&str>| servers.select(asked).map(|found| found.name.to_string());
         assert_eq!(name(&servers, Some("A.example.com")).as_deref(), Some("exact"));
         assert_eq!(name(&servers, Some("x.a.example.com")).as_deref(), Some("wild"));
         assert_eq!(name(&servers, Some("example.com")), None);

@@ -2,10 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use rustls::{
-    Error, InconsistentKeys,
-    sign::CertifiedKey,
-};
+use rustls::{Error, InconsistentKeys, sign::CertifiedKey};
 
 use super::{Certificate, PemError, pem, provider};
 
@@ -51,8 +48,7 @@ impl Credential {
     pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, CredentialError> {
         let chain = pem::chain(chain).map_err(CredentialError::Chain)?;
         let key = pem::key(key).map_err(CredentialError::Key)?;
-        let certificate =
-            chain.first().and_then(Certificate::parse).ok_or(CredentialError::Certificate)?;
+        let certificate = chain.first().and_then(Certificate::parse).ok_or(CredentialError::Certificate)?;
         let key = CertifiedKey::from_der(chain, key, provider()).map_err(|error| match error {
             Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => CredentialError::Mismatch,
             Error::InvalidCertificate(_) => CredentialError::Certificate,

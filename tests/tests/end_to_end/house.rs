@@ -41,6 +41,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "telemetry::AccessLogOptions",
             "telemetry::LogFormat",
             "telemetry::LogSink",
+            "tls",
         ],
     ),
     // The one arrow that points up: plugins report what is wrong in the words of the configuration.
@@ -49,7 +50,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("http", &["clock", "net", "proxy_wasm_host", "snapshot", "telemetry", "upstream"]),
     ("upstream", &["clock", "net", "snapshot"]),
     ("telemetry", &["snapshot"]),
-    ("snapshot", &["proxy_wasm_host"]),
+    ("snapshot", &["proxy_wasm_host", "tls"]),
+    ("tls", &[]),
     ("istio", &[]),
     ("net", &[]),
     ("clock", &[]),

@@ -113,9 +113,10 @@ impl Builder<'_, '_> {
             }
         }
         if wanted == 0 {
-            let files = tls.tls_certificates.iter().map(|pair| {
-                ("tlsCertificates", &pair.server_certificate, &pair.private_key)
-            });
+            let files = tls
+                .tls_certificates
+                .iter()
+                .map(|pair| ("tlsCertificates", &pair.server_certificate, &pair.private_key));
             let own = ("serverCertificate", &tls.server_certificate, &tls.private_key);
             for (field, chain, key) in files.chain([own]).filter(|(_, chain, _)| !chain.is_empty()) {
                 wanted += 1;
@@ -177,7 +178,9 @@ impl Builder<'_, '_> {
             HostPattern::Any => true,
             // In a certificate a wildcard stands for one label only (RFC 6125 6.4.3).
             HostPattern::Exact(name) => patterns.iter().any(|pattern| match pattern {
-                HostPattern::Suffix(suffix) => name.strip_suffix(suffix.as_str()).is_some_and(|label| !label.contains('.')),
+                HostPattern::Suffix(suffix) => {
+                    name.strip_suffix(suffix.as_str()).is_some_and(|label| !label.contains('.'))
+                }
                 pattern => pattern == host,
             }),
             HostPattern::Suffix(_) => patterns.contains(host),
@@ -258,8 +261,6 @@ impl Builder<'_, '_> {
             (!tls.cipher_suites.is_empty()).then_some(suites.as_slice()),
             (!tls.ecdh_curves.is_empty()).then_some(curves.as_slice()),
         );
-        parameters
-            .map_err(|error| self.fatal("GW0102", "", &error.to_string()))
-            .ok()
+        parameters.map_err(|error| self.fatal("GW0102", "", &error.to_string())).ok()
     }
 }

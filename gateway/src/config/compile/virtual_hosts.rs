@@ -144,11 +144,8 @@ impl Builder<'_, '_> {
         for (name, served) in self.order {
             let chunks = || served.chunks.iter().filter_map(|at| self.chunks.get(*at));
             let blocked = self.context.policies.block(&name) || chunks().any(|chunk| chunk.blocked);
-            let rules = if blocked {
-                vec![routes::every_request(self.out.policy_not_supported())]
-            } else {
-                ordered(chunks())
-            };
+            let rules =
+                if blocked { vec![routes::every_request(self.out.policy_not_supported())] } else { ordered(chunks()) };
             let https_redirect = (served.redirect && !blocked).then(|| self.out.https_redirect());
             table.insert(VirtualHost { name, routes: RouteTable::new(rules), https_redirect });
         }

@@ -32,7 +32,11 @@ pub(super) fn check(tls: &ServerTls, path: &Path<'_>, report: &mut Report<'_, Ga
     check_clients(tls, mode, path, report);
     check_parameters(tls, path, report);
     if tls.https_redirect {
-        report.warn("IST0133", &path.key("httpsRedirect"), "Schema validation warning: httpsRedirect has no effect on an HTTPS server; set it on the HTTP server");
+        report.warn(
+            "IST0133",
+            &path.key("httpsRedirect"),
+            "Schema validation warning: httpsRedirect has no effect on an HTTPS server; set it on the HTTP server",
+        );
     }
     if tls.insecure_skip_verify {
         report.unsupported(&path.key("insecureSkipVerify"), "insecureSkipVerify", "client certificates are verified");
@@ -65,7 +69,8 @@ fn check_certificates(tls: &ServerTls, mode: &str, path: &Path<'_>, report: &mut
         return;
     }
     if tls.server_certificate.is_empty() {
-        report.reject(path, format!("{mode} TLS requires a server certificate: set credentialName or serverCertificate"));
+        report
+            .reject(path, format!("{mode} TLS requires a server certificate: set credentialName or serverCertificate"));
     } else if tls.private_key.is_empty() {
         report.reject(&path.key("privateKey"), format!("{mode} TLS requires a private key"));
     }
@@ -80,7 +85,11 @@ fn check_clients(tls: &ServerTls, mode: &str, path: &Path<'_>, report: &mut Repo
         ];
         for (name, _) in narrowed.iter().filter(|(_, values)| !values.is_empty()) {
             // Whoever writes this expects clients to be checked.
-            report.warn("GW0101", &path.key(name), format!("{name} has no effect with mode SIMPLE, which asks for no client certificate; set MUTUAL"));
+            report.warn(
+                "GW0101",
+                &path.key(name),
+                format!("{name} has no effect with mode SIMPLE, which asks for no client certificate; set MUTUAL"),
+            );
         }
         return;
     }
@@ -97,7 +106,10 @@ fn check_clients(tls: &ServerTls, mode: &str, path: &Path<'_>, report: &mut Repo
     let hashes = path.key("verifyCertificateHash");
     for (at, text) in tls.verify_certificate_hash.iter().enumerate() {
         if certificate_hash(text).is_none() {
-            report.reject(&hashes.index(at), "must be a SHA-256 digest in hexadecimal: 64 digits, with or without colons");
+            report.reject(
+                &hashes.index(at),
+                "must be a SHA-256 digest in hexadecimal: 64 digits, with or without colons",
+            );
         }
     }
 }
@@ -111,12 +123,18 @@ fn check_parameters(tls: &ServerTls, path: &Path<'_>, report: &mut Report<'_, Ga
         }
     }
     if matches!(tls.min_protocol_version.as_str(), "TLSV1_0" | "TLSV1_1") {
-        report.ignored(&path.key("minProtocolVersion"), "TLS 1.0 and 1.1, which are not safe; the lowest version is TLS 1.2");
+        report.ignored(
+            &path.key("minProtocolVersion"),
+            "TLS 1.0 and 1.1, which are not safe; the lowest version is TLS 1.2",
+        );
     }
     let suites = path.key("cipherSuites");
     for (at, name) in tls.cipher_suites.iter().enumerate() {
         if Parameters::cipher_suite(name).is_none() {
-            report.ignored(&suites.index(at), &format!("cipher suite {name}; there are {}", Parameters::known_cipher_suites()));
+            report.ignored(
+                &suites.index(at),
+                &format!("cipher suite {name}; there are {}", Parameters::known_cipher_suites()),
+            );
         }
     }
     let curves = path.key("ecdhCurves");
@@ -163,12 +181,18 @@ mod tests {
                 ("{mode: SIMPLE, serverCertificate: a, privateKey: b}", ""),
                 ("{mode: OPTIONAL_MUTUAL, serverCertificate: a, privateKey: b, caCertificates: c}", ""),
                 (&hashes, ""),
-                ("{mode: SIMPLE, credentialName: a, cipherSuites: [ECDHE-RSA-AES128-GCM-SHA256], minProtocolVersion: TLSV1_2}", ""),
+                (
+                    "{mode: SIMPLE, credentialName: a, cipherSuites: [ECDHE-RSA-AES128-GCM-SHA256], minProtocolVersion: TLSV1_2}",
+                    "",
+                ),
                 ("{credentialName: a}", "Error [GW0102]"),
                 ("{mode: PASSTHROUGH}", "Error [GW0102]"),
                 ("{mode: simple, credentialName: a}", "is not one of"),
                 ("{mode: SIMPLE}", "requires a server certificate"),
-                ("{mode: SIMPLE, serverCertificate: a}", "privateKey: Schema validation error: SIMPLE TLS requires a private key"),
+                (
+                    "{mode: SIMPLE, serverCertificate: a}",
+                    "privateKey: Schema validation error: SIMPLE TLS requires a private key",
+                ),
                 ("{mode: MUTUAL, serverCertificate: a, privateKey: b}", "requires a client CA bundle"),
                 ("{mode: SIMPLE, credentialName: a, credentialNames: [b]}", "only one of"),
                 ("{mode: SIMPLE, credentialNames: [a, b, c]}", "at most two"),

@@ -151,7 +151,7 @@ fn match_blocks_are_for_ports_gateways_and_labels() {
 
 #[test]
 fn ports_are_bound_by_rule_service_and_override() {
-    let gateway = "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: g}\nspec:\n  servers:\n  - {port: {number: 80, name: a, protocol: HTTP}, hosts: ['*']}\n  - {port: {number: 8443, name: b, protocol: grpc}, hosts: ['*'], bind: 127.0.0.1}\n  - {port: {number: 443, name: c, protocol: HTTPS}, hosts: ['*'], tls: {mode: SIMPLE}}\n";
+    let gateway = "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: g}\nspec:\n  servers:\n  - {port: {number: 80, name: a, protocol: HTTP}, hosts: ['*']}\n  - {port: {number: 8443, name: b, protocol: grpc}, hosts: ['*'], bind: 127.0.0.1}\n  - {port: {number: 443, name: c, protocol: HTTPS}, hosts: ['*'], tls: {mode: PASSTHROUGH}}\n";
     let service = "apiVersion: v1\nkind: Service\nmetadata: {name: ingress}\nspec: {selector: {istio: ingressgateway}, ports: [{port: 80, targetPort: 10080}, {name: x, port: 8443}]}\n"
         .replace("{port: 80", "{name: w, port: 80");
     let binds = |options: &Options, documents: &[&str]| {
@@ -162,7 +162,7 @@ fn ports_are_bound_by_rule_service_and_override() {
     let default = Options::default();
     let (bound, problems) = binds(&default, &[gateway]);
     assert_eq!(bound, ["80=0.0.0.0:8080", "8443=127.0.0.1:8443"]);
-    assert!(problems.len() == 1 && problems[0].contains("protocol HTTPS is not supported"), "{problems:#?}");
+    assert!(problems.len() == 1 && problems[0].contains("mode PASSTHROUGH is not supported"), "{problems:#?}");
     assert_eq!(binds(&default, &[gateway, &service]).0, ["80=0.0.0.0:10080", "8443=127.0.0.1:8443"]);
     let options = Options { privileged_ports: PrivilegedPorts::Bind, ..Options::default() };
     assert_eq!(binds(&options, &[gateway]).0, ["80=0.0.0.0:80", "8443=127.0.0.1:8443"]);

@@ -8,6 +8,7 @@ mod plugins;
 mod policies;
 mod robustness;
 mod services;
+mod tls;
 
 use std::fmt::Write;
 
@@ -47,7 +48,9 @@ impl Picture {
         let text = documents.join("\n---\n");
         store.update(vec![SourceFile { path: "dir/f.yaml".to_owned(), contents: Ok(text.into_bytes().into()) }]);
         let (declarations, declared) = declarations(store.resources(), options);
-        let (snapshot, compiled) = compile(store.resources(), options, attached, &Surroundings::default());
+        let mut surroundings = Surroundings::default();
+        surroundings.refresh(store.resources(), options);
+        let (snapshot, compiled) = compile(store.resources(), options, attached, &surroundings);
         let mut problems: Vec<Problem> = store.problems().to_vec();
         problems.extend(declared.into_iter().chain(compiled));
         problems.sort_by(Problem::by_place);
