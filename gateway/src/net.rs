@@ -1,10 +1,13 @@
-//! Sockets: binding listeners, and the adapter between tokio's streams and hyper's.
+//! Sockets: binding listeners, the adapter between tokio's streams and hyper's, and streams that are only copied.
+
+mod tunnel;
 
 use std::{
     io,
     net::SocketAddr,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use hyper::rt::ReadBufCursor;
@@ -12,6 +15,11 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
+
+pub(crate) use tunnel::{End, Ended, Tunnel};
+
+/// Silence after which the kernel asks whether a peer that need not say anything is still there.
+const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// Connections the kernel may hold before we accept them.
 pub const LISTEN_BACKLOG: i32 = 4096;
@@ -62,6 +70,13 @@ impl Stream {
             Self::Plain(stream) => stream,
             Self::Tls(stream) => stream.get_ref().0,
         }
+    }
+
+    /// Lets the kernel ask a silent peer from time to time whether it is still there: one that has vanished is noticed
+    /// after [`KEEPALIVE`] and some unanswered questions more.
+    pub(crate) fn keep_alive(&self) -> io::Result<()> {
+        let probes = socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 4).with_retries(4);
+        socket2::SockRef::from(self.tcp()).set_tcp_keepalive(&probes)
     }
 }
 

@@ -61,6 +61,12 @@ impl RawClient {
         stream.set_nodelay(true)?;
         Ok(RawClient::over(stream))
     }
+
+    /// Breaks the connection off with a reset instead of an end.
+    pub fn reset(self) -> anyhow::Result<()> {
+        socket2::SockRef::from(&self.stream).set_linger(Some(std::time::Duration::ZERO))?;
+        Ok(())
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> RawClient<S> {
@@ -73,6 +79,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> RawClient<S> {
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) -> anyhow::Result<()> {
         within("bytes to be sent", self.stream.write_all(bytes.as_ref())).await??;
         Ok(())
+    }
+
+    /// Sends as many of these bytes as the connection takes at once; waits until it takes some.
+    pub async fn send_some(&mut self, bytes: &[u8]) -> anyhow::Result<usize> {
+        Ok(self.stream.write(bytes).await?)
     }
 
     /// Says that nothing more will be sent; the other direction stays open.

@@ -13,7 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
-use super::{plugins::FilteredBody, record::Record, retry::Replay};
+use super::{plugins::FilteredBody, record::Record, retry::Replay, upgrade};
 use crate::{
     telemetry::ResponseFlags,
     upstream::{self, BodyError},
@@ -23,6 +23,8 @@ use crate::{
 pub(crate) enum RequestBody {
     /// Nothing.
     Empty,
+    /// Nothing; and the connection becomes a WebSocket if the upstream agrees.
+    Upgrade,
     /// What the client sends, as it comes.
     Client(ClientBody),
     /// What plugins make of it.
@@ -84,7 +86,7 @@ impl Body for RequestBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut *self {
-            Self::Empty => Poll::Ready(None),
+            Self::Empty | Self::Upgrade => Poll::Ready(None),
             Self::Client(body) => Pin::new(body).poll_frame(cx),
             Self::Filtered(body) => Pin::new(&mut **body).poll_frame(cx),
             Self::Replay(body) => Pin::new(body).poll_frame(cx),
@@ -93,7 +95,7 @@ impl Body for RequestBody {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Empty => true,
+            Self::Empty | Self::Upgrade => true,
             Self::Client(body) => body.is_end_stream(),
             Self::Filtered(body) => body.is_end_stream(),
             Self::Replay(body) => body.is_end_stream(),
@@ -102,11 +104,17 @@ impl Body for RequestBody {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Empty => SizeHint::with_exact(0),
+            Self::Empty | Self::Upgrade => SizeHint::with_exact(0),
             Self::Client(body) => body.size_hint(),
             Self::Filtered(body) => body.size_hint(),
             Self::Replay(body) => body.size_hint(),
         }
+    }
+}
+
+impl upstream::RequestBody for RequestBody {
+    fn upgrade(&self) -> Option<&'static str> {
+        matches!(self, Self::Upgrade).then_some(upgrade::PROTOCOL)
     }
 }
 
@@ -156,7 +164,8 @@ impl Body for Source {
 /// What the client gets. When it is dropped, the request is over.
 pub(super) struct ResponseBody {
     source: Source,
-    record: Record,
+    /// `None` after a 101: the request goes on without HTTP, and its record with it.
+    record: Option<Record>,
     /// The route's timeout covers the body too.
     deadline: Option<Pin<Box<Sleep>>>,
 }
@@ -164,27 +173,33 @@ pub(super) struct ResponseBody {
 impl ResponseBody {
     pub(super) fn new(source: Source, mut record: Record, deadline: Option<Pin<Box<Sleep>>>) -> Self {
         record.complete = source.is_end_stream();
-        Self { source, record, deadline }
+        Self { source, record: Some(record), deadline }
+    }
+
+    /// The body of a 101.
+    pub(super) fn switched() -> Self {
+        Self { source: Source::Local(Bytes::new()), record: None, deadline: None }
     }
 
     fn observe(&mut self, polled: &Poll<Option<Result<Frame<Bytes>, BodyError>>>) {
+        let Some(record) = &mut self.record else { return };
         match polled {
             Poll::Pending => {}
-            Poll::Ready(None) => self.record.complete = true,
+            Poll::Ready(None) => record.complete = true,
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref() {
-                    self.record.response_body_bytes += data.len() as u64;
+                    record.response_body_bytes += data.len() as u64;
                 } else if let Some(trailers) = frame.trailers_ref() {
-                    self.record.grpc_status = trailers
+                    record.grpc_status = trailers
                         .get("grpc-status")
                         .and_then(|value| value.to_str().ok()?.parse().ok())
-                        .or(self.record.grpc_status);
+                        .or(record.grpc_status);
                 }
-                self.record.complete = self.source.is_end_stream();
+                record.complete = self.source.is_end_stream();
             }
             Poll::Ready(Some(Err(error))) => {
                 tracing::debug!(%error, "response ended early");
-                if self.record.flags.is_empty() {
+                if record.flags.is_empty() {
                     let (flag, details) = if upstream::remote_reset(&**error).is_some() {
                         (ResponseFlags::UPSTREAM_REMOTE_RESET, "upstream_reset_after_response_started{remote_reset}")
                     } else {
@@ -193,8 +208,8 @@ impl ResponseBody {
                             "upstream_reset_after_response_started{connection_termination}",
                         )
                     };
-                    self.record.flags = flag;
-                    self.record.details = details.into();
+                    record.flags = flag;
+                    record.details = details.into();
                 }
             }
         }
@@ -210,8 +225,10 @@ impl Body for ResponseBody {
         if let Some(deadline) = &mut this.deadline
             && deadline.as_mut().poll(cx).is_ready()
         {
-            this.record.flags = ResponseFlags::UPSTREAM_REQUEST_TIMEOUT;
-            this.record.details = "response_timeout".into();
+            if let Some(record) = &mut this.record {
+                record.flags = ResponseFlags::UPSTREAM_REQUEST_TIMEOUT;
+                record.details = "response_timeout".into();
+            }
             return Poll::Ready(Some(Err("the timeout of the route has passed".into())));
         }
         let polled = Pin::new(&mut this.source).poll_frame(cx);

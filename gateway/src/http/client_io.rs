@@ -25,6 +25,11 @@ impl ClientIo {
     pub(super) fn new(stream: Stream, prefix: Bytes, activity: Rc<Activity>) -> Self {
         Self { stream, prefix, activity }
     }
+
+    /// The connection is not HTTP any more: its socket, and what was read of it and not handed on.
+    pub(super) fn into_stream(self) -> (Stream, Bytes) {
+        (self.stream, self.prefix)
+    }
 }
 
 impl hyper::rt::Read for ClientIo {

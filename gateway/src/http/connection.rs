@@ -1,6 +1,12 @@
 //! One client connection: which protocol it speaks, and how it is served until it ends.
 
-use std::{io, net::SocketAddr, pin::pin, rc::Rc};
+use std::{
+    cell::Cell,
+    io,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    rc::Rc,
+};
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderValue;
@@ -16,6 +22,7 @@ use super::{
     client_io::ClientIo,
     limits,
     service::{self, Aborted},
+    upgrade::Switch,
 };
 use crate::net::{LocalExecutor, Stream};
 
@@ -36,6 +43,8 @@ pub(super) struct Connection {
     /// Unique in this process.
     pub(super) id: u64,
     pub(super) activity: Rc<Activity>,
+    /// What the connection becomes when HTTP has ended on it, if it does not end.
+    pub(super) switch: Cell<Option<Box<Switch>>>,
 }
 
 /// Serves a connection until it ends.
@@ -56,6 +65,7 @@ pub(crate) async fn serve(stream: TcpStream, remote: SocketAddr, port: Rc<Port>,
         forwarded_for: worker.identity.forwarded_for(remote.ip()),
         id: worker.connections.next_id(worker.index),
         activity: Rc::clone(&activity),
+        switch: Cell::default(),
         worker: Rc::clone(&worker),
     });
     let mut stream = Stream::Plain(stream);
@@ -85,7 +95,8 @@ async fn sniff(stream: &mut Stream) -> io::Result<(Bytes, bool)> {
 
 async fn serve_http1(io: ClientIo, connection: Rc<Connection>) {
     let activity = Rc::clone(&connection.activity);
-    let http1 = http1::Builder::new()
+    let serving = Rc::clone(&connection);
+    let mut http1 = http1::Builder::new()
         .max_buf_size(limits::HTTP1_BUFFER_BYTES)
         // hyper's default for the number of headers is `limits::MAX_HEADERS`; saying so would make it allocate for
         // every request.
@@ -93,8 +104,16 @@ async fn serve_http1(io: ClientIo, connection: Rc<Connection>) {
         .half_close(false)
         .auto_date_header(true)
         .header_read_timeout(None) // the sweep does it, without a timer per request
-        .serve_connection(io, service_fn(move |request| service::serve(Rc::clone(&connection), request)));
-    let ended = with_orders(&activity, true, pin!(http1), http1::Connection::graceful_shutdown).await;
+        .serve_connection(io, service_fn(move |request| service::serve(Rc::clone(&serving), request)));
+    let ended = with_orders(&activity, true, Pin::new(&mut http1), http1::Connection::graceful_shutdown).await;
+    // hyper ends with a 101 and leaves the socket open.
+    if let (Some(Ok(())), Some(switch)) = (&ended, connection.switch.take()) {
+        let http1::Parts { io, read_buf, .. } = http1.into_parts();
+        let tunnel = Box::pin(switch.run(io, read_buf));
+        // Told to drain, it goes on until the drain time is over.
+        with_orders(&activity, false, pin!(tunnel), |_| {}).await;
+        return;
+    }
     log_end(ended);
 }
 

@@ -90,8 +90,13 @@ pub(super) async fn send(
 
     let settings = cluster.settings();
     let counters = connection.worker.telemetry.counters();
-    let mut request = build(head, body, settings.protocol)?;
-    let http2 = settings.protocol == UpstreamProtocol::Http2;
+    let protocol = match body {
+        // A WebSocket over HTTP/2 would be another kind of request (RFC 8441), which hardly a service knows.
+        RequestBody::Upgrade => UpstreamProtocol::Http1,
+        _ => settings.protocol,
+    };
+    let mut request = build(head, body, protocol)?;
+    let http2 = protocol == UpstreamProtocol::Http2;
     let mut attempts = Attempts::new(&forward.retry, record.is_grpc(), http2);
     attempts.record(&mut request);
     let mut fresh = false;
@@ -108,7 +113,7 @@ pub(super) async fn send(
         }
         // The upstream may close a kept connection at the very moment we use it.
         let copy = attempts.copy(&request, !fresh && endpoint.has_idle());
-        let sent = endpoint.send(request, settings.protocol, settings.connect_timeout, fresh);
+        let sent = endpoint.send(request, protocol, settings.connect_timeout, fresh);
         let (outcome, deadline) = within(&attempts, sent).await;
         let (again, pause) = match outcome {
             Ok(Sent { response, local, reused }) => {

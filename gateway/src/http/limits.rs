@@ -16,6 +16,8 @@ pub const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 pub const DRAIN_HEAD_TIMEOUT: Duration = Duration::from_secs(2);
 /// A connection without a request: closed.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60 * 60);
+/// Silence on an upgraded connection (WebSocket) of which one side has ended: it is closed.
+pub const UPGRADE_HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(60);
 /// Requests at once on an HTTP/2 connection: more are refused.
 pub const HTTP2_STREAMS: u32 = 100;
 /// Receive window of one HTTP/2 stream in bytes.

@@ -13,6 +13,7 @@
 //! | `retry` | trying again, and what is kept for it |
 //! | `reply`, `redirect` | answers that need no upstream |
 //! | `body` | bodies both ways, with back-pressure |
+//! | `upgrade` | a WebSocket: what is asked, and the tunnel that the connection becomes |
 //! | `record` | when all is over: metrics and the access log |
 //!
 //! `serving` is what a worker knows: the current configuration with its private pools and plugin instances.
@@ -33,6 +34,7 @@ mod retry;
 mod route;
 mod service;
 mod serving;
+mod upgrade;
 
 pub(crate) use activity::Connections;
 pub(crate) use connection::serve;

@@ -17,7 +17,7 @@ use super::{
     plugins::Filters,
     request::{X_FORWARDED_FOR, X_REQUEST_ID},
 };
-use crate::telemetry::{Destination, Entry, Observation, RequestProtocol, ResponseFlags};
+use crate::telemetry::{Destination, Entry, Limit, Observation, RequestProtocol, ResponseFlags};
 
 /// Follows a request; dropping it is the end of the request.
 pub(super) struct Record {
@@ -122,6 +122,10 @@ impl Record {
     /// Whether the client broke its request off.
     pub(super) fn is_broken_off(&self) -> bool {
         self.request_body.as_ref().is_some_and(|body| body.broken.get())
+    }
+
+    pub(super) fn limit_exceeded(&self, limit: Limit) {
+        self.connection.worker.telemetry.counters().limit_exceeded(limit);
     }
 
     pub(super) fn is_grpc(&self) -> bool {

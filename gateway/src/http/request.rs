@@ -12,7 +12,12 @@ use http::{
 use proxy_wasm_host::{RequestHead, Scheme};
 use smallvec::SmallVec;
 
-use super::{connection::Connection, limits, reply::Reply};
+use super::{
+    connection::Connection,
+    limits,
+    reply::Reply,
+    upgrade::{self, Asked},
+};
 use crate::telemetry::ResponseFlags;
 
 pub(super) static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -54,6 +59,8 @@ pub(super) struct Admitted {
     pub(super) head: RequestHead,
     /// Size of the header fields as they arrived.
     pub(super) bytes: u64,
+    /// Whether the client wants a WebSocket; the head says so, too.
+    pub(super) upgrade: bool,
 }
 
 /// Checks and normalises a head.
@@ -76,9 +83,9 @@ pub(super) fn admit(parts: Parts, connection: &Connection) -> Result<Admitted, B
         // Absolute form without a path.
         None => PathAndQuery::from_static("/"),
     };
-    let bytes = clean(&mut headers)?;
+    let (bytes, upgrade) = clean(&mut headers, &method)?;
     set_forwarding_headers(&mut headers, connection);
-    Ok(Admitted { head: RequestHead { method, target, scheme: Scheme::Http, headers }, bytes })
+    Ok(Admitted { head: RequestHead { method, target, scheme: Scheme::Http, headers }, bytes, upgrade })
 }
 
 fn check_method(method: &Method) -> Result<(), Box<Reply>> {
@@ -223,20 +230,20 @@ fn normal_path(path: &str) -> Option<String> {
 }
 
 /// Removes headers that belong to one connection or that only we may set, in one pass over the names.
-/// Returns the size of all fields as they arrived. An upgrade that we do not do is answered.
-fn clean(headers: &mut HeaderMap) -> Result<u64, Box<Reply>> {
+/// Returns the size of all fields as they arrived, and whether a WebSocket is wanted. An upgrade that we do not do is
+/// answered.
+fn clean(headers: &mut HeaderMap, method: &Method) -> Result<(u64, bool), Box<Reply>> {
     if headers.len() > limits::MAX_HEADERS {
         return Err(too_large("http2.too_many_headers"));
     }
     let mut bytes = 0;
     let mut gone: SmallVec<[HeaderName; 8]> = SmallVec::new();
-    let mut upgrade = None;
+    let mut upgrades = false;
     for (name, value) in headers.iter() {
         bytes += name.as_str().len() + value.len() + 4;
         match name.as_str() {
             "connection" => {
-                let upgrades = named_by_connection(value, &mut gone);
-                upgrade = upgrade.or(upgrades.then_some(()));
+                upgrades |= named_by_connection(value, &mut gone);
             }
             "keep-alive"
             | "proxy-connection"
@@ -256,13 +263,17 @@ fn clean(headers: &mut HeaderMap) -> Result<u64, Box<Reply>> {
     if bytes > limits::MAX_HEAD_BYTES {
         return Err(too_large("http2.headers_too_large"));
     }
-    if upgrade.is_some() && is_foreign_upgrade(headers) {
+    let asked = if upgrades { upgrade::asked(method, headers) } else { Asked::Nothing };
+    if asked == Asked::Foreign {
         return Err(Reply::new(StatusCode::FORBIDDEN, "upgrade_failed", ResponseFlags::NONE).closing());
     }
     for name in gone {
         headers.remove(name);
     }
-    Ok(bytes as u64)
+    if asked == Asked::WebSocket {
+        upgrade::mark(headers);
+    }
+    Ok((bytes as u64, asked == Asked::WebSocket))
 }
 
 fn too_large(details: &'static str) -> Box<Reply> {
@@ -288,11 +299,6 @@ pub(super) fn named_by_connection(value: &HeaderValue, gone: &mut SmallVec<[Head
         }
     }
     upgrades
-}
-
-/// `h2c` is ignored (served as HTTP/1.1); anything else needs a tunnel.
-fn is_foreign_upgrade(headers: &HeaderMap) -> bool {
-    headers.get_all(header::UPGRADE).iter().any(|value| !value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"h2c"))
 }
 
 /// User information or a fragment does not belong into a referer (Envoy drops the header).
@@ -448,7 +454,7 @@ mod tests {
             ("referer", "http://u:p@c/"),
             ("accept", "*/*"),
         ]);
-        clean(&mut headers).unwrap();
+        clean(&mut headers, &Method::GET).unwrap();
         let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["accept", "host", "x-forwarded-host"]);
@@ -456,9 +462,9 @@ mod tests {
 
     #[test]
     fn upgrades_are_answered_but_h2c_is_ignored() {
-        assert!(clean(&mut map(&[("connection", "upgrade"), ("upgrade", "foo")])).is_err());
+        assert!(clean(&mut map(&[("connection", "upgrade"), ("upgrade", "foo")]), &Method::GET).is_err());
         let mut h2c = map(&[("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c"), ("http2-settings", "x")]);
-        clean(&mut h2c).unwrap();
+        clean(&mut h2c, &Method::GET).unwrap();
         assert!(h2c.is_empty());
     }
 
@@ -468,7 +474,7 @@ mod tests {
         for number in 0..101 {
             headers.append(HeaderName::try_from(format!("x-{number}")).unwrap(), HeaderValue::from_static("v"));
         }
-        assert_eq!(clean(&mut headers).unwrap_err().status, 431);
+        assert_eq!(clean(&mut headers, &Method::GET).unwrap_err().status, 431);
     }
 
     #[test]

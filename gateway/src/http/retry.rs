@@ -98,9 +98,10 @@ impl<'a> Attempts<'a> {
         if !wanted {
             return None;
         }
-        let body = match &self.replay {
-            Some(recording) => RequestBody::Replay(Replay::of(recording)),
-            None => RequestBody::Empty,
+        let body = match (&self.replay, request.body()) {
+            (Some(recording), _) => RequestBody::Replay(Replay::of(recording)),
+            (None, RequestBody::Upgrade) => RequestBody::Upgrade,
+            (None, _) => RequestBody::Empty,
         };
         let mut copy = Request::new(body);
         *copy.method_mut() = request.method().clone();

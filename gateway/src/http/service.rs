@@ -19,6 +19,7 @@ use super::{
     reply::{self, Reply},
     request, route,
     serving::{PinnedRoute, Serving},
+    upgrade::{self, Switch, Upgraded},
 };
 use crate::{
     snapshot::Action,
@@ -58,6 +59,8 @@ struct Outcome {
     body: Source,
     /// Whether the connection ends with it.
     close: bool,
+    /// The upstream's side, if it has agreed to a WebSocket.
+    upgraded: Option<Box<Upgraded>>,
 }
 
 /// Serves one request.
@@ -76,11 +79,11 @@ pub(super) async fn serve(
             count_rejection(&stream, &rejected);
             stream.local(rejected)
         }
-        Ok(request::Admitted { head, bytes }) => {
+        Ok(request::Admitted { head, bytes, upgrade }) => {
             stream.record.admitted(&head, bytes);
             let serving = stream.connection.port.serving();
             if serving.plugins.is_empty() {
-                let body = plain_body(&mut stream.record, incoming);
+                let body = if upgrade { RequestBody::Upgrade } else { plain_body(&mut stream.record, incoming) };
                 stream.dispatch(&serving, head, body).await?
             } else {
                 stream.filtered(&serving, head, incoming).await?
@@ -115,11 +118,21 @@ impl Stream {
     /// A request on a listener with plugins: their request callbacks, the request itself, their response callbacks.
     async fn filtered(&mut self, serving: &Serving, head: RequestHead, incoming: Incoming) -> Result<Outcome, Aborted> {
         let has_body = !incoming.is_end_stream();
+        let upgrade = upgrade::is_marked(&head.headers);
         let filters = Filters::open(&serving.plugins, &self.connection, self.version, head);
         self.filters = Some(Rc::clone(&filters));
         self.record.filters = Some(Rc::clone(&filters));
         let outcome = match self.request_callbacks(&filters, incoming, has_body).await {
-            Ok((head, body)) => {
+            Ok((mut head, body)) => {
+                // A plugin may have taken the mark off, and that decides; it cannot put it on.
+                let body = if !upgrade {
+                    body
+                } else if upgrade::is_marked(&head.headers) {
+                    RequestBody::Upgrade
+                } else {
+                    upgrade::unmark(&mut head.headers);
+                    body
+                };
                 let outcome = self.dispatch(serving, head, body).await;
                 // A plugin that looked at the request's body may have decided while the upstream waited for it.
                 match filters.take_interruption() {
@@ -257,7 +270,16 @@ impl Stream {
         if let Some(filters) = &self.filters {
             filters.set_upstream(endpoint);
         }
-        Outcome { head, body: Source::Upstream(body), close: false }
+        let (body, upgraded) = if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            // What follows is not a body, whatever the head says (CVE-2024-23326); nor does it have to end in time.
+            head.headers.remove(header::CONTENT_LENGTH);
+            upgrade::mark(&mut head.headers);
+            self.deadline = None;
+            (Source::Local(Bytes::new()), body.upgraded().map(Box::new))
+        } else {
+            (Source::Upstream(body), None)
+        };
+        Outcome { head, body, close: false, upgraded }
     }
 
     /// We answer ourselves.
@@ -280,14 +302,14 @@ impl Stream {
         let (mut head, ()) = Response::new(()).into_parts();
         head.status = status;
         head.headers = headers;
-        Outcome { head, body: Source::Local(body), close }
+        Outcome { head, body: Source::Local(body), close, upgraded: None }
     }
 
     async fn response_callbacks(&mut self, filters: &Rc<Filters>, outcome: Outcome) -> Result<Outcome, Aborted> {
-        let Outcome { head, body, close } = outcome;
+        let Outcome { head, body, close, upgraded } = outcome;
         let ends = body.is_end_stream();
         match self.run_response_callbacks(filters, head, body, ends).await {
-            Ok((head, body)) => Ok(Outcome { head, body, close }),
+            Ok((head, body)) => Ok(Outcome { head, body, close, upgraded }),
             Err(interrupted) => {
                 // The plugin's own answer takes the place of the upstream's; the other plugins have seen this stream.
                 self.record.flags = ResponseFlags::NONE;
@@ -319,10 +341,22 @@ impl Stream {
 
     /// The last touch: what every response of the gateway has.
     fn finish(mut self, outcome: Outcome) -> Result<Response<ResponseBody>, Aborted> {
-        let Outcome { mut head, body, close } = outcome;
+        let Outcome { mut head, body, close, upgraded } = outcome;
         head.headers.insert(header::SERVER, SERVER);
         head.version = self.version;
         head.extensions.clear();
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            // Without the upstream's side there is nothing to switch to.
+            let upgraded = upgraded.ok_or(Aborted)?;
+            upgrade::mark(&mut head.headers);
+            self.record.code = head.status.as_u16();
+            self.connection.switch.set(Some(Switch::new(*upgraded, self.record)));
+            return Ok(Response::from_parts(head, ResponseBody::switched()));
+        }
+        if upgraded.is_some() {
+            // A plugin has made something else of it.
+            upgrade::unmark(&mut head.headers);
+        }
         let leaving = self.connection.worker.connections.is_leaving() || self.connection.port.is_retired();
         if (close || leaving) && self.version < Version::HTTP_2 {
             head.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -182,6 +182,7 @@ limits! {
     RequestBodyTime "request_body_time" "The body of a request made no progress";
     ResponseWriteTime "response_write_time" "The client does not read the response";
     RequestTime "request_time" "The request exceeded the timeout of its route";
+    UpgradeHalfClosedTime "upgrade_half_closed_time" "One side of an upgraded connection has ended and the other was silent";
     Http2Streams "http2_streams" "Too many concurrent streams on one connection";
     Http2Frames "http2_frames" "A client floods a connection with frames";
     ResponseHeadBytes "response_head_bytes" "The head of an upstream's response is too large or has too many headers";

@@ -10,6 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::{RequestBody, endpoint::Active, http1::Http1};
+use crate::net::Stream;
 
 /// The body of an upstream's response.
 pub struct ResponseBody<B: RequestBody> {
@@ -19,10 +20,21 @@ pub struct ResponseBody<B: RequestBody> {
     active: Active<B>,
 }
 
+/// A connection that is not HTTP any more.
+pub struct Upgraded<B: RequestBody> {
+    /// Its bytes from here on.
+    pub stream: Stream,
+    /// What came of them together with the 101.
+    pub read_ahead: Bytes,
+    /// Counts the connection as a request of its endpoint.
+    pub active: Active<B>,
+}
+
 impl<B: RequestBody> ResponseBody<B> {
     pub(super) fn http1(incoming: Incoming, connection: Http1<B>, active: Active<B>) -> Self {
         let mut body = Self { incoming, connection: Some(connection), active };
-        if body.incoming.is_end_stream() {
+        // After a 101 there is no next request.
+        if body.incoming.is_end_stream() && !body.is_upgraded() {
             body.release();
         }
         body
@@ -30,6 +42,17 @@ impl<B: RequestBody> ResponseBody<B> {
 
     pub(super) fn http2(incoming: Incoming, active: Active<B>) -> Self {
         Self { incoming, connection: None, active }
+    }
+
+    fn is_upgraded(&self) -> bool {
+        self.connection.as_ref().is_some_and(Http1::is_upgraded)
+    }
+
+    /// The connection, if the response was the 101 that had been asked for.
+    #[must_use]
+    pub fn upgraded(self) -> Option<Upgraded<B>> {
+        let (stream, read_ahead) = self.connection?.into_stream()?;
+        Some(Upgraded { stream, read_ahead, active: self.active })
     }
 
     /// The message is complete: the connection can serve another request.

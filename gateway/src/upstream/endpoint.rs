@@ -40,7 +40,7 @@ pub struct Sent<B: RequestBody> {
 }
 
 /// Counts a request as active for as long as it lives.
-pub(super) struct Active<B: RequestBody>(pub(super) Rc<Endpoint<B>>);
+pub struct Active<B: RequestBody>(pub(super) Rc<Endpoint<B>>);
 
 impl<B: RequestBody> Drop for Active<B> {
     fn drop(&mut self) {

@@ -4,9 +4,10 @@ use std::{
     future::poll_fn,
     net::SocketAddr,
     pin::{Pin, pin},
-    task::{Context, Waker},
+    task::{Context, Poll, Waker},
 };
 
+use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
 use hyper::{body::Incoming, client::conn::http1};
 
@@ -14,11 +15,16 @@ use super::{Failure, RequestBody, UpstreamError, limits};
 use crate::net::{Io, Stream};
 
 /// What is wrong with a response head that hyper accepts: it would let one message be read as two, or ends HTTP.
-fn malformed(response: &Response<Incoming>) -> Option<&'static str> {
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return Some("it switches protocols, and nobody asked for that");
-    }
+/// `upgrade` is the protocol that was asked for.
+fn malformed(response: &Response<Incoming>, upgrade: Option<&str>) -> Option<&'static str> {
     let headers = response.headers();
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let Some(upgrade) = upgrade else { return Some("it switches protocols, and nobody asked for that") };
+        let switched = headers.get(header::UPGRADE);
+        if !switched.is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(upgrade.as_bytes())) {
+            return Some("it switches to another protocol than was asked for");
+        }
+    }
     if headers.len() > limits::MAX_HEADERS {
         return Some(limits::TOO_MANY_HEADERS);
     }
@@ -40,8 +46,12 @@ type Driver<B> = http1::Connection<Io<Stream>, B>;
 /// The two halves of a connection.
 pub(super) struct Http1<B: RequestBody> {
     sender: http1::SendRequest<B>,
-    /// `None` once the connection has ended. Boxed, because the pair is moved between pool, request and body.
+    /// `None` once HTTP has ended on the connection. Boxed, because the pair is moved between pool, request and body.
     driver: Option<Pin<Box<Driver<B>>>>,
+    /// The protocol that the request asked for, if it may be another one from a 101 on.
+    upgrade: Option<&'static str>,
+    /// After that 101: the socket, and what was read of it behind the 101.
+    upgraded: Option<(Stream, Bytes)>,
     pub(super) local: Option<SocketAddr>,
     reused: bool,
 }
@@ -58,15 +68,18 @@ impl<B: RequestBody> Http1<B> {
             .handshake(Io(stream))
             .await
             .map_err(Failure::Protocol)?;
-        Ok(Self { sender, driver: Some(Box::pin(driver)), local, reused: false })
+        Ok(Self { sender, driver: Some(Box::pin(driver)), upgrade: None, upgraded: None, local, reused: false })
     }
 
     /// Lets the connection read and write what it can.
     pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
-        if let Some(driver) = &mut self.driver
-            && driver.as_mut().poll(cx).is_ready()
-        {
-            self.driver = None;
+        let Some(driver) = &mut self.driver else { return };
+        let Poll::Ready(ended) = driver.as_mut().poll(cx) else { return };
+        // Dropping it tells a request that it will not be answered.
+        let driver = self.driver.take();
+        if let (Some(driver), Some(_), Ok(())) = (driver, self.upgrade, ended) {
+            let http1::Parts { io, read_buf, .. } = Pin::into_inner(driver).into_parts();
+            self.upgraded = Some((io.0, read_buf));
         }
     }
 
@@ -75,20 +88,25 @@ impl<B: RequestBody> Http1<B> {
     /// # Errors
     /// The request comes back if the connection had ended before anything was sent.
     pub(super) async fn send(&mut self, request: Request<B>) -> Result<Response<Incoming>, UpstreamError<B>> {
+        self.upgrade = request.body().upgrade();
         let mut response = pin!(self.sender.try_send_request(request));
         let outcome = poll_fn(|cx| {
-            if let Some(driver) = &mut self.driver
-                && driver.as_mut().poll(cx).is_ready()
-            {
-                self.driver = None;
-            }
+            self.drive(cx);
             response.as_mut().poll(cx)
         })
         .await;
         let reused = std::mem::replace(&mut self.reused, true);
         match outcome {
-            Ok(response) => match malformed(&response) {
-                None => Ok(response),
+            Ok(response) => match malformed(&response, self.upgrade) {
+                None if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                    self.end().await;
+                    Ok(response)
+                }
+                None => {
+                    self.upgrade = None;
+                    self.upgraded = None;
+                    Ok(response)
+                }
                 Some(what) => Err(UpstreamError { request: None, failure: Failure::Malformed(what) }),
             },
             Err(mut error) => Err(UpstreamError {
@@ -96,6 +114,25 @@ impl<B: RequestBody> Http1<B> {
                 failure: Failure::from_hyper(error.into_error(), reused),
             }),
         }
+    }
+
+    /// Waits until hyper has let go of the connection, as it does after a 101.
+    async fn end(&mut self) {
+        poll_fn(|cx| {
+            self.drive(cx);
+            if self.driver.is_none() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+
+    /// Whether the last response was the 101 that had been asked for.
+    pub(super) fn is_upgraded(&self) -> bool {
+        self.upgraded.is_some()
+    }
+
+    /// The socket after such a 101, and what was read of it behind the 101.
+    pub(super) fn into_stream(self) -> Option<(Stream, Bytes)> {
+        self.upgraded
     }
 
     /// Whether the next request can be sent now. A connection whose request body is still on its way, or

@@ -16,15 +16,19 @@ mod http1;
 mod http2;
 pub mod limits;
 
-pub use body::ResponseBody;
+pub use body::{ResponseBody, Upgraded};
 pub use cluster::Cluster;
 pub use endpoint::{Endpoint, Sent};
 pub(crate) use error::remote_reset;
 pub use error::{Failure, UpstreamError};
 
 /// What a request body has to be.
-pub trait RequestBody: http_body::Body<Data = bytes::Bytes, Error = BodyError> + Unpin + 'static {}
-impl<B: http_body::Body<Data = bytes::Bytes, Error = BodyError> + Unpin + 'static> RequestBody for B {}
+pub trait RequestBody: http_body::Body<Data = bytes::Bytes, Error = BodyError> + Unpin + 'static {
+    /// The protocol that the connection may be switched to by a 101 (HTTP/1 only). The head says so, too.
+    fn upgrade(&self) -> Option<&'static str> {
+        None
+    }
+}
 
 /// Why a request body ended early.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;

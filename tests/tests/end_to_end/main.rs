@@ -12,4 +12,5 @@ mod plugins;
 mod protocols;
 mod retries;
 mod routes;
+mod upgrades;
 mod uploads;
