@@ -138,7 +138,7 @@ fn options(args: Args) -> anyhow::Result<app::Options> {
             shortest: Duration::from_secs(args.minimum_drain_seconds),
             longest: Duration::from_secs(args.drain_seconds),
         },
-        telemetry: TelemetryOptions { identity, build_tag: String::new(), access_log },
+        telemetry: TelemetryOptions { identity, build_tag: String::new(), hostname: hostname.clone(), access_log },
         identity: Identity { hostname, instance_ip: args.instance_ip },
         config,
         limits: crate::plugins::Limits::default(),

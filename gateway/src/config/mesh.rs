@@ -10,8 +10,8 @@ use crate::telemetry::{AccessLogOptions, LogFormat, LogSink};
 pub struct MeshConfig {
     /// `accessLogFile`; empty: no access log, Istio's default.
     pub access_log_file: String,
-    /// `accessLogEncoding` is `JSON`.
-    pub access_log_json: bool,
+    /// `accessLogEncoding` and `accessLogFormat`.
+    pub access_log_format: LogFormat,
 }
 
 /// Why a mesh configuration cannot be used.
@@ -64,12 +64,24 @@ impl MeshConfig {
             Some(Value::String(text)) => Ok(text.clone()),
             Some(_) => Err((1, format!("{field} must be text"))),
         };
-        let access_log_json = match text("accessLogEncoding")?.as_str() {
-            "" | "TEXT" => false,
-            "JSON" => true,
-            other => return Err((1, format!("accessLogEncoding must be TEXT or JSON, not {other:?}"))),
+        let line = |field: &str| document.positions.line(field);
+        let access_log_format = match (text("accessLogEncoding")?.as_str(), text("accessLogFormat")?) {
+            ("" | "TEXT", format) if format.is_empty() => LogFormat::Text,
+            ("" | "TEXT", format) => LogFormat::CustomText(format),
+            ("JSON", format) if format.is_empty() => LogFormat::Json,
+            ("JSON", format) => LogFormat::CustomJson(serde_json::from_str(&format).map_err(|error| {
+                (
+                    line("accessLogFormat"),
+                    format!("accessLogFormat must be a JSON object for accessLogEncoding JSON: {error}"),
+                )
+            })?),
+            (other, _) => {
+                let message = format!("accessLogEncoding must be TEXT or JSON, not {other:?}");
+                return Err((line("accessLogEncoding"), message));
+            }
         };
-        Ok(Self { access_log_file: text("accessLogFile")?, access_log_json })
+        access_log_format.check().map_err(|errors| (line("accessLogFormat"), format!("accessLogFormat: {errors}")))?;
+        Ok(Self { access_log_file: text("accessLogFile")?, access_log_format })
     }
 
     /// The access log that is wanted.
@@ -81,7 +93,7 @@ impl MeshConfig {
             "/dev/stderr" => LogSink::Stderr,
             path => LogSink::File(path.into()),
         };
-        let format = if self.access_log_json { LogFormat::Json } else { LogFormat::Text };
+        let format = self.access_log_format.clone();
         Some(AccessLogOptions { format, sink, ..AccessLogOptions::default() })
     }
 }
@@ -109,8 +121,24 @@ mod tests {
     }
 
     #[test]
+    fn formats_of_users() {
+        let format = |text: &str| MeshConfig::parse(text).unwrap().access_log_format;
+        assert_eq!(format("accessLogFormat: '%PROTOCOL%'"), LogFormat::CustomText("%PROTOCOL%".to_owned()));
+        let LogFormat::CustomJson(members) =
+            format("accessLogEncoding: JSON\naccessLogFormat: '{\"a\": \"%PROTOCOL%\"}'")
+        else {
+            unreachable!("it is JSON")
+        };
+        assert_eq!(members["a"], "%PROTOCOL%");
+    }
+
+    #[test]
     fn what_is_wrong_is_said() {
         assert!(MeshConfig::parse("accessLogEncoding: XML").unwrap_err().1.contains("TEXT or JSON"));
+        let text = "accessLogFile: /dev/stdout\naccessLogFormat: '%FOO% %REQ%'\n";
+        let (line, message) = MeshConfig::parse(text).unwrap_err();
+        assert!(line == 2 && message.contains("%FOO%") && message.contains("%REQ%"), "{line}: {message}");
+        assert!(MeshConfig::parse("accessLogEncoding: JSON\naccessLogFormat: '[1]'").is_err());
         assert!(MeshConfig::parse("kind: ConfigMap").unwrap_err().1.contains("data.mesh"));
         assert!(MeshConfig::parse("- a").is_err());
     }

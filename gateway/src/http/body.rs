@@ -190,6 +190,7 @@ impl ResponseBody {
                 if let Some(data) = frame.data_ref() {
                     record.response_body_bytes += data.len() as u64;
                 } else if let Some(trailers) = frame.trailers_ref() {
+                    record.ended_with(trailers);
                     record.grpc_status = trailers
                         .get("grpc-status")
                         .and_then(|value| value.to_str().ok()?.parse().ok())

@@ -110,6 +110,7 @@ pub(super) async fn send(
         };
         if let Some(log) = &mut record.log {
             log.upstream = Some(endpoint.address());
+            log.attempts += 1;
         }
         // The upstream may close a kept connection at the very moment we use it.
         let copy = attempts.copy(&request, !fresh && endpoint.has_idle());

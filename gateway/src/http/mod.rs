@@ -14,6 +14,7 @@
 //! | `reply`, `redirect` | answers that need no upstream |
 //! | `body` | bodies both ways, with back-pressure |
 //! | `upgrade` | a WebSocket: what is asked, and the tunnel that the connection becomes |
+//! | `log_headers` | headers that the access log shows |
 //! | `record` | when all is over: metrics and the access log |
 //!
 //! `serving` is what a worker knows: the current configuration with its private pools and plugin instances.
@@ -25,6 +26,7 @@ mod client_io;
 mod connection;
 mod forward;
 pub mod limits;
+mod log_headers;
 mod plugins;
 mod record;
 mod redirect;

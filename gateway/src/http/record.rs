@@ -8,16 +8,11 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use http::{HeaderMap, header, request::Parts};
+use http::{HeaderMap, header, request::Parts, response};
 use proxy_wasm_host::RequestHead;
 
-use super::{
-    body::ClientBytes,
-    connection::Connection,
-    plugins::Filters,
-    request::{X_FORWARDED_FOR, X_REQUEST_ID},
-};
-use crate::telemetry::{Destination, Entry, Limit, Observation, RequestProtocol, ResponseFlags};
+use super::{body::ClientBytes, connection::Connection, plugins::Filters};
+use crate::telemetry::{Captured, Destination, Entry, Limit, Observation, RequestProtocol, ResponseFlags};
 
 /// Follows a request; dropping it is the end of the request.
 pub(super) struct Record {
@@ -51,13 +46,13 @@ pub(super) struct LogFields {
     pub(super) path: String,
     protocol: &'static str,
     authority: Option<Vec<u8>>,
-    user_agent: Option<Vec<u8>>,
-    forwarded_for: Option<Vec<u8>>,
-    request_id: Option<Vec<u8>>,
+    headers: Captured,
     pub(super) route: Option<Arc<str>>,
     pub(super) cluster: Option<Arc<str>>,
     pub(super) upstream: Option<SocketAddr>,
     pub(super) upstream_local: Option<SocketAddr>,
+    /// How often the request was sent.
+    pub(super) attempts: u32,
     pub(super) upstream_time: Option<Duration>,
     pub(super) upstream_failure: Option<String>,
 }
@@ -67,8 +62,11 @@ impl Record {
     pub(super) fn start(connection: &Rc<Connection>, parts: &Parts, grpc: bool) -> Self {
         connection.activity.begin();
         connection.worker.telemetry.counters().requests_in_flight.inc();
-        let log = connection.worker.telemetry.access_log().map(|_| {
+        let log = connection.worker.log_headers.as_ref().map(|wanted| {
+            let mut captured = Captured::default();
+            wanted.copy_request(&parts.headers, &mut captured);
             Box::new(LogFields {
+                headers: captured,
                 wall: Some(SystemTime::now()),
                 method: parts.method.as_str().to_owned(),
                 path: parts.uri.path_and_query().map(|path| path.as_str().to_owned()).unwrap_or_default(),
@@ -78,7 +76,6 @@ impl Record {
                     .authority()
                     .map(|authority| authority.as_str().as_bytes().to_vec())
                     .or_else(|| copy(&parts.headers, &header::HOST)),
-                user_agent: copy(&parts.headers, &header::USER_AGENT),
                 ..LogFields::default()
             })
         });
@@ -104,9 +101,23 @@ impl Record {
     /// The head was accepted: the forwarding headers are in it now.
     pub(super) fn admitted(&mut self, head: &RequestHead, bytes: u64) {
         self.request_head_bytes = bytes;
-        if let Some(log) = &mut self.log {
-            log.forwarded_for = copy(&head.headers, &X_FORWARDED_FOR);
-            log.request_id = copy(&head.headers, &X_REQUEST_ID);
+        if let (Some(log), Some(wanted)) = (&mut self.log, &self.connection.worker.log_headers) {
+            wanted.copy_request(&head.headers, &mut log.headers);
+        }
+    }
+
+    /// The head of the response is what the client gets.
+    pub(super) fn responded(&mut self, head: &response::Parts) {
+        self.code = head.status.as_u16();
+        if let (Some(log), Some(wanted)) = (&mut self.log, &self.connection.worker.log_headers) {
+            wanted.copy_response(&head.headers, &mut log.headers);
+        }
+    }
+
+    /// The response has trailers.
+    pub(super) fn ended_with(&mut self, trailers: &HeaderMap) {
+        if let (Some(log), Some(wanted)) = (&mut self.log, &self.connection.worker.log_headers) {
+            wanted.copy_trailers(trailers, &mut log.headers);
         }
     }
 
@@ -168,12 +179,15 @@ impl Drop for Record {
                 code_details: &self.details,
                 connection_termination_details: "",
                 upstream_transport_failure_reason: log.upstream_failure.as_deref().unwrap_or_default(),
+                request_head_bytes: self.request_head_bytes,
+                response_head_bytes: self.response_head_bytes,
                 bytes_received: request_body,
                 bytes_sent: self.response_body_bytes,
                 upstream_service_time: log.upstream_time.map(|time| time.as_millis() as u64),
-                x_forwarded_for: log.forwarded_for.as_deref(),
-                user_agent: log.user_agent.as_deref(),
-                request_id: log.request_id.as_deref(),
+                upstream_attempts: log.attempts,
+                headers: &log.headers,
+                grpc_status: self.grpc_status,
+                connection_id: self.connection.id,
                 authority: log.authority.as_deref(),
                 upstream_host: log.upstream,
                 upstream_cluster: log.cluster.as_deref().unwrap_or_default(),

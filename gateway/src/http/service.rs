@@ -349,7 +349,7 @@ impl Stream {
             // Without the upstream's side there is nothing to switch to.
             let upgraded = upgraded.ok_or(Aborted)?;
             upgrade::mark(&mut head.headers);
-            self.record.code = head.status.as_u16();
+            self.record.responded(&head);
             self.connection.switch.set(Some(Switch::new(*upgraded, self.record)));
             return Ok(Response::from_parts(head, ResponseBody::switched()));
         }
@@ -363,7 +363,7 @@ impl Stream {
         } else if leaving {
             self.connection.activity.say_goodbye();
         }
-        self.record.code = head.status.as_u16();
+        self.record.responded(&head);
         Ok(Response::from_parts(head, ResponseBody::new(body, self.record, self.deadline)))
     }
 }

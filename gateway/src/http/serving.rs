@@ -12,6 +12,7 @@ use http::HeaderValue;
 
 use super::{
     Cluster, Connections,
+    log_headers::LogHeaders,
     plugins::{Link, PluginSet},
 };
 use crate::{
@@ -50,6 +51,8 @@ pub(crate) struct Worker {
     pub(crate) plugins: PluginSet,
     /// What requests without a destination are counted for.
     pub(super) nowhere: Rc<Destination>,
+    /// What the access log shows of headers; `None`: there is no access log.
+    pub(super) log_headers: Option<LogHeaders>,
 }
 
 impl Worker {
@@ -60,6 +63,7 @@ impl Worker {
         plugins: PluginSet,
     ) -> Rc<Self> {
         let nowhere = telemetry.destination(None);
+        let log_headers = telemetry.access_log().map(LogHeaders::new);
         Rc::new(Self {
             index,
             clock: Clock::default(),
@@ -68,6 +72,7 @@ impl Worker {
             connections: Rc::default(),
             plugins,
             nowhere,
+            log_headers,
         })
     }
 }

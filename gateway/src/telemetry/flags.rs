@@ -9,46 +9,46 @@ use std::fmt;
 pub struct ResponseFlags(u32);
 
 macro_rules! flags {
-    ($($position:literal $name:ident $code:literal $meaning:literal;)*) => {
+    ($($position:literal $name:ident $code:literal $long:literal $meaning:literal;)*) => {
         impl ResponseFlags {
             $(#[doc = concat!($meaning, " (`", $code, "`).")]
             pub const $name: Self = Self(1 << $position);)*
 
-            /// All flags with their codes, in Envoy's order.
-            const CODES: &[(Self, &str)] = &[$((Self::$name, $code)),*];
+            /// All flags with their codes and long names, in Envoy's order.
+            const CODES: &[(Self, &str, &str)] = &[$((Self::$name, $code, $long)),*];
         }
     };
 }
 
 flags! {
-    0 LOCAL_HEALTH_CHECK_FAILED "LH" "The gateway's own health check failed";
-    1 NO_HEALTHY_UPSTREAM "UH" "The cluster has no healthy endpoint";
-    2 UPSTREAM_REQUEST_TIMEOUT "UT" "The request ran out of time";
-    3 LOCAL_RESET "LR" "The gateway reset the upstream stream";
-    4 UPSTREAM_REMOTE_RESET "UR" "The upstream reset the stream";
-    5 UPSTREAM_CONNECTION_FAILURE "UF" "The upstream could not be connected to";
-    6 UPSTREAM_CONNECTION_TERMINATION "UC" "The upstream closed the connection before the response was complete";
-    7 UPSTREAM_OVERFLOW "UO" "A circuit breaker of the cluster is open";
-    8 NO_ROUTE "NR" "No virtual host or no route matched";
-    9 DELAY_INJECTED "DI" "A configured fault delayed the request";
-    10 FAULT_INJECTED "FI" "A configured fault answered";
-    11 RATE_LIMITED "RL" "The local rate limit was exceeded";
-    12 UNAUTHORIZED_EXTERNAL_SERVICE "UAEX" "The external authorizer refused the request";
-    13 RATE_LIMIT_SERVICE_ERROR "RLSE" "The rate-limit service failed";
-    14 DOWNSTREAM_CONNECTION_TERMINATION "DC" "The client went away";
-    15 UPSTREAM_RETRY_LIMIT_EXCEEDED "URX" "All permitted attempts failed";
-    16 STREAM_IDLE_TIMEOUT "SI" "Nothing moved for too long";
-    17 INVALID_ENVOY_HEADERS "IH" "An x-envoy-* request header is malformed";
-    18 DOWNSTREAM_PROTOCOL_ERROR "DPE" "The client broke the protocol";
-    19 UPSTREAM_MAX_STREAM_DURATION "UMSDR" "The upstream stream exceeded its longest duration";
-    20 RESPONSE_FROM_CACHE "RFCF" "The response came from a cache";
-    21 NO_FILTER_CONFIG "NFCF" "The configuration of a filter was not there in time";
-    22 DURATION_TIMEOUT "DT" "The connection or stream exceeded its longest duration";
-    23 UPSTREAM_PROTOCOL_ERROR "UPE" "The upstream broke the protocol";
-    24 NO_CLUSTER "NC" "The route's cluster does not exist";
-    25 OVERLOAD "OM" "The gateway sheds load";
-    26 DNS_FAILURE "DF" "The upstream's name could not be resolved";
-    27 DOWNSTREAM_REMOTE_RESET "DR" "The client reset the stream";
+    0 LOCAL_HEALTH_CHECK_FAILED "LH" "FailedLocalHealthCheck" "The gateway's own health check failed";
+    1 NO_HEALTHY_UPSTREAM "UH" "NoHealthyUpstream" "The cluster has no healthy endpoint";
+    2 UPSTREAM_REQUEST_TIMEOUT "UT" "UpstreamRequestTimeout" "The request ran out of time";
+    3 LOCAL_RESET "LR" "LocalReset" "The gateway reset the upstream stream";
+    4 UPSTREAM_REMOTE_RESET "UR" "UpstreamRemoteReset" "The upstream reset the stream";
+    5 UPSTREAM_CONNECTION_FAILURE "UF" "UpstreamConnectionFailure" "The upstream could not be connected to";
+    6 UPSTREAM_CONNECTION_TERMINATION "UC" "UpstreamConnectionTermination" "The upstream closed the connection before the response was complete";
+    7 UPSTREAM_OVERFLOW "UO" "UpstreamOverflow" "A circuit breaker of the cluster is open";
+    8 NO_ROUTE "NR" "NoRouteFound" "No virtual host or no route matched";
+    9 DELAY_INJECTED "DI" "DelayInjected" "A configured fault delayed the request";
+    10 FAULT_INJECTED "FI" "FaultInjected" "A configured fault answered";
+    11 RATE_LIMITED "RL" "RateLimited" "The local rate limit was exceeded";
+    12 UNAUTHORIZED_EXTERNAL_SERVICE "UAEX" "UnauthorizedExternalService" "The external authorizer refused the request";
+    13 RATE_LIMIT_SERVICE_ERROR "RLSE" "RateLimitServiceError" "The rate-limit service failed";
+    14 DOWNSTREAM_CONNECTION_TERMINATION "DC" "DownstreamConnectionTermination" "The client went away";
+    15 UPSTREAM_RETRY_LIMIT_EXCEEDED "URX" "UpstreamRetryLimitExceeded" "All permitted attempts failed";
+    16 STREAM_IDLE_TIMEOUT "SI" "StreamIdleTimeout" "Nothing moved for too long";
+    17 INVALID_ENVOY_HEADERS "IH" "InvalidEnvoyRequestHeaders" "An x-envoy-* request header is malformed";
+    18 DOWNSTREAM_PROTOCOL_ERROR "DPE" "DownstreamProtocolError" "The client broke the protocol";
+    19 UPSTREAM_MAX_STREAM_DURATION "UMSDR" "UpstreamMaxStreamDurationReached" "The upstream stream exceeded its longest duration";
+    20 RESPONSE_FROM_CACHE "RFCF" "ResponseFromCacheFilter" "The response came from a cache";
+    21 NO_FILTER_CONFIG "NFCF" "NoFilterConfigFound" "The configuration of a filter was not there in time";
+    22 DURATION_TIMEOUT "DT" "DurationTimeout" "The connection or stream exceeded its longest duration";
+    23 UPSTREAM_PROTOCOL_ERROR "UPE" "UpstreamProtocolError" "The upstream broke the protocol";
+    24 NO_CLUSTER "NC" "NoClusterFound" "The route's cluster does not exist";
+    25 OVERLOAD "OM" "OverloadManagerTerminated" "The gateway sheds load";
+    26 DNS_FAILURE "DF" "DnsResolutionFailed" "The upstream's name could not be resolved";
+    27 DOWNSTREAM_REMOTE_RESET "DR" "DownstreamRemoteReset" "The client reset the stream";
 }
 
 impl ResponseFlags {
@@ -85,7 +85,12 @@ impl ResponseFlags {
 
     /// Codes of the flags in the set, in Envoy's order.
     pub(super) fn codes(self) -> impl Iterator<Item = &'static str> {
-        Self::CODES.iter().filter(move |(flag, _)| self.contains(*flag)).map(|(_, code)| *code)
+        Self::CODES.iter().filter(move |(flag, ..)| self.contains(*flag)).map(|(_, code, _)| *code)
+    }
+
+    /// Their long names, `UpstreamConnectionFailure`.
+    pub(super) fn names(self) -> impl Iterator<Item = &'static str> {
+        Self::CODES.iter().filter(move |(flag, ..)| self.contains(*flag)).map(|(_, _, name)| *name)
     }
 }
 

@@ -29,7 +29,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use access_log::{AccessLog, AccessLogOptions, Entry, LogFormat, LogSink};
+pub use access_log::{AccessLog, AccessLogOptions, Captured, Entry, FormatErrors, LogFormat, LogSink, WantedHeaders};
 pub use cells::{Counter, Gauge};
 pub use destination::{Destination, Observation, RequestProtocol};
 pub use flags::ResponseFlags;
@@ -54,6 +54,8 @@ pub struct TelemetryOptions {
     pub identity: SourceIdentity,
     /// The label `tag` of `istio_build`. Empty: the version of this crate.
     pub build_tag: String,
+    /// What `%HOSTNAME%` shows in the access log.
+    pub hostname: String,
     /// Where and how requests are logged; `None`: not at all, Istio's default.
     pub access_log: Option<AccessLogOptions>,
 }
@@ -88,6 +90,9 @@ pub enum TelemetryError {
         /// What the operating system said.
         source: std::io::Error,
     },
+    /// The format of the access log.
+    #[error("cannot use the format of the access log: {0}")]
+    AccessLogFormat(#[from] FormatErrors),
     /// The thread that writes the access log.
     #[error("cannot start the thread that writes the access log: {0}")]
     Thread(std::io::Error),
@@ -122,7 +127,8 @@ struct ConfigGauges {
 impl Telemetry {
     /// Sets everything up; opens the access log and starts its thread if there is one.
     pub fn new(options: &TelemetryOptions) -> Result<Self, TelemetryError> {
-        let access_log = options.access_log.as_ref().map(access_log::Writer::open).transpose()?;
+        let access_log = options.access_log.as_ref();
+        let access_log = access_log.map(|log| access_log::Writer::open(log, &options.hostname)).transpose()?;
         let build_tag = match options.build_tag.as_str() {
             "" => env!("CARGO_PKG_VERSION"),
             tag => tag,

@@ -172,6 +172,34 @@ async fn the_access_log_has_istios_json_format() {
 }
 
 #[tokio::test]
+async fn the_access_log_has_the_format_that_users_want() {
+    let upstream = Upstream::start(Http1).await.unwrap();
+    upstream.answer_with(|_| Answer::new(200).header("x-from", "up stream").text("hello"));
+    let format = "%REQ(X-TENANT):4%|%REQ(X-NONE?X-REQUEST-ID):8%|%RESP(X-FROM)%|%RESP(SERVER)%|%RESPONSE_CODE%|\
+                  %RESPONSE_FLAGS_LONG%|%UPSTREAM_REQUEST_ATTEMPT_COUNT%|%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%";
+    let gateway = Setup::new()
+        .file("all.yaml", everything_to(&upstream))
+        .access_log(LogFormat::CustomText(format.to_owned()))
+        .start()
+        .await
+        .unwrap();
+    let mut client = gateway.client().await.unwrap();
+    client.send(format!("GET / HTTP/1.1\r\nhost: {HOST}\r\nx-tenant: tenant\r\n\r\n")).await.unwrap();
+    client.response().await.unwrap();
+    // A request that is refused at once is logged with its headers, too.
+    client.send(format!("BAD / HTTP/1.1\r\nhost: {HOST}\r\nx-tenant: evil\r\n\r\n")).await.unwrap();
+    client.response().await.unwrap();
+    let lines = gateway.access_log(2).await.unwrap();
+    let id = upstream.received(1).await.unwrap().remove(0).header("x-request-id").unwrap()[..8].to_owned();
+    assert_eq!(lines[0], format!("tena|{id}|up stream|istio-envoy|200|-|1|127.0.0.1"));
+    assert!(
+        lines[1].starts_with("evil|") && lines[1].ends_with("|-|istio-envoy|400|DownstreamProtocolError|0|127.0.0.1"),
+        "{}",
+        lines[1]
+    );
+}
+
+#[tokio::test]
 async fn operators_see_what_is_served() {
     let upstream = Upstream::start(Http1).await.unwrap();
     let gateway = Setup::new().file("all.yaml", everything_to(&upstream)).start().await.unwrap();

@@ -32,8 +32,14 @@ pub(super) fn text(value: &[u8], keep_spaces: bool, out: &mut Vec<u8>) {
 /// U+009F) and line separators become `\uXXXX`. A byte that is not UTF-8 becomes the four characters `\xHH`
 /// (in JSON: `\\xHH`), because JSON has no bytes and the replacement character would not tell which it was.
 pub(super) fn json(value: &[u8], out: &mut Vec<u8>) {
-    let (value, cut) = limited(value);
     out.push(b'"');
+    json_part(value, out);
+    out.push(b'"');
+}
+
+/// A part of a JSON string: [`json`] without the quotes.
+pub(super) fn json_part(value: &[u8], out: &mut Vec<u8>) {
+    let (value, cut) = limited(value);
     if all_plain(value, b' ') {
         out.extend_from_slice(value);
     } else {
@@ -46,7 +52,6 @@ pub(super) fn json(value: &[u8], out: &mut Vec<u8>) {
         }
     }
     out.extend_from_slice(cut);
-    out.push(b'"');
 }
 
 fn json_character(character: char, out: &mut Vec<u8>) {

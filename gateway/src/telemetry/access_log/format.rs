@@ -1,172 +1,115 @@
-//! Which fields a line has, in which shape.
-//!
-//! A [`Field`] knows where its value is in an [`Entry`]; a [`Layout`] is a list of fields with what is around
-//! them. Istio's two defaults are such lists, written down as constants; a user's own format string would be
-//! compiled to the same lists.
+//! What a line looks like: pieces of text and fields, made once from a format.
 
-use std::{io::Write, net::SocketAddr, time::SystemTime};
+use std::{collections::BTreeSet, sync::Arc};
 
-use super::{Entry, LogFormat, escape, timestamp::Clock};
-use crate::telemetry::ResponseFlags;
+use serde_json::Value as Json;
 
-/// What a line looks like.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Layout {
-    /// Pieces one after the other.
-    Text(&'static [Piece]),
-    /// An object with these members.
-    Json(&'static [(&'static str, Field)]),
-}
-
-/// A piece of a text line.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Piece {
-    /// As it is.
-    Literal(&'static str),
-    /// A value.
-    Value(Field),
-}
-
-/// What can be logged; the names are Envoy's command operators.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Field {
-    StartTime,
-    Method,
-    Path,
-    Protocol,
-    ResponseCode,
-    ResponseFlags,
-    ResponseCodeDetails,
-    ConnectionTerminationDetails,
-    UpstreamTransportFailureReason,
-    BytesReceived,
-    BytesSent,
-    Duration,
-    UpstreamServiceTime,
-    XForwardedFor,
-    UserAgent,
-    RequestId,
-    Authority,
-    UpstreamHost,
-    UpstreamCluster,
-    UpstreamLocalAddress,
-    DownstreamLocalAddress,
-    DownstreamRemoteAddress,
-    RequestedServerName,
-    RouteName,
-}
-
-/// The value of a field.
-enum Value<'a> {
-    Missing,
-    /// One word; a space in it is escaped, because in text lines spaces separate columns.
-    Word(&'a [u8]),
-    /// Words; stands between quotes in text lines.
-    Words(&'a [u8]),
-    Number(u64),
-    /// A number that comes from a header, hence a string in JSON.
-    Digits(u64),
-    Address(SocketAddr),
-    Time(SystemTime),
-    Flags(ResponseFlags),
-}
-
-use Field as F;
-use Piece::{Literal as L, Value as V};
+use super::{
+    Entry, FormatErrors, LogFormat, WantedHeaders, escape,
+    field::Field,
+    operators::{Operators, Piece},
+    timestamp::Clock,
+};
 
 /// Istio's default (istio.md 5.2; pilot/pkg/model/telemetry_logging.go).
-const ISTIO_TEXT: &[Piece] = &[
-    L("["),
-    V(F::StartTime),
-    L("] \""),
-    V(F::Method),
-    L(" "),
-    V(F::Path),
-    L(" "),
-    V(F::Protocol),
-    L("\" "),
-    V(F::ResponseCode),
-    L(" "),
-    V(F::ResponseFlags),
-    L(" "),
-    V(F::ResponseCodeDetails),
-    L(" "),
-    V(F::ConnectionTerminationDetails),
-    L(" \""),
-    V(F::UpstreamTransportFailureReason),
-    L("\" "),
-    V(F::BytesReceived),
-    L(" "),
-    V(F::BytesSent),
-    L(" "),
-    V(F::Duration),
-    L(" "),
-    V(F::UpstreamServiceTime),
-    L(" \""),
-    V(F::XForwardedFor),
-    L("\" \""),
-    V(F::UserAgent),
-    L("\" \""),
-    V(F::RequestId),
-    L("\" \""),
-    V(F::Authority),
-    L("\" \""),
-    V(F::UpstreamHost),
-    L("\" "),
-    V(F::UpstreamCluster),
-    L(" "),
-    V(F::UpstreamLocalAddress),
-    L(" "),
-    V(F::DownstreamLocalAddress),
-    L(" "),
-    V(F::DownstreamRemoteAddress),
-    L(" "),
-    V(F::RequestedServerName),
-    L(" "),
-    V(F::RouteName),
+const ISTIO_TEXT: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" \
+    %RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %CONNECTION_TERMINATION_DETAILS% \
+    \"%UPSTREAM_TRANSPORT_FAILURE_REASON%\" %BYTES_RECEIVED% %BYTES_SENT% %DURATION% \
+    %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% \"%REQ(X-FORWARDED-FOR)%\" \"%REQ(USER-AGENT)%\" \"%REQ(X-REQUEST-ID)%\" \
+    \"%REQ(:AUTHORITY)%\" \"%UPSTREAM_HOST%\" %UPSTREAM_CLUSTER_RAW% %UPSTREAM_LOCAL_ADDRESS% \
+    %DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_REMOTE_ADDRESS% %REQUESTED_SERVER_NAME% %ROUTE_NAME%";
+
+/// Istio's default keys.
+const ISTIO_JSON: &[(&str, &str)] = &[
+    ("authority", "%REQ(:AUTHORITY)%"),
+    ("bytes_received", "%BYTES_RECEIVED%"),
+    ("bytes_sent", "%BYTES_SENT%"),
+    ("connection_termination_details", "%CONNECTION_TERMINATION_DETAILS%"),
+    ("downstream_local_address", "%DOWNSTREAM_LOCAL_ADDRESS%"),
+    ("downstream_remote_address", "%DOWNSTREAM_REMOTE_ADDRESS%"),
+    ("duration", "%DURATION%"),
+    ("method", "%REQ(:METHOD)%"),
+    ("path", "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%"),
+    ("protocol", "%PROTOCOL%"),
+    ("request_id", "%REQ(X-REQUEST-ID)%"),
+    ("requested_server_name", "%REQUESTED_SERVER_NAME%"),
+    ("response_code", "%RESPONSE_CODE%"),
+    ("response_code_details", "%RESPONSE_CODE_DETAILS%"),
+    ("response_flags", "%RESPONSE_FLAGS%"),
+    ("route_name", "%ROUTE_NAME%"),
+    ("start_time", "%START_TIME%"),
+    ("upstream_cluster", "%UPSTREAM_CLUSTER_RAW%"),
+    ("upstream_host", "%UPSTREAM_HOST%"),
+    ("upstream_local_address", "%UPSTREAM_LOCAL_ADDRESS%"),
+    ("upstream_service_time", "%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%"),
+    ("upstream_transport_failure_reason", "%UPSTREAM_TRANSPORT_FAILURE_REASON%"),
+    ("user_agent", "%REQ(USER-AGENT)%"),
+    ("x_forwarded_for", "%REQ(X-FORWARDED-FOR)%"),
 ];
 
-/// Istio's default keys, sorted.
-const ISTIO_JSON: &[(&str, Field)] = &[
-    ("authority", F::Authority),
-    ("bytes_received", F::BytesReceived),
-    ("bytes_sent", F::BytesSent),
-    ("connection_termination_details", F::ConnectionTerminationDetails),
-    ("downstream_local_address", F::DownstreamLocalAddress),
-    ("downstream_remote_address", F::DownstreamRemoteAddress),
-    ("duration", F::Duration),
-    ("method", F::Method),
-    ("path", F::Path),
-    ("protocol", F::Protocol),
-    ("request_id", F::RequestId),
-    ("requested_server_name", F::RequestedServerName),
-    ("response_code", F::ResponseCode),
-    ("response_code_details", F::ResponseCodeDetails),
-    ("response_flags", F::ResponseFlags),
-    ("route_name", F::RouteName),
-    ("start_time", F::StartTime),
-    ("upstream_cluster", F::UpstreamCluster),
-    ("upstream_host", F::UpstreamHost),
-    ("upstream_local_address", F::UpstreamLocalAddress),
-    ("upstream_service_time", F::UpstreamServiceTime),
-    ("upstream_transport_failure_reason", F::UpstreamTransportFailureReason),
-    ("user_agent", F::UserAgent),
-    ("x_forwarded_for", F::XForwardedFor),
-];
+/// Objects and lists within each other in a JSON format.
+const MAX_DEPTH: usize = 8;
+
+/// A format that is ready to be used; cloning shares it.
+#[derive(Debug, Clone)]
+pub(super) struct Layout(Arc<Compiled>);
+
+#[derive(Debug)]
+struct Compiled {
+    line: Line,
+    wanted: WantedHeaders,
+}
+
+#[derive(Debug)]
+enum Line {
+    Text(Vec<Piece>),
+    Json(Node),
+}
+
+/// A part of a JSON line.
+#[derive(Debug)]
+enum Node {
+    /// As it is: what holds no operator.
+    Literal(Vec<u8>),
+    /// One operator alone keeps its type.
+    Value(Field),
+    /// Text around operators; always a string.
+    Text(Vec<Piece>),
+    /// What is written before each value, `{"a":` and `,"b":`, and the values.
+    Object(Vec<(Vec<u8>, Node)>),
+    List(Vec<Node>),
+}
 
 impl Layout {
-    /// The layout of a format.
-    pub(super) fn of(format: LogFormat) -> Self {
-        match format {
-            LogFormat::Text => Self::Text(ISTIO_TEXT),
-            LogFormat::Json => Self::Json(ISTIO_JSON),
-        }
+    /// Makes a format ready.
+    ///
+    /// # Errors
+    /// Everything in it that is not understood.
+    pub(super) fn of(format: &LogFormat, hostname: &str) -> Result<Self, FormatErrors> {
+        let mut operators = Operators::new(hostname);
+        let line = match format {
+            LogFormat::Text => Line::Text(operators.pieces(ISTIO_TEXT)),
+            // A line ends where we say.
+            LogFormat::CustomText(text) => Line::Text(operators.pieces(text.strip_suffix('\n').unwrap_or(text))),
+            LogFormat::Json => {
+                let members = ISTIO_JSON.iter().map(|(key, value)| ((*key).to_owned(), Json::from(*value)));
+                Line::Json(node(&Json::Object(members.collect()), 0, &mut operators))
+            }
+            LogFormat::CustomJson(members) => Line::Json(node(&Json::Object(members.clone()), 0, &mut operators)),
+        };
+        let wanted = operators.finish()?;
+        Ok(Self(Arc::new(Compiled { line, wanted })))
+    }
+
+    /// The headers that it shows.
+    pub(super) fn wanted(&self) -> &WantedHeaders {
+        &self.0.wanted
     }
 
     /// Appends the line of `entry`, with its newline.
-    pub(super) fn write(self, entry: &Entry<'_>, clock: &mut Clock, out: &mut Vec<u8>) {
-        match self {
-            Self::Text(pieces) => {
+    pub(super) fn write(&self, entry: &Entry<'_>, clock: &mut Clock, out: &mut Vec<u8>) {
+        match &self.0.line {
+            Line::Text(pieces) => {
                 for piece in pieces {
                     match piece {
                         Piece::Literal(text) => out.extend_from_slice(text.as_bytes()),
@@ -174,130 +117,81 @@ impl Layout {
                     }
                 }
             }
-            Self::Json(members) => {
-                let mut before: &[u8] = b"{\"";
-                for (key, field) in members {
-                    out.extend_from_slice(before);
-                    out.extend_from_slice(key.as_bytes());
-                    out.extend_from_slice(b"\":");
-                    field.of(entry).write_json(clock, out);
-                    before = b",\"";
-                }
-                out.push(b'}');
-            }
+            Line::Json(node) => node.write(entry, clock, out),
         }
         out.push(b'\n');
     }
 }
 
-impl Field {
-    /// Inlined with what consumes the value, so that it need not be built in memory (15 % of a line).
-    #[inline(always)]
-    fn of<'a>(self, entry: &Entry<'a>) -> Value<'a> {
-        match self {
-            Self::StartTime => Value::Time(entry.start),
-            Self::Method => Value::word(entry.method.as_bytes()),
-            Self::Path => Value::word(entry.path),
-            Self::Protocol => Value::word(entry.protocol.as_bytes()),
-            Self::ResponseCode => Value::Number(entry.code.into()),
-            Self::ResponseFlags => Value::Flags(entry.flags),
-            Self::ResponseCodeDetails => Value::word(entry.code_details.as_bytes()),
-            Self::ConnectionTerminationDetails => Value::word(entry.connection_termination_details.as_bytes()),
-            Self::UpstreamTransportFailureReason => {
-                Value::words(Some(entry.upstream_transport_failure_reason.as_bytes()))
+fn node(value: &Json, depth: usize, operators: &mut Operators<'_>) -> Node {
+    if depth > MAX_DEPTH {
+        operators.refuse(format!("more than {MAX_DEPTH} objects or lists within each other"));
+        return Node::Literal(Vec::new());
+    }
+    match value {
+        Json::String(text) => match <[Piece; 1]>::try_from(operators.pieces(text)) {
+            Ok([Piece::Value(field)]) => Node::Value(field),
+            Ok([Piece::Literal(text)]) => Node::Literal(quoted(&text)),
+            Err(pieces) => Node::Text(pieces),
+        },
+        Json::Array(items) => Node::List(items.iter().map(|item| node(item, depth + 1, operators)).collect()),
+        Json::Object(members) => {
+            // Sorted, as Istio's gateways write them.
+            let keys: BTreeSet<&String> = members.keys().collect();
+            let mut before = b'{';
+            let mut nodes = Vec::new();
+            for (key, value) in keys.into_iter().filter_map(|key| members.get_key_value(key)) {
+                let mut text = vec![before];
+                escape::json(key.as_bytes(), &mut text);
+                text.push(b':');
+                nodes.push((text, node(value, depth + 1, operators)));
+                before = b',';
             }
-            Self::BytesReceived => Value::Number(entry.bytes_received),
-            Self::BytesSent => Value::Number(entry.bytes_sent),
-            Self::Duration => Value::Number(u64::try_from(entry.duration.as_millis()).unwrap_or(u64::MAX)),
-            Self::UpstreamServiceTime => entry.upstream_service_time.map_or(Value::Missing, Value::Digits),
-            Self::XForwardedFor => Value::words(entry.x_forwarded_for),
-            Self::UserAgent => Value::words(entry.user_agent),
-            Self::RequestId => Value::words(entry.request_id),
-            Self::Authority => Value::words(entry.authority),
-            Self::UpstreamHost => Value::address(entry.upstream_host),
-            Self::UpstreamCluster => Value::word(entry.upstream_cluster.as_bytes()),
-            Self::UpstreamLocalAddress => Value::address(entry.upstream_local_address),
-            Self::DownstreamLocalAddress => Value::address(entry.downstream_local_address),
-            Self::DownstreamRemoteAddress => Value::address(entry.downstream_remote_address),
-            Self::RequestedServerName => entry.requested_server_name.map_or(Value::Missing, Value::word),
-            Self::RouteName => Value::word(entry.route_name.as_bytes()),
+            if nodes.is_empty() { Node::Literal(b"{}".to_vec()) } else { Node::Object(nodes) }
         }
+        Json::Null | Json::Bool(_) | Json::Number(_) => Node::Literal(value.to_string().into_bytes()),
     }
 }
 
-impl<'a> Value<'a> {
-    fn word(text: &'a [u8]) -> Self {
-        if text.is_empty() { Self::Missing } else { Self::Word(text) }
-    }
+fn quoted(text: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    escape::json(text.as_bytes(), &mut out);
+    out
+}
 
-    fn words(text: Option<&'a [u8]>) -> Self {
-        text.filter(|text| !text.is_empty()).map_or(Self::Missing, Self::Words)
-    }
-
-    fn address(address: Option<SocketAddr>) -> Self {
-        address.map_or(Self::Missing, Self::Address)
-    }
-
-    #[inline(always)]
-    fn write_text(&self, clock: &mut Clock, out: &mut Vec<u8>) {
+impl Node {
+    fn write(&self, entry: &Entry<'_>, clock: &mut Clock, out: &mut Vec<u8>) {
         match self {
-            Self::Missing => out.push(b'-'),
-            Self::Word(word) => escape::text(word, false, out),
-            Self::Words(words) => escape::text(words, true, out),
-            Self::Number(number) | Self::Digits(number) => push_number(*number, out),
-            Self::Address(address) => push_address(address, out),
-            Self::Time(time) => clock.write(*time, out),
-            Self::Flags(flags) => push_flags(*flags, out),
-        }
-    }
-
-    #[inline(always)]
-    fn write_json(&self, clock: &mut Clock, out: &mut Vec<u8>) {
-        match self {
-            Self::Missing => out.extend_from_slice(b"null"),
-            Self::Word(text) | Self::Words(text) => escape::json(text, out),
-            Self::Number(number) => push_number(*number, out),
-            // Neither of these can hold anything that would have to be escaped.
-            Self::Digits(_) | Self::Address(_) | Self::Time(_) | Self::Flags(_) => {
+            Self::Literal(text) => out.extend_from_slice(text),
+            Self::Value(field) => field.of(entry).write_json(clock, out),
+            Self::Text(pieces) => {
                 out.push(b'"');
-                self.write_text(clock, out);
-                out.push(b'"');
-            }
-        }
-    }
-}
-
-fn push_number(number: u64, out: &mut Vec<u8>) {
-    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
-}
-
-fn push_address(address: &SocketAddr, out: &mut Vec<u8>) {
-    match address {
-        // Four of these per line: the standard formatter takes several times as long.
-        SocketAddr::V4(address) => {
-            for (position, octet) in address.ip().octets().into_iter().enumerate() {
-                if position > 0 {
-                    out.push(b'.');
+                for piece in pieces {
+                    match piece {
+                        Piece::Literal(text) => escape::json_part(text.as_bytes(), out),
+                        Piece::Value(field) => field.of(entry).write_json_part(clock, out),
+                    }
                 }
-                push_number(octet.into(), out);
+                out.push(b'"');
             }
-            out.push(b':');
-            push_number(address.port().into(), out);
+            Self::Object(members) => {
+                for (before, node) in members {
+                    out.extend_from_slice(before);
+                    node.write(entry, clock, out);
+                }
+                out.push(b'}');
+            }
+            Self::List(items) => {
+                out.push(b'[');
+                for (position, item) in items.iter().enumerate() {
+                    if position > 0 {
+                        out.push(b',');
+                    }
+                    item.write(entry, clock, out);
+                }
+                out.push(b']');
+            }
         }
-        // Writing to a vector does not fail.
-        SocketAddr::V6(address) => drop(write!(out, "{address}")),
-    }
-}
-
-fn push_flags(flags: ResponseFlags, out: &mut Vec<u8>) {
-    if flags.is_empty() {
-        out.push(b'-');
-    }
-    for (position, code) in flags.codes().enumerate() {
-        if position > 0 {
-            out.push(b',');
-        }
-        out.extend_from_slice(code.as_bytes());
     }
 }
 
@@ -308,9 +202,16 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{super::Captured, *};
+    use crate::telemetry::ResponseFlags;
 
-    fn entry() -> Entry<'static> {
+    const IDS: [&str; 3] = [
+        "af8f7f2a-31a8-4da7-a773-9f514df442a3",
+        "c135738b-ef45-48c0-b826-03241b09eb03",
+        "01d939ab-ce3c-48f5-8c0a-f0025f4250e4",
+    ];
+
+    fn entry(headers: &Captured) -> Entry<'_> {
         Entry {
             start: UNIX_EPOCH + Duration::from_millis(1_795_346_080_066),
             duration: Duration::from_micros(1900),
@@ -322,15 +223,18 @@ mod tests {
             code_details: "via_upstream",
             connection_termination_details: "",
             upstream_transport_failure_reason: "",
+            request_head_bytes: 100,
+            response_head_bytes: 200,
             bytes_received: 0,
             bytes_sent: 358,
             upstream_service_time: Some(1),
-            x_forwarded_for: Some(b"192.0.2.2"),
-            user_agent: Some(b"curl/7.88.1"),
-            request_id: Some(b"af8f7f2a-31a8-4da7-a773-9f514df442a3"),
             authority: Some(b"main.com"),
             upstream_host: Some(([127, 0, 0, 1], 28811).into()),
             upstream_cluster: "a",
+            upstream_attempts: 2,
+            headers,
+            grpc_status: None,
+            connection_id: 7,
             upstream_local_address: Some(([127, 0, 0, 1], 51116).into()),
             downstream_local_address: Some(([127, 0, 0, 1], 28800).into()),
             downstream_remote_address: Some(([127, 0, 0, 1], 43708).into()),
@@ -339,21 +243,49 @@ mod tests {
         }
     }
 
-    fn line(format: LogFormat, entry: &Entry<'_>) -> String {
-        let mut out = Vec::new();
-        Layout::of(format).write(entry, &mut Clock::default(), &mut out);
-        String::from_utf8(out).unwrap()
+    /// A format with the values of the headers that it wants.
+    struct Log(Layout, Captured);
+
+    impl Log {
+        fn new(format: &LogFormat, headers: &[(&str, &[u8])]) -> Self {
+            let layout = Layout::of(format, "gateway-1").unwrap();
+            let mut captured = Captured::default();
+            let wanted = layout.wanted();
+            for (slot, name) in wanted.request.iter().chain(&wanted.response).chain(&wanted.trailers) {
+                let value = headers.iter().find(|(known, _)| **known == **name).map(|(_, value)| *value);
+                captured.set(*slot, value);
+            }
+            Self(layout, captured)
+        }
+
+        fn ordinary(format: &LogFormat, id: &str) -> Self {
+            let headers: [(&str, &[u8]); 3] =
+                [("x-forwarded-for", b"192.0.2.2"), ("user-agent", b"curl/7.88.1"), ("x-request-id", id.as_bytes())];
+            Self::new(format, &headers)
+        }
+
+        fn entry(&self) -> Entry<'_> {
+            entry(&self.1)
+        }
+
+        fn line(&self, entry: &Entry<'_>) -> String {
+            let mut out = Vec::new();
+            self.0.write(entry, &mut Clock::default(), &mut out);
+            String::from_utf8(out).unwrap()
+        }
     }
 
     /// The three lines that istio.md 5.2 recorded from a real gateway.
     #[test]
     fn text_is_istios_byte_for_byte() {
+        let log = Log::ordinary(&LogFormat::Text, IDS[0]);
         assert_eq!(
-            line(LogFormat::Text, &entry()),
+            log.line(&log.entry()),
             "[2026-11-22T11:14:40.066Z] \"GET /foo/bar HTTP/1.1\" 200 - via_upstream - \"-\" 0 358 1 1 \"192.0.2.2\" \
              \"curl/7.88.1\" \"af8f7f2a-31a8-4da7-a773-9f514df442a3\" \"main.com\" \"127.0.0.1:28811\" a \
              127.0.0.1:51116 127.0.0.1:28800 127.0.0.1:43708 - -\n"
         );
+        let log = Log::ordinary(&LogFormat::Text, IDS[1]);
         let timeout = Entry {
             start: UNIX_EPOCH + Duration::from_millis(1_795_346_080_129),
             duration: Duration::from_millis(398),
@@ -363,16 +295,16 @@ mod tests {
             code_details: "response_timeout",
             bytes_sent: 24,
             upstream_service_time: None,
-            request_id: Some(b"c135738b-ef45-48c0-b826-03241b09eb03"),
             downstream_remote_address: Some(([127, 0, 0, 1], 43724).into()),
-            ..entry()
+            ..log.entry()
         };
         assert_eq!(
-            line(LogFormat::Text, &timeout),
+            log.line(&timeout),
             "[2026-11-22T11:14:40.129Z] \"GET /slow HTTP/1.1\" 504 UT response_timeout - \"-\" 0 24 398 - \"192.0.2.2\" \
              \"curl/7.88.1\" \"c135738b-ef45-48c0-b826-03241b09eb03\" \"main.com\" \"127.0.0.1:28811\" a \
              127.0.0.1:51116 127.0.0.1:28800 127.0.0.1:43724 - -\n"
         );
+        let log = Log::ordinary(&LogFormat::Text, IDS[2]);
         let not_found = Entry {
             start: UNIX_EPOCH + Duration::from_millis(1_795_346_081_579),
             duration: Duration::ZERO,
@@ -382,15 +314,14 @@ mod tests {
             code_details: "route_not_found",
             bytes_sent: 0,
             upstream_service_time: None,
-            request_id: Some(b"01d939ab-ce3c-48f5-8c0a-f0025f4250e4"),
             upstream_host: None,
             upstream_cluster: "",
             upstream_local_address: None,
             downstream_remote_address: Some(([127, 0, 0, 1], 43886).into()),
-            ..entry()
+            ..log.entry()
         };
         assert_eq!(
-            line(LogFormat::Text, &not_found),
+            log.line(&not_found),
             "[2026-11-22T11:14:41.579Z] \"GET /x HTTP/1.1\" 404 NR route_not_found - \"-\" 0 0 0 - \"192.0.2.2\" \
              \"curl/7.88.1\" \"01d939ab-ce3c-48f5-8c0a-f0025f4250e4\" \"main.com\" \"-\" - - 127.0.0.1:28800 \
              127.0.0.1:43886 - -\n"
@@ -399,7 +330,8 @@ mod tests {
 
     #[test]
     fn json_has_istios_keys_and_types() {
-        let text = line(LogFormat::Json, &entry());
+        let log = Log::ordinary(&LogFormat::Json, IDS[0]);
+        let text = log.line(&log.entry());
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(
             value,
@@ -421,14 +353,65 @@ mod tests {
 
     #[test]
     fn addresses_and_flags_of_both_formats() {
-        let entry = Entry {
-            upstream_host: Some("[2001:db8::1]:443".parse().unwrap()),
-            flags: ResponseFlags::UPSTREAM_CONNECTION_FAILURE | ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED,
-            ..entry()
+        let of = |format: &LogFormat| {
+            let log = Log::ordinary(format, IDS[0]);
+            log.line(&Entry {
+                upstream_host: Some("[2001:db8::1]:443".parse().unwrap()),
+                flags: ResponseFlags::UPSTREAM_CONNECTION_FAILURE | ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED,
+                ..log.entry()
+            })
         };
-        let text = line(LogFormat::Text, &entry);
+        let text = of(&LogFormat::Text);
         assert!(text.contains(" \"[2001:db8::1]:443\" ") && text.contains(" 200 UF,URX via"), "{text}");
-        assert!(line(LogFormat::Json, &entry).contains("\"response_flags\":\"UF,URX\""));
+        assert!(of(&LogFormat::Json).contains("\"response_flags\":\"UF,URX\""));
+    }
+
+    #[test]
+    fn text_as_users_want_it() {
+        let format = LogFormat::CustomText(
+            "%START_TIME(%s.%3f)% %HOSTNAME% %REQ(X-A):3%|%REQ(X-B?USER-AGENT)%|%RESP(Content-Type)%|%TRAILER(X-T)% \
+             %DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% %UPSTREAM_REMOTE_PORT% %RESPONSE_FLAGS_LONG% \
+             %DYNAMIC_METADATA(x:y)% %UPSTREAM_REQUEST_ATTEMPT_COUNT% %DOWNSTREAM_WIRE_BYTES_SENT% %CONNECTION_ID% \
+             %GRPC_STATUS%/%GRPC_STATUS_NUMBER% 100%%\n"
+                .to_owned(),
+        );
+        let headers: [(&str, &[u8]); 4] =
+            [("x-a", b"12345"), ("user-agent", b"an agent"), ("content-type", b"text/\"x\""), ("x-t", b"end")];
+        let log = Log::new(&format, &headers);
+        let entry = Entry { grpc_status: Some(5), flags: ResponseFlags::UPSTREAM_CONNECTION_FAILURE, ..log.entry() };
+        assert_eq!(
+            log.line(&entry),
+            "1795346080.066 gateway-1 123|an agent|text/\\x22x\\x22|end 127.0.0.1 28811 UpstreamConnectionFailure - 2 558 \
+             7 NotFound/5 100%\n"
+        );
+    }
+
+    #[test]
+    fn json_as_users_want_it() {
+        let format = serde_json::json!({
+            "z": "%PROTOCOL%",
+            "code": "%RESPONSE_CODE%",
+            "both": "%RESPONSE_CODE% \"%REQ(X-A)%\" %REQ(X-B)%",
+            "none": "%REQ(X-B)%",
+            "nested": {"agent": "%REQ(X-A)%", "list": ["%DURATION%", 1, true, null], "empty": {}},
+            "constant": "a\nb",
+            "at": "%START_TIME(%Y\"%m)%",
+        });
+        let log = Log::new(&LogFormat::CustomJson(format.as_object().unwrap().clone()), &[("x-a", b"\"q\"\xff")]);
+        let line = log.line(&log.entry());
+        assert_eq!(
+            line,
+            "{\"at\":\"2026\\\"11\",\"both\":\"200 \\\"\\\"q\\\"\\\\xFF\\\" -\",\"code\":200,\"constant\":\"a\\nb\",\
+             \"nested\":{\"agent\":\"\\\"q\\\"\\\\xFF\",\"empty\":{},\"list\":[1,1,true,null]},\"none\":null,\
+             \"z\":\"HTTP/1.1\"}\n"
+        );
+        let parsed: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(parsed["both"], "200 \"\"q\"\\xFF\" -");
+        let mut deep = serde_json::json!("x");
+        for _ in 0..20 {
+            deep = serde_json::json!({ "a": deep });
+        }
+        assert!(LogFormat::CustomJson(deep.as_object().unwrap().clone()).check().is_err());
     }
 
     fn hostile() -> impl Strategy<Value = Vec<u8>> {
@@ -444,21 +427,23 @@ mod tests {
             bytes in prop::collection::vec(hostile(), 6),
             text in prop::collection::vec(any::<String>(), 5),
         ) {
-            let entry = Entry {
-                method: &text[0],
-                path: &bytes[0],
-                code_details: &text[1],
-                connection_termination_details: &text[2],
-                upstream_transport_failure_reason: &text[3],
-                x_forwarded_for: Some(&bytes[1]),
-                user_agent: Some(&bytes[2]),
-                request_id: Some(&bytes[3]),
-                authority: Some(&bytes[4]),
-                requested_server_name: Some(&bytes[5]),
-                route_name: &text[4],
-                ..entry()
+            let of = |format: &LogFormat| {
+                let headers: [(&str, &[u8]); 3] =
+                    [("x-forwarded-for", &bytes[1]), ("user-agent", &bytes[2]), ("x-request-id", &bytes[3])];
+                let log = Log::new(format, &headers);
+                log.line(&Entry {
+                    method: &text[0],
+                    path: &bytes[0],
+                    code_details: &text[1],
+                    connection_termination_details: &text[2],
+                    upstream_transport_failure_reason: &text[3],
+                    authority: Some(&bytes[4]),
+                    requested_server_name: Some(&bytes[5]),
+                    route_name: &text[4],
+                    ..log.entry()
+                })
             };
-            let line_of_text = line(LogFormat::Text, &entry);
+            let line_of_text = of(&LogFormat::Text);
             prop_assert_eq!(line_of_text.find('\n'), Some(line_of_text.len() - 1));
             prop_assert!(line_of_text.trim_end().bytes().all(|byte| (b' '..=b'~').contains(&byte)));
             // Seven quoted columns, and as many columns outside of quotes as in an ordinary line.
@@ -467,7 +452,7 @@ mod tests {
             prop_assert_eq!(columns.len(), 8);
             prop_assert_eq!(columns.join("").split_whitespace().count(), 15);
 
-            let json = line(LogFormat::Json, &entry);
+            let json = of(&LogFormat::Json);
             prop_assert_eq!(json.find('\n'), Some(json.len() - 1));
             let value: serde_json::Value = serde_json::from_str(&json).unwrap();
             prop_assert_eq!(value.as_object().unwrap().len(), 24);

@@ -5,8 +5,11 @@
 //! what comes, lines are dropped and counted, and no request waits. Whatever clients send, one request is
 //! one line, and a JSON line is valid JSON.
 
+mod captured;
 mod escape;
+mod field;
 mod format;
+mod operators;
 mod timestamp;
 mod writer;
 
@@ -19,6 +22,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+pub use captured::{Captured, WantedHeaders};
 use format::Layout;
 use timestamp::Clock;
 pub(super) use writer::Writer;
@@ -42,14 +46,40 @@ pub struct AccessLogOptions {
 }
 
 /// The shape of a line of the access log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum LogFormat {
     /// Istio's default text format (istio.md 5.2).
     #[default]
     Text,
     /// Istio's default JSON fields, sorted by name. What is missing is `null`.
     Json,
+    /// Text with Envoy's command operators. What is missing is `-`.
+    CustomText(String),
+    /// JSON with Envoy's command operators in its strings. A string that is one operator keeps the operator's type.
+    CustomJson(serde_json::Map<String, serde_json::Value>),
 }
+
+impl LogFormat {
+    /// Whether lines can be written in this format.
+    ///
+    /// # Errors
+    /// Everything in it that is not understood.
+    pub fn check(&self) -> Result<(), FormatErrors> {
+        Layout::of(self, "").map(drop)
+    }
+}
+
+/// What is wrong with a format, one message for each place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FormatErrors(pub Vec<String>);
+
+impl fmt::Display for FormatErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("; "))
+    }
+}
+
+impl std::error::Error for FormatErrors {}
 
 /// Where the access log goes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -130,18 +160,22 @@ pub struct Entry<'a> {
     pub connection_termination_details: &'a str,
     /// Why the upstream could not be reached.
     pub upstream_transport_failure_reason: &'a str,
+    /// Bytes of the request's head.
+    pub request_head_bytes: u64,
+    /// Bytes of the response's head.
+    pub response_head_bytes: u64,
     /// Bytes of the request's body.
     pub bytes_received: u64,
     /// Bytes of the response's body.
     pub bytes_sent: u64,
     /// Milliseconds until the upstream answered (`x-envoy-upstream-service-time`).
     pub upstream_service_time: Option<u64>,
-    /// The header.
-    pub x_forwarded_for: Option<&'a [u8]>,
-    /// The header.
-    pub user_agent: Option<&'a [u8]>,
-    /// `x-request-id`.
-    pub request_id: Option<&'a [u8]>,
+    /// How often the request was sent to an upstream.
+    pub upstream_attempts: u32,
+    /// Headers and trailers that the format wants ([`AccessLog::wanted`]).
+    pub headers: &'a Captured,
+    /// gRPC status of the response.
+    pub grpc_status: Option<u16>,
     /// Host or `:authority`.
     pub authority: Option<&'a [u8]>,
     /// The endpoint.
@@ -154,6 +188,8 @@ pub struct Entry<'a> {
     pub downstream_local_address: Option<SocketAddr>,
     /// The client.
     pub downstream_remote_address: Option<SocketAddr>,
+    /// Number of the client's connection.
+    pub connection_id: u64,
     /// SNI.
     pub requested_server_name: Option<&'a [u8]>,
     /// Name of the route.
@@ -162,7 +198,13 @@ pub struct Entry<'a> {
 
 impl AccessLog {
     pub(super) fn new(writer: &Writer) -> Self {
-        Self { queue: writer.queue(), layout: writer.layout(), pending: RefCell::default() }
+        Self { queue: writer.queue(), layout: writer.layout().clone(), pending: RefCell::default() }
+    }
+
+    /// The headers and trailers that the format shows.
+    #[must_use]
+    pub fn wanted(&self) -> &WantedHeaders {
+        self.layout.wanted()
     }
 
     /// Logs one request. Never waits for the file.

@@ -1,6 +1,10 @@
 //! `2026-11-22T11:14:40.066Z` without a calendar library: the part before the milliseconds is kept for a second.
+//! Users may want another form.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    io::Write,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 /// The last second of year 9999; later times are shown as this.
 const LAST_SECOND: u64 = 253_402_300_799;
@@ -29,18 +33,117 @@ impl Clock {
     }
 }
 
-/// Days to civil date after Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms": years begin in March, so
-/// that the leap day is the last of a year, and 400 years always have 146 097 days.
+/// A user's way to write times: strftime's letters as Envoy takes them in `%START_TIME(…)%`, always UTC.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct TimeFormat(Box<[Part]>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Part {
+    Literal(char),
+    /// `%Y`, `%m`, …
+    Letter(char),
+    /// `%3f`, `%6f`, `%9f`: so many digits of the second.
+    Fraction(u8),
+    /// `%s`
+    Epoch,
+}
+
+impl TimeFormat {
+    /// Reads a format. The error is what is not understood.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let mut parts = Vec::new();
+        let mut characters = text.chars();
+        while let Some(character) = characters.next() {
+            if character != '%' {
+                parts.push(Part::Literal(character));
+                continue;
+            }
+            match characters.next() {
+                Some('%') => parts.push(Part::Literal('%')),
+                Some('s') => parts.push(Part::Epoch),
+                Some('f') => parts.push(Part::Fraction(9)),
+                Some('T') => parts.extend("H:M:S".chars().map(Part::of)),
+                Some('F') => parts.extend("Y-m-d".chars().map(Part::of)),
+                Some(letter @ ('Y' | 'm' | 'd' | 'e' | 'H' | 'M' | 'S' | 'b' | 'z' | 'Z')) => {
+                    parts.push(Part::Letter(letter));
+                }
+                Some(digits @ '1'..='9') if characters.next() == Some('f') => {
+                    parts.push(Part::Fraction(digits as u8 - b'0'));
+                }
+                other => return Err(format!("%{}", other.map(String::from).unwrap_or_default())),
+            }
+        }
+        Ok(Self(parts.into()))
+    }
+
+    /// Appends `time`; one before 1970 is shown as 1970.
+    pub(super) fn write(&self, time: SystemTime, out: &mut Vec<u8>) {
+        let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let second = since_epoch.as_secs().min(LAST_SECOND);
+        let civil = Civil::of(second);
+        for part in &self.0 {
+            // Writing to a vector does not fail.
+            drop(match part {
+                Part::Literal(character) => write!(out, "{character}"),
+                Part::Epoch => write!(out, "{second}"),
+                Part::Fraction(digits) => {
+                    let nanos = format!("{:09}", since_epoch.subsec_nanos());
+                    write!(out, "{}", nanos.get(..usize::from(*digits)).unwrap_or(&nanos))
+                }
+                Part::Letter('Y') => write!(out, "{:04}", civil.year),
+                Part::Letter('m') => write!(out, "{:02}", civil.month),
+                Part::Letter('d') => write!(out, "{:02}", civil.day),
+                Part::Letter('e') => write!(out, "{:2}", civil.day),
+                Part::Letter('H') => write!(out, "{:02}", civil.hour),
+                Part::Letter('M') => write!(out, "{:02}", civil.minute),
+                Part::Letter('S') => write!(out, "{:02}", civil.second),
+                Part::Letter('b') => write!(out, "{}", civil.month_name()),
+                Part::Letter('z') => write!(out, "+0000"),
+                Part::Letter(_) => write!(out, "UTC"),
+            });
+        }
+    }
+}
+
+impl Part {
+    fn of(character: char) -> Self {
+        if character.is_ascii_alphabetic() { Self::Letter(character) } else { Self::Literal(character) }
+    }
+}
+
+/// A second of UTC by calendar and clock.
+struct Civil {
+    year: u64,
+    month: u64,
+    day: u64,
+    hour: u64,
+    minute: u64,
+    second: u64,
+}
+
+impl Civil {
+    /// Days to civil date after Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms": years begin in March, so
+    /// that the leap day is the last of a year, and 400 years always have 146 097 days.
+    fn of(second: u64) -> Self {
+        let (days, of_day) = (second / 86_400 + 719_468, second % 86_400);
+        let (era, of_era) = (days / 146_097, days % 146_097);
+        let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+        let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+        let from_march = (5 * of_year + 2) / 153;
+        let day = of_year - (153 * from_march + 2) / 5 + 1;
+        let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+        let year = year_of_era + era * 400 + u64::from(month <= 2);
+        Self { year, month, day, hour: of_day / 3600, minute: of_day / 60 % 60, second: of_day % 60 }
+    }
+
+    fn month_name(&self) -> &'static str {
+        const NAMES: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+        NAMES.get((self.month as usize).wrapping_sub(1)).copied().unwrap_or_default()
+    }
+}
+
 fn format_second(second: u64) -> String {
-    let (days, of_day) = (second / 86_400 + 719_468, second % 86_400);
-    let (era, of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let from_march = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
+    let Civil { year, month, day, hour, minute, second } = Civil::of(second);
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.")
 }
 
@@ -71,6 +174,25 @@ mod tests {
             (999_999_999_999_000, "9999-12-31T23:59:59.000Z"),
         ] {
             assert_eq!(shown(&mut clock, millis), text);
+        }
+    }
+
+    #[test]
+    fn formats_of_users() {
+        let time = UNIX_EPOCH + Duration::new(1_795_346_080, 66_123_456);
+        for (format, text) in [
+            ("%Y/%m/%dT%H:%M:%S%z %s", "2026/11/22T11:14:40+0000 1795346080"),
+            ("%s.%3f", "1795346080.066"),
+            ("%FT%T.%6fZ %Z", "2026-11-22T11:14:40.066123Z UTC"),
+            ("%e %b %% %f %9f", "22 Nov % 066123456 066123456"),
+            ("", ""),
+        ] {
+            let mut out = Vec::new();
+            TimeFormat::parse(format).unwrap().write(time, &mut out);
+            assert_eq!(String::from_utf8(out).unwrap(), text);
+        }
+        for (bad, what) in [("%Q", "%Q"), ("%", "%"), ("%3d", "%3")] {
+            assert_eq!(TimeFormat::parse(bad).unwrap_err(), what);
         }
     }
 

@@ -60,14 +60,15 @@ struct State {
 
 impl Writer {
     /// Opens the sink and starts the thread.
-    pub(in crate::telemetry) fn open(options: &AccessLogOptions) -> Result<Self, TelemetryError> {
+    pub(in crate::telemetry) fn open(options: &AccessLogOptions, hostname: &str) -> Result<Self, TelemetryError> {
+        let layout = Layout::of(&options.format, hostname)?;
         let (path, sink) = match &options.sink {
             LogSink::Stdout => (None, duplicate(&io::stdout())),
             LogSink::Stderr => (None, duplicate(&io::stderr())),
             LogSink::File(path) => (Some(path.clone()), append_to(path)),
         };
         let sink = sink.map_err(|source| TelemetryError::AccessLog { sink: options.sink.to_string(), source })?;
-        Self::start(Output::new(sink, path), Layout::of(options.format), options.queue_bytes)
+        Self::start(Output::new(sink, path), layout, options.queue_bytes)
     }
 
     fn start(mut output: Output, layout: Layout, limit: usize) -> Result<Self, TelemetryError> {
@@ -91,8 +92,8 @@ impl Writer {
         Arc::clone(&self.queue)
     }
 
-    pub(super) fn layout(&self) -> Layout {
-        self.layout
+    pub(super) fn layout(&self) -> &Layout {
+        &self.layout
     }
 
     /// Lines that the sink took.
@@ -270,12 +271,13 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(30);
 
     fn writer(sink: File, limit: usize) -> Writer {
-        Writer::start(Output::new(sink, None), Layout::Text(&[]), limit).unwrap()
+        Writer::start(Output::new(sink, None), Layout::of(&crate::telemetry::LogFormat::Text, "").unwrap(), limit)
+            .unwrap()
     }
 
     fn file_writer(path: &Path) -> Writer {
         let sink = LogSink::at(path);
-        Writer::open(&AccessLogOptions { sink, ..AccessLogOptions::default() }).unwrap()
+        Writer::open(&AccessLogOptions { sink, ..AccessLogOptions::default() }, "").unwrap()
     }
 
     fn push(writer: &Writer, text: &str) {
@@ -365,7 +367,7 @@ mod tests {
     #[test]
     fn a_file_that_cannot_be_opened_is_named() {
         let sink = LogSink::File("/nonexistent/access.log".into());
-        let error = Writer::open(&AccessLogOptions { sink, ..AccessLogOptions::default() }).unwrap_err();
+        let error = Writer::open(&AccessLogOptions { sink, ..AccessLogOptions::default() }, "").unwrap_err();
         assert!(error.to_string().contains("/nonexistent/access.log"), "{error}");
     }
 

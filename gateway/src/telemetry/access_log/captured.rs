@@ -1,0 +1,71 @@
+//! Copies of header values that a format asks for, all of one request in one buffer.
+
+use smallvec::SmallVec;
+
+/// The headers that a format asks for: the slot of the value in [`Captured`], and the name in lower case.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WantedHeaders {
+    /// Of the request.
+    pub request: Vec<(usize, Box<str>)>,
+    /// Of the response.
+    pub response: Vec<(usize, Box<str>)>,
+    /// Of the response's trailers.
+    pub trailers: Vec<(usize, Box<str>)>,
+}
+
+/// Values of [`WantedHeaders`]. Copies, because a kept header value would keep the whole buffer that it was read into.
+#[derive(Debug, Clone, Default)]
+pub struct Captured {
+    bytes: Vec<u8>,
+    /// Where the value of a slot is; nothing for a header that is not there.
+    spans: SmallVec<[Option<(u32, u32)>; 8]>,
+}
+
+impl Captured {
+    /// Keeps a copy of the value of a slot in place of what was there.
+    pub fn set(&mut self, slot: usize, value: Option<&[u8]>) {
+        if self.get(slot) == value {
+            return;
+        }
+        if self.spans.len() <= slot {
+            self.spans.resize(slot + 1, None);
+        }
+        let span = value.and_then(|value| {
+            let start = u32::try_from(self.bytes.len()).ok()?;
+            let end = u32::try_from(self.bytes.len() + value.len()).ok()?;
+            self.bytes.extend_from_slice(value);
+            Some((start, end))
+        });
+        if let Some(place) = self.spans.get_mut(slot) {
+            *place = span;
+        }
+    }
+
+    /// The value of a slot.
+    #[must_use]
+    pub fn get(&self, slot: usize) -> Option<&[u8]> {
+        let (start, end) = self.spans.get(slot).copied().flatten()?;
+        self.bytes.get(start as usize..end as usize)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_set_in_any_order_and_may_change() {
+        let mut captured = Captured::default();
+        assert_eq!(captured.get(0), None);
+        captured.set(9, Some(b"nine"));
+        captured.set(0, Some(b""));
+        captured.set(3, Some(b"three"));
+        assert_eq!((captured.get(9), captured.get(0), captured.get(1)), (Some(&b"nine"[..]), Some(&b""[..]), None));
+        captured.set(3, Some(b"3"));
+        captured.set(9, None);
+        assert_eq!((captured.get(3), captured.get(9), captured.get(100)), (Some(&b"3"[..]), None, None));
+        let before = captured.bytes.len();
+        captured.set(3, Some(b"3"));
+        assert_eq!(captured.bytes.len(), before, "the same again takes no room");
+    }
+}
