@@ -6,8 +6,8 @@
 use serde_json::{Map, Value, json};
 
 use crate::snapshot::{
-    Action, Cluster, Code, HeaderOps, Listener, PathRewrite, Plugin, RedirectPort, Route, Rule, Snapshot, StringMatch,
-    UpstreamProtocol, UriMatch,
+    Action, Balance, Cluster, Code, HeaderOps, Listener, PathRewrite, Plugin, RedirectPort, Route, Rule, Snapshot,
+    StringMatch, UpstreamProtocol, UriMatch,
 };
 
 /// Everything: listeners with their virtual hosts, rules in order, and what they lead to; clusters.
@@ -82,8 +82,20 @@ fn cluster_json(cluster: &Cluster) -> Value {
             UpstreamProtocol::Http1 => "HTTP/1.1",
             UpstreamProtocol::Http2 => "HTTP/2",
         },
-        "connectTimeoutMillis": u64::try_from(cluster.connect_timeout.as_millis()).ok(),
-        "idleTimeoutMillis": u64::try_from(cluster.idle_timeout.as_millis()).ok(),
+        "loadBalancer": match cluster.balance {
+            Balance::LeastRequest => "LEAST_REQUEST",
+            Balance::RoundRobin => "ROUND_ROBIN",
+            Balance::Random => "RANDOM",
+        },
+        "connectTimeoutMillis": u64::try_from(cluster.connections.connect_timeout.as_millis()).ok(),
+        "idleTimeoutMillis": u64::try_from(cluster.connections.idle_timeout.as_millis()).ok(),
+        "limits": {
+            "connections": cluster.thresholds.connections,
+            "pendingRequests": cluster.thresholds.pending,
+            "requests": cluster.thresholds.requests,
+            "retries": cluster.thresholds.retries,
+        },
+        "names": cluster.names.iter().map(|named| format!("{}:{}", named.name, named.port)).collect::<Vec<_>>(),
         "endpoints": endpoints
             .map(|endpoint| json!({ "address": endpoint.address.to_string(), "weight": endpoint.weight }))
             .collect::<Vec<_>>(),

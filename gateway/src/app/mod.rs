@@ -31,7 +31,7 @@ pub use publish::BoundListener;
 use crate::{
     admin::{self, Addresses, AdminState, Readiness},
     config::{self, problem::Problem, source::FileSource},
-    http::Identity,
+    http::{Identity, Usage},
     plugins::{self, Registry, RegistryOptions},
     telemetry::{Telemetry, TelemetryOptions},
     worker,
@@ -156,6 +156,7 @@ pub async fn start(options: Options) -> anyhow::Result<Gateway> {
     })?;
 
     let identity = Arc::new(options.identity);
+    let usage = Usage::default();
     let (spare_orders, spare_inbox) = mpsc::unbounded_channel();
     let threads = (0..options.workers.max(1))
         .map(|index| {
@@ -164,6 +165,7 @@ pub async fn start(options: Options) -> anyhow::Result<Gateway> {
                 identity: Arc::clone(&identity),
                 telemetry: telemetry.clone(),
                 spare_orders: spare_orders.clone(),
+                usage: usage.clone(),
             })
         })
         .collect::<Result<Vec<_>, _>>()

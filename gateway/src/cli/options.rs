@@ -52,6 +52,11 @@ pub(super) struct ConfigArgs {
     /// Serve hosts although a policy for them cannot be enforced by this version.
     #[arg(long, env = "GATEWAY_ALLOW_UNSUPPORTED")]
     allow_unsupported: bool,
+
+    /// Look destinations up in DNS that are neither a ServiceEntry nor a Service. Addresses of this host, link-local
+    /// and metadata addresses are never used.
+    #[arg(long, env = "GATEWAY_RESOLVE_UNKNOWN_HOSTS")]
+    resolve_unknown_hosts: bool,
 }
 
 impl ConfigArgs {
@@ -64,6 +69,7 @@ impl ConfigArgs {
             privileged_ports: self.privileged_ports,
             bind: self.bind.iter().copied().collect::<BTreeMap<_, _>>(),
             allow_unsupported: self.allow_unsupported,
+            resolve_unknown_hosts: self.resolve_unknown_hosts,
         }
     }
 }
@@ -122,11 +128,13 @@ mod tests {
             "--bind=443=[::1]:8443",
             "--privileged-ports=bind",
             "--allow-unsupported",
+            "--resolve-unknown-hosts",
         ])
         .unwrap();
         assert_eq!(options.labels, labels("a=b,c=").unwrap());
         assert_eq!(options.bind.get(&443), Some(&"[::1]:8443".parse().unwrap()));
         assert_eq!((options.privileged_ports, options.allow_unsupported), (PrivilegedPorts::Bind, true));
+        assert!(options.resolve_unknown_hosts);
         assert!(Command::try_parse_from(["gateway"]).is_err());
         for bad in ["--namespace=A", "--labels=a", "--bind=80", "--bind=x=127.0.0.1:1", "--privileged-ports=maybe"] {
             assert!(parse(&[bad]).is_err(), "{bad}");

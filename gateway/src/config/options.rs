@@ -20,6 +20,8 @@ pub struct Options {
     pub bind: BTreeMap<u16, SocketAddr>,
     /// Serve hosts although a policy for them cannot be enforced. Default `false`.
     pub allow_unsupported: bool,
+    /// Look destinations up in DNS that are no service, instead of answering 503. Default `false`.
+    pub resolve_unknown_hosts: bool,
 }
 
 /// What happens to declared ports below 1024, which only root may bind.
@@ -42,6 +44,7 @@ impl Default for Options {
             privileged_ports: PrivilegedPorts::default(),
             bind: BTreeMap::new(),
             allow_unsupported: false,
+            resolve_unknown_hosts: false,
         }
     }
 }

@@ -276,7 +276,7 @@ impl Reader {
             report.mistake(field, &message);
         }
         // Kubernetes' kinds and policies that are only looked into have many fields that are not modelled.
-        if matches!(kind, "Gateway" | "VirtualService" | "ServiceEntry" | "WasmPlugin") {
+        if matches!(kind, "Gateway" | "VirtualService" | "ServiceEntry" | "DestinationRule" | "WasmPlugin") {
             for (field, meant) in decoded.unknown {
                 report.unknown_field(field, meant);
             }

@@ -10,6 +10,7 @@ use proxy_wasm_host::RequestHead;
 use smallvec::SmallVec;
 
 use super::{
+    Cluster,
     body::{RequestBody, UpstreamBody},
     connection::Connection,
     record::Record,
@@ -23,7 +24,7 @@ use super::{
 use crate::{
     snapshot::{Destination, Forward, TemplateContext, UpstreamProtocol},
     telemetry::{Limit, ResponseFlags},
-    upstream::{Failure, Sent, UpstreamError},
+    upstream::{Attempt, Failure, Permit, Resource, Sent, UpstreamError},
 };
 
 static X_ENVOY_ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
@@ -88,17 +89,18 @@ pub(super) async fn send(
     record.destination = Rc::clone(counted);
     edit(connection, version, &mut head, route, forward, destination)?;
 
-    let settings = cluster.settings();
     let counters = connection.worker.telemetry.counters();
     let protocol = match body {
         // A WebSocket over HTTP/2 would be another kind of request (RFC 8441), which hardly a service knows.
         RequestBody::Upgrade => UpstreamProtocol::Http1,
-        _ => settings.protocol,
+        _ => cluster.settings().protocol_for(version == Version::HTTP_2),
     };
     let mut request = build(head, body, protocol)?;
     let http2 = protocol == UpstreamProtocol::Http2;
     let mut attempts = Attempts::new(&forward.retry, record.is_grpc(), http2);
     attempts.record(&mut request);
+    // While a request is being sent again it counts as a retry of its cluster.
+    let mut retrying = None;
     let mut fresh = false;
     loop {
         let Some(endpoint) = attempts.pick(|| cluster.pick(), |endpoint| endpoint.address()) else {
@@ -114,7 +116,7 @@ pub(super) async fn send(
         }
         // The upstream may close a kept connection at the very moment we use it.
         let copy = attempts.copy(&request, !fresh && endpoint.has_idle());
-        let sent = endpoint.send(request, protocol, settings.connect_timeout, fresh);
+        let sent = cluster.send(&endpoint, request, Attempt { protocol, fresh });
         let (outcome, deadline) = within(&attempts, sent).await;
         let (again, pause) = match outcome {
             Ok(Sent { response, local, reused }) => {
@@ -125,7 +127,11 @@ pub(super) async fn send(
                     log.upstream_local = local;
                 }
                 match (attempts.after_response(response.status().as_u16(), response.headers()), copy) {
-                    (Verdict::Again, Some(copy)) if can_replay(&attempts, connection) => (copy, true),
+                    (Verdict::Again, Some(copy))
+                        if may_retry(&attempts, connection, cluster, &mut retrying, record) =>
+                    {
+                        (copy, true)
+                    }
                     (verdict, _) => {
                         if verdict == Verdict::Exhausted {
                             record.flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
@@ -146,12 +152,19 @@ pub(super) async fn send(
                         fresh = true;
                         (copy, false)
                     }
-                    Some(copy) if verdict == Verdict::Again && can_replay(&attempts, connection) => (copy, true),
+                    Some(copy)
+                        if verdict == Verdict::Again
+                            && may_retry(&attempts, connection, cluster, &mut retrying, record) =>
+                    {
+                        (copy, true)
+                    }
                     _ => return Err(failed(&failure, attempts.retries, verdict, connection, record)),
                 }
             }
             Err(None) => match (attempts.after_timeout(), copy) {
-                (Verdict::Again, Some(copy)) if can_replay(&attempts, connection) => (copy, true),
+                (Verdict::Again, Some(copy)) if may_retry(&attempts, connection, cluster, &mut retrying, record) => {
+                    (copy, true)
+                }
                 (verdict, _) => return Err(attempt_timed_out(verdict)),
             },
         };
@@ -185,13 +198,31 @@ async fn within<T, E>(
     (outcome, deadline)
 }
 
-/// Whether the body can be sent once more; it cannot if it is larger than what is kept of it.
-fn can_replay(attempts: &Attempts<'_>, connection: &Connection) -> bool {
-    let can = attempts.can_replay();
-    if !can {
-        connection.worker.telemetry.counters().limit_exceeded(Limit::RetryBufferBytes);
+/// Whether the request can be sent once more: not if its body is larger than what is kept of it, nor if too many
+/// others of this cluster are being sent again.
+fn may_retry(
+    attempts: &Attempts<'_>,
+    connection: &Connection,
+    cluster: &Cluster,
+    retrying: &mut Option<Permit>,
+    record: &mut Record,
+) -> bool {
+    let counters = connection.worker.telemetry.counters();
+    if !attempts.can_replay() {
+        counters.limit_exceeded(Limit::RetryBufferBytes);
+        return false;
     }
-    can
+    // The attempt before has ended.
+    *retrying = None;
+    match cluster.take(Resource::Retries) {
+        Ok(permit) => *retrying = Some(permit),
+        Err(_) => {
+            counters.limit_exceeded(Limit::UpstreamRetries);
+            record.flags.insert(ResponseFlags::UPSTREAM_OVERFLOW);
+            return false;
+        }
+    }
+    true
 }
 
 fn attempt_timed_out(verdict: Verdict) -> Failed {
@@ -315,6 +346,10 @@ fn failed(failure: &Failure, retries: u32, verdict: Verdict, connection: &Connec
                 "connection timeout",
             )
         }
+        Failure::Overflow(resource) => {
+            connection.worker.telemetry.counters().limit_exceeded(limit_of(*resource));
+            (ResponseFlags::UPSTREAM_OVERFLOW, "upstream_reset_before_response_started{overflow}", "overflow")
+        }
         Failure::Reset { .. } => (
             ResponseFlags::UPSTREAM_CONNECTION_TERMINATION,
             "upstream_reset_before_response_started{connection_termination}",
@@ -346,6 +381,15 @@ fn failed(failure: &Failure, retries: u32, verdict: Verdict, connection: &Connec
         reply.status = StatusCode::BAD_GATEWAY;
     }
     Failed::Reply(reply)
+}
+
+fn limit_of(resource: Resource) -> Limit {
+    match resource {
+        Resource::Connections => Limit::UpstreamConnections,
+        Resource::Pending => Limit::UpstreamPendingRequests,
+        Resource::Requests => Limit::UpstreamRequests,
+        Resource::Retries => Limit::UpstreamRetries,
+    }
 }
 
 /// Headers of an answer that belong to the upstream's connection (RFC 9110 7.6.1), removed in one pass.

@@ -38,6 +38,8 @@ mod service;
 mod serving;
 mod upgrade;
 
+/// What clusters with limits use; the same for all workers.
+pub(crate) use crate::upstream::Usage;
 pub(crate) use activity::Connections;
 pub(crate) use connection::serve;
 pub(crate) use plugins::{PluginSet, Prepared, SpareOrder};

@@ -19,6 +19,7 @@ use crate::{
     clock::Clock,
     snapshot::{self, Action, Listener, RouteId, Snapshot},
     telemetry::{Destination, WorkerTelemetry},
+    upstream::Usage,
 };
 
 /// Who this gateway is, for headers.
@@ -49,6 +50,8 @@ pub(crate) struct Worker {
     pub(crate) telemetry: Rc<WorkerTelemetry>,
     pub(crate) connections: Rc<Connections>,
     pub(crate) plugins: PluginSet,
+    /// What clusters with limits use, over all workers.
+    usage: Usage,
     /// What requests without a destination are counted for.
     pub(super) nowhere: Rc<Destination>,
     /// What the access log shows of headers; `None`: there is no access log.
@@ -61,6 +64,7 @@ impl Worker {
         identity: Arc<Identity>,
         telemetry: Rc<WorkerTelemetry>,
         plugins: PluginSet,
+        usage: Usage,
     ) -> Rc<Self> {
         let nowhere = telemetry.destination(None);
         let log_headers = telemetry.access_log().map(LogHeaders::new);
@@ -71,6 +75,7 @@ impl Worker {
             telemetry,
             connections: Rc::default(),
             plugins,
+            usage,
             nowhere,
             log_headers,
         })
@@ -103,13 +108,16 @@ impl Config {
             .iter()
             .map(|settings| match known.get(&*settings.name) {
                 Some((cluster, destination)) if cluster.settings() == settings => {
+                    // Endpoints may have changed since, on their own path.
+                    cluster.set_endpoints(&settings.endpoints);
                     (Rc::clone(cluster), Rc::clone(destination))
                 }
-                Some((cluster, _)) => {
-                    (Rc::new(cluster.renew(Arc::clone(settings))), worker.telemetry.destination(Some(settings)))
-                }
+                Some((cluster, _)) => (
+                    Rc::new(cluster.renew(Arc::clone(settings), &worker.usage)),
+                    worker.telemetry.destination(Some(settings)),
+                ),
                 None => (
-                    Rc::new(Cluster::new(Arc::clone(settings), worker.clock.clone())),
+                    Rc::new(Cluster::new(Arc::clone(settings), &worker.usage, worker.clock.clone())),
                     worker.telemetry.destination(Some(settings)),
                 ),
             })

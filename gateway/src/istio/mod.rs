@@ -20,7 +20,10 @@ use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Deserializer, de};
 
-pub use destination_rule::{ClientTls, DestinationRule, PortPolicy, Subset, TrafficPolicy};
+pub use destination_rule::{
+    ClientTls, ConnectionPool, DestinationRule, Http2KeepAlive, HttpSettings, LoadBalancer, PortPolicy, Subset,
+    TcpKeepalive, TcpSettings, TrafficPolicy,
+};
 pub use endpoint_slice::{EndpointPort, EndpointSlice, SliceConditions, SliceEndpoint};
 pub use gateway::{Gateway, Server, ServerPort, ServerTls, TlsCertificate};
 pub use metadata::{Metadata, Object};

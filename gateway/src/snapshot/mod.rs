@@ -17,7 +17,10 @@ mod route;
 mod table;
 mod tls;
 
-pub use cluster::{Cluster, Endpoint, UpstreamProtocol};
+pub use cluster::{
+    Balance, Cluster, ConnectionSettings, Endpoint, Http2Keepalive, NamedEndpoint, Take, TcpKeepalive, Thresholds,
+    UpstreamProtocol,
+};
 pub use header_ops::{HeaderOps, HeaderTemplate, HeaderWrite, Operator, Side, TemplateContext, TemplateError};
 pub(crate) use host::without_port;
 pub use host::{HostPattern, HostTable, VirtualHost};

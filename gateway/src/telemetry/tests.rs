@@ -14,7 +14,7 @@ use prometheus::{
 };
 
 use super::*;
-use crate::snapshot::{Cluster, FailStrategy, UpstreamProtocol};
+use crate::snapshot::{Cluster, FailStrategy};
 
 fn cluster(host: &str, name: &str) -> Cluster {
     Cluster {
@@ -23,10 +23,7 @@ fn cluster(host: &str, name: &str) -> Cluster {
         port: 80,
         service_name: name.into(),
         service_namespace: "shop".into(),
-        protocol: UpstreamProtocol::Http1,
-        connect_timeout: Duration::from_secs(10),
-        idle_timeout: Duration::from_secs(3600),
-        endpoints: [].into(),
+        ..Cluster::default()
     }
 }
 

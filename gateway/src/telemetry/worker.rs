@@ -189,6 +189,8 @@ limits! {
     UpstreamConnectTime "upstream_connect_time" "An upstream did not accept a connection in time";
     UpstreamConnections "upstream_connections" "Too many connections to a cluster";
     UpstreamPendingRequests "upstream_pending_requests" "Too many requests wait for a cluster";
+    UpstreamRequests "upstream_requests" "Too many requests are being served by a cluster";
+    UpstreamRetries "upstream_retries" "Too many requests are being sent to a cluster again";
     RetryBufferBytes "retry_buffer_bytes" "A request body is too large to be kept for a retry";
     PluginBodyBytes "plugin_body_bytes" "A body that a plugin wants whole is too large";
     PluginWorkerBytes "plugin_worker_bytes" "All bodies held for plugins on one worker are too large together";

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::{RequestBody, endpoint::Active, http1::Http1};
+use super::{RequestBody, endpoint::Active, http1::Http1, http2::OpenStream};
 use crate::net::Stream;
 
 /// The body of an upstream's response.
@@ -17,6 +17,8 @@ pub struct ResponseBody<B: RequestBody> {
     incoming: Incoming,
     /// HTTP/1 only: the connection, until the body has ended.
     connection: Option<Http1<B>>,
+    /// HTTP/2 only: tells the connection that it is in use.
+    _stream: Option<OpenStream>,
     active: Active<B>,
 }
 
@@ -32,7 +34,7 @@ pub struct Upgraded<B: RequestBody> {
 
 impl<B: RequestBody> ResponseBody<B> {
     pub(super) fn http1(incoming: Incoming, connection: Http1<B>, active: Active<B>) -> Self {
-        let mut body = Self { incoming, connection: Some(connection), active };
+        let mut body = Self { incoming, connection: Some(connection), _stream: None, active };
         // After a 101 there is no next request.
         if body.incoming.is_end_stream() && !body.is_upgraded() {
             body.release();
@@ -40,8 +42,8 @@ impl<B: RequestBody> ResponseBody<B> {
         body
     }
 
-    pub(super) fn http2(incoming: Incoming, active: Active<B>) -> Self {
-        Self { incoming, connection: None, active }
+    pub(super) fn http2(incoming: Incoming, stream: OpenStream, active: Active<B>) -> Self {
+        Self { incoming, connection: None, _stream: Some(stream), active }
     }
 
     fn is_upgraded(&self) -> bool {
@@ -50,15 +52,16 @@ impl<B: RequestBody> ResponseBody<B> {
 
     /// The connection, if the response was the 101 that had been asked for.
     #[must_use]
-    pub fn upgraded(self) -> Option<Upgraded<B>> {
-        let (stream, read_ahead) = self.connection?.into_stream()?;
+    pub fn upgraded(mut self) -> Option<Upgraded<B>> {
+        let (stream, read_ahead, slot) = self.connection?.into_stream()?;
+        self.active.slot = Some(slot);
         Some(Upgraded { stream, read_ahead, active: self.active })
     }
 
     /// The message is complete: the connection can serve another request.
     fn release(&mut self) {
         if let Some(connection) = self.connection.take() {
-            self.active.0.keep(connection);
+            self.active.endpoint.keep(connection);
         }
     }
 }

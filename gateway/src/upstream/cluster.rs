@@ -2,32 +2,59 @@
 
 use std::{cell::RefCell, rc::Rc, sync::Arc};
 
-use super::{Endpoint, RequestBody};
-use crate::{clock::Clock, snapshot};
+use http::Request;
+
+use super::{
+    Endpoint, Failure, RequestBody, Sent, UpstreamError, Usage,
+    balance::Endpoints,
+    usage::{Allowance, Permit, Resource},
+};
+use crate::{
+    clock::Clock,
+    snapshot::{self, UpstreamProtocol},
+};
 
 /// A cluster's settings with its endpoints.
 pub struct Cluster<B: RequestBody> {
     settings: Arc<snapshot::Cluster>,
-    endpoints: RefCell<Vec<Rc<Endpoint<B>>>>,
+    endpoints: RefCell<Endpoints<B>>,
+    /// What the endpoints were last set to.
+    live: RefCell<Arc<[snapshot::Endpoint]>>,
+    allowance: Allowance,
     clock: Clock,
 }
 
+/// How one attempt is made.
+#[derive(Debug, Clone, Copy)]
+pub struct Attempt {
+    /// What is spoken.
+    pub protocol: UpstreamProtocol,
+    /// Whether a connection that has been used before will not do.
+    pub fresh: bool,
+}
+
 impl<B: RequestBody> Cluster<B> {
-    pub(crate) fn new(settings: Arc<snapshot::Cluster>, clock: Clock) -> Self {
-        let cluster = Self { endpoints: RefCell::default(), settings, clock };
+    pub(crate) fn new(settings: Arc<snapshot::Cluster>, usage: &Usage, clock: Clock) -> Self {
+        let cluster = Self {
+            endpoints: RefCell::new(Endpoints::new(Vec::new())),
+            live: RefCell::default(),
+            allowance: usage.of(&settings),
+            settings,
+            clock,
+        };
         cluster.set_endpoints(&cluster.settings.endpoints);
         cluster
     }
 
-    /// The same cluster with new settings. Endpoints that stay keep their connections, unless another
-    /// protocol is spoken now.
-    pub(crate) fn renew(&self, settings: Arc<snapshot::Cluster>) -> Self {
-        let endpoints = if settings.protocol == self.settings.protocol {
-            RefCell::new(self.endpoints.borrow().clone())
-        } else {
-            RefCell::default()
+    /// The same cluster with new settings. Endpoints that stay keep their connections.
+    pub(crate) fn renew(&self, settings: Arc<snapshot::Cluster>, usage: &Usage) -> Self {
+        let cluster = Self {
+            endpoints: RefCell::new(Endpoints::new(self.endpoints.borrow().iter().cloned().collect())),
+            live: RefCell::default(),
+            allowance: usage.of(&settings),
+            settings,
+            clock: self.clock.clone(),
         };
-        let cluster = Self { endpoints, settings, clock: self.clock.clone() };
         cluster.set_endpoints(&cluster.settings.endpoints);
         cluster
     }
@@ -40,39 +67,57 @@ impl<B: RequestBody> Cluster<B> {
 
     /// Replaces the endpoints. Requests in flight finish where they are; an address that stays keeps its
     /// connections; unused connections of one that goes are closed.
-    pub(crate) fn set_endpoints(&self, wanted: &[snapshot::Endpoint]) {
+    pub(crate) fn set_endpoints(&self, wanted: &Arc<[snapshot::Endpoint]>) {
+        if *self.live.borrow() == *wanted {
+            return;
+        }
+        *self.live.borrow_mut() = Arc::clone(wanted);
         let mut current = self.endpoints.borrow_mut();
-        let old = std::mem::take(&mut *current);
-        for endpoint in wanted {
-            match old.iter().find(|known| known.address() == endpoint.address) {
+        let mut list: Vec<Rc<Endpoint<B>>> = Vec::with_capacity(wanted.len());
+        for endpoint in wanted.iter() {
+            match current.iter().find(|known| known.address() == endpoint.address) {
                 Some(known) => {
                     known.set_weight(endpoint.weight);
-                    current.push(Rc::clone(known));
+                    list.push(Rc::clone(known));
                 }
-                None => current.push(Endpoint::new(endpoint.address, endpoint.weight, self.clock.clone())),
+                None => list.push(Endpoint::new(endpoint.address, endpoint.weight, self.clock.clone())),
             }
         }
-        for gone in old.iter().filter(|old| wanted.iter().all(|endpoint| endpoint.address != old.address())) {
+        for gone in current.iter().filter(|old| list.iter().all(|endpoint| !Rc::ptr_eq(old, endpoint))) {
             gone.close_idle();
+        }
+        *current = Endpoints::new(list);
+    }
+
+    /// Chooses an endpoint as the settings say. `None` if there is no endpoint.
+    #[must_use]
+    pub fn pick(&self) -> Option<Rc<Endpoint<B>>> {
+        self.endpoints.borrow().pick(self.settings.balance).cloned()
+    }
+
+    /// Sends a request to one of the endpoints and waits for the head of the response. A kept connection that turns
+    /// out to be closed before anything was sent is passed over silently.
+    ///
+    /// # Errors
+    /// See [`Failure`]; the request comes back if none of it left.
+    pub async fn send(
+        &self,
+        endpoint: &Rc<Endpoint<B>>,
+        request: Request<B>,
+        attempt: Attempt,
+    ) -> Result<Sent<B>, UpstreamError<B>> {
+        match self.take(Resource::Requests) {
+            Ok(permit) => endpoint.send(self, request, attempt, permit).await,
+            Err(failure) => Err(UpstreamError { failure, request: Some(request) }),
         }
     }
 
-    /// Chooses an endpoint: of two drawn by weight, the one with fewer requests for its weight (Envoy's
-    /// LEAST_REQUEST, Istio's default). `None` if there is no endpoint.
-    #[must_use]
-    pub fn pick(&self) -> Option<Rc<Endpoint<B>>> {
-        let endpoints = self.endpoints.borrow();
-        match endpoints.as_slice() {
-            [] => None,
-            [only] => Some(Rc::clone(only)),
-            several => {
-                let (one, two) = (draw(several)?, draw(several)?);
-                let load = |endpoint: &Endpoint<B>| {
-                    (u64::from(endpoint.active()) + 1) * u64::from(u32::MAX) / u64::from(endpoint.weight())
-                };
-                Some(Rc::clone(if load(two) < load(one) { two } else { one }))
-            }
-        }
+    /// Takes a part of what the cluster may use over all workers: a retry, say, for as long as it takes.
+    ///
+    /// # Errors
+    /// [`Failure::Overflow`]: as many as allowed are in use.
+    pub fn take(&self, resource: Resource) -> Result<Permit, Failure> {
+        self.allowance.take(resource)
     }
 
     /// Closes connections that are too old or that the peer closed. Returns how many are left.
@@ -81,21 +126,9 @@ impl<B: RequestBody> Cluster<B> {
         endpoints
             .iter()
             .map(|endpoint| {
-                endpoint.sweep(self.settings.idle_timeout);
+                endpoint.sweep(self.settings.connections.idle_timeout);
                 endpoint.connections()
             })
             .sum()
     }
-}
-
-/// An endpoint drawn at random by weight.
-fn draw<B: RequestBody>(endpoints: &[Rc<Endpoint<B>>]) -> Option<&Rc<Endpoint<B>>> {
-    let total: u64 = endpoints.iter().map(|endpoint| u64::from(endpoint.weight())).sum();
-    let mut ticket = fastrand::u64(..total.max(1));
-    endpoints.iter().find(|endpoint| {
-        let weight = u64::from(endpoint.weight());
-        let hit = ticket < weight;
-        ticket = ticket.saturating_sub(weight);
-        hit
-    })
 }

@@ -1,25 +1,34 @@
 //! Opening connections.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr};
 
 use tokio::net::TcpStream;
 
 use super::Failure;
-use crate::net::Stream;
+use crate::{
+    net::Stream,
+    snapshot::{ConnectionSettings, TcpKeepalive},
+};
 
-/// Probes of an idle connection start after this long, so that a vanished upstream is noticed.
-const KEEPALIVE: Duration = Duration::from_secs(60);
-
-/// Connects within `timeout`.
-pub(super) async fn connect(address: SocketAddr, timeout: Duration) -> Result<Stream, Failure> {
-    match tokio::time::timeout(timeout, TcpStream::connect(address)).await {
-        Ok(Ok(stream)) => configure(&stream).map(|()| Stream::Plain(stream)).map_err(Failure::Connect),
+/// Connects within the time that the settings give.
+pub(super) async fn connect(address: SocketAddr, settings: &ConnectionSettings) -> Result<Stream, Failure> {
+    match tokio::time::timeout(settings.connect_timeout, TcpStream::connect(address)).await {
+        Ok(Ok(stream)) => {
+            configure(&stream, settings.keepalive).map(|()| Stream::Plain(stream)).map_err(Failure::Connect)
+        }
         Ok(Err(error)) => Err(Failure::Connect(error)),
         Err(_) => Err(Failure::ConnectTimeout),
     }
 }
 
-fn configure(stream: &TcpStream) -> io::Result<()> {
+fn configure(stream: &TcpStream, keepalive: TcpKeepalive) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    socket2::SockRef::from(stream).set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(KEEPALIVE))
+    let mut probes = socket2::TcpKeepalive::new().with_time(keepalive.time);
+    if let Some(interval) = keepalive.interval {
+        probes = probes.with_interval(interval);
+    }
+    if let Some(retries) = keepalive.probes {
+        probes = probes.with_retries(retries);
+    }
+    socket2::SockRef::from(stream).set_tcp_keepalive(&probes)
 }

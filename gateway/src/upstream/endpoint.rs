@@ -9,7 +9,15 @@ use std::{
 
 use http::{Request, Response};
 
-use super::{Failure, RequestBody, ResponseBody, UpstreamError, connect::connect, http1::Http1, http2::Http2, limits};
+use super::{
+    Attempt, Cluster, Failure, RequestBody, ResponseBody, UpstreamError,
+    connect::connect,
+    http1::Http1,
+    http2::Http2,
+    limits,
+    slot::{Life, Places, Slot},
+    usage::{Permit, Resource},
+};
 use crate::{
     clock::{Clock, Moment},
     snapshot::UpstreamProtocol,
@@ -26,6 +34,7 @@ pub struct Endpoint<B: RequestBody> {
     http2: RefCell<Option<Http2<B>>>,
     /// Held while an HTTP/2 connection is opened, so that a burst opens one.
     opening: tokio::sync::Mutex<()>,
+    places: Rc<Places>,
     clock: Clock,
 }
 
@@ -40,11 +49,16 @@ pub struct Sent<B: RequestBody> {
 }
 
 /// Counts a request as active for as long as it lives.
-pub struct Active<B: RequestBody>(pub(super) Rc<Endpoint<B>>);
+pub struct Active<B: RequestBody> {
+    pub(super) endpoint: Rc<Endpoint<B>>,
+    _permit: Permit,
+    /// Of a connection that is not HTTP any more.
+    pub(super) slot: Option<Slot>,
+}
 
 impl<B: RequestBody> Drop for Active<B> {
     fn drop(&mut self) {
-        self.0.active.set(self.0.active.get().saturating_sub(1));
+        self.endpoint.active.set(self.endpoint.active.get().saturating_sub(1));
     }
 }
 
@@ -57,6 +71,7 @@ impl<B: RequestBody> Endpoint<B> {
             idle: RefCell::default(),
             http2: RefCell::default(),
             opening: tokio::sync::Mutex::default(),
+            places: Rc::default(),
             clock,
         })
     }
@@ -89,41 +104,32 @@ impl<B: RequestBody> Endpoint<B> {
         !self.idle.borrow().is_empty() || self.http2.borrow().is_some()
     }
 
-    /// Sends a request and waits for the head of the response. A kept connection that turns out to be
-    /// closed before anything was sent is passed over silently; with `fresh` none is tried.
-    ///
-    /// # Errors
-    /// See [`Failure`]; the request comes back if none of it left.
-    pub async fn send(
+    pub(super) async fn send(
         self: &Rc<Self>,
+        cluster: &Cluster<B>,
         request: Request<B>,
-        protocol: UpstreamProtocol,
-        connect_timeout: Duration,
-        fresh: bool,
+        attempt: Attempt,
+        permit: Permit,
     ) -> Result<Sent<B>, UpstreamError<B>> {
         self.active.set(self.active.get() + 1);
-        let active = Active(Rc::clone(self));
-        match protocol {
-            UpstreamProtocol::Http1 => self.send_http1(active, request, connect_timeout, fresh).await,
-            UpstreamProtocol::Http2 => self.send_http2(active, request, connect_timeout).await,
+        let active = Active { endpoint: Rc::clone(self), _permit: permit, slot: None };
+        match attempt.protocol {
+            UpstreamProtocol::Http1 => self.send_http1(active, cluster, request, attempt).await,
+            UpstreamProtocol::Http2 => self.send_http2(active, cluster, request).await,
         }
     }
 
     async fn send_http1(
-        self: &Rc<Self>,
+        &self,
         active: Active<B>,
+        cluster: &Cluster<B>,
         mut request: Request<B>,
-        connect_timeout: Duration,
-        fresh: bool,
+        attempt: Attempt,
     ) -> Result<Sent<B>, UpstreamError<B>> {
         loop {
-            let kept = if fresh { None } else { self.idle.borrow_mut().pop() };
-            let (mut connection, reused) = match kept {
-                Some((connection, _)) => (connection, true),
-                None => match self.open_http1(connect_timeout).await {
-                    Ok(connection) => (connection, false),
-                    Err(failure) => return Err(UpstreamError { failure, request: Some(request) }),
-                },
+            let (mut connection, reused) = match self.take_http1(cluster, attempt).await {
+                Ok(found) => found,
+                Err(failure) => return Err(UpstreamError { failure, request: Some(request) }),
             };
             let local = connection.local;
             match connection.send(request).await {
@@ -137,24 +143,59 @@ impl<B: RequestBody> Endpoint<B> {
         }
     }
 
-    async fn open_http1(&self, connect_timeout: Duration) -> Result<Http1<B>, Failure> {
-        Http1::new(connect(self.address, connect_timeout).await?).await
+    /// A connection for one request, and whether it has been used before.
+    async fn take_http1(&self, cluster: &Cluster<B>, attempt: Attempt) -> Result<(Http1<B>, bool), Failure> {
+        let kept = || if attempt.fresh { None } else { self.idle.borrow_mut().pop() };
+        if !self.places.awaited()
+            && let Some((connection, _)) = kept()
+        {
+            return Ok((connection, true));
+        }
+        let _pending = cluster.take(Resource::Pending)?;
+        loop {
+            if let Some(slot) = self.place(cluster) {
+                let settings = &cluster.settings().connections;
+                let stream = connect(self.address, settings).await?;
+                let life = Life::new(self.clock.now(), settings);
+                return Ok((Http1::new(stream, slot, life).await?, false));
+            }
+            self.places.freed().await;
+            if let Some((connection, _)) = kept() {
+                return Ok((connection, true));
+            }
+        }
+    }
+
+    /// A place for one more connection. One is always allowed, so that nobody waits for what other endpoints or workers
+    /// hold; a connection that nobody uses gives way.
+    fn place(&self, cluster: &Cluster<B>) -> Option<Slot> {
+        let permit = match cluster.take(Resource::Connections) {
+            Ok(permit) => permit,
+            Err(_) if self.places.open() == 0 => Permit::uncounted(),
+            Err(_) if self.idle.borrow().is_empty() => return None,
+            Err(_) => {
+                drop(self.idle.borrow_mut().remove(0));
+                cluster.take(Resource::Connections).ok()?
+            }
+        };
+        Some(self.places.take(permit))
     }
 
     async fn send_http2(
-        self: &Rc<Self>,
+        &self,
         active: Active<B>,
+        cluster: &Cluster<B>,
         mut request: Request<B>,
-        connect_timeout: Duration,
     ) -> Result<Sent<B>, UpstreamError<B>> {
         loop {
-            let (connection, reused) = match self.share_http2(connect_timeout).await {
+            let (connection, reused) = match self.share_http2(cluster).await {
                 Ok(found) => found,
                 Err(failure) => return Err(UpstreamError { failure, request: Some(request) }),
             };
+            let stream = connection.stream();
             match connection.send(request).await {
                 Ok(response) => {
-                    let response = response.map(|body| ResponseBody::http2(body, active));
+                    let response = response.map(|body| ResponseBody::http2(body, stream, active));
                     return Ok(Sent { response, local: None, reused });
                 }
                 Err(UpstreamError { request: Some(unsent), .. }) if reused => {
@@ -167,49 +208,66 @@ impl<B: RequestBody> Endpoint<B> {
     }
 
     /// A handle on the HTTP/2 connection, and whether it existed before.
-    async fn share_http2(&self, connect_timeout: Duration) -> Result<(Http2<B>, bool), Failure> {
+    async fn share_http2(&self, cluster: &Cluster<B>) -> Result<(Http2<B>, bool), Failure> {
         if let Some(connection) = self.open_connection() {
             return Ok((connection, true));
         }
+        let _pending = cluster.take(Resource::Pending)?;
         let _one_at_a_time = self.opening.lock().await;
-        if let Some(connection) = self.open_connection() {
-            return Ok((connection, true));
+        loop {
+            if let Some(connection) = self.open_connection() {
+                return Ok((connection, true));
+            }
+            if let Some(slot) = self.place(cluster) {
+                let settings = &cluster.settings().connections;
+                let stream = connect(self.address, settings).await?;
+                let life = Life::new(self.clock.now(), settings);
+                *self.http2.borrow_mut() = Some(Http2::new(stream, slot, life, settings.http2_keepalive).await?);
+                if let Some(connection) = self.open_connection() {
+                    return Ok((connection, false));
+                }
+            }
+            self.places.freed().await;
         }
-        let mut connection = Http2::new(connect(self.address, connect_timeout).await?).await?;
-        let handle = connection.share();
-        *self.http2.borrow_mut() = Some(connection);
-        Ok((handle, false))
     }
 
+    /// A handle on the HTTP/2 connection, if there is one that may carry one more request.
     fn open_connection(&self) -> Option<Http2<B>> {
-        self.http2.borrow_mut().as_mut().filter(|connection| !connection.is_closed()).map(Http2::share)
+        let mut kept = self.http2.borrow_mut();
+        let now = self.clock.now();
+        // Requests on one that is taken out finish; it is closed after the last.
+        kept.take_if(|connection| connection.is_closed() || connection.is_over(now));
+        kept.as_mut().map(|connection| connection.share(now))
     }
 
     /// Takes an HTTP/1 connection back if it can serve another request.
     pub(super) fn keep(&self, mut connection: Http1<B>) {
-        if !connection.settle() {
+        let now = self.clock.now();
+        if connection.is_over(now) || !connection.settle() {
             return;
         }
         let mut idle = self.idle.borrow_mut();
         if idle.len() >= limits::MAX_IDLE_PER_ENDPOINT {
             idle.remove(0);
         }
-        idle.push((connection, self.clock.now()));
+        idle.push((connection, now));
+        self.places.notify();
     }
 
-    /// Open connections, as far as they can be told apart: a request in flight on HTTP/1 has one of its own.
+    /// Open connections.
     pub(super) fn connections(&self) -> usize {
-        let http2 = self.http2.borrow().is_some();
-        if http2 { 1 } else { self.idle.borrow().len() + self.active.get() as usize }
+        self.places.open() as usize
     }
 
-    /// Closes connections that have been unused for longer than `idle_timeout`, or that the peer closed.
+    /// Closes connections that have been unused for longer than `idle_timeout`, that are too old, or that the peer closed.
     pub(super) fn sweep(&self, idle_timeout: Duration) {
         let now = self.clock.now();
-        self.idle
-            .borrow_mut()
-            .retain_mut(|(connection, since)| !since.older_than(idle_timeout, now) && connection.is_alive());
-        self.http2.borrow_mut().take_if(|connection| connection.is_closed());
+        self.idle.borrow_mut().retain_mut(|(connection, since)| {
+            !since.older_than(idle_timeout, now) && !connection.is_over(now) && connection.is_alive()
+        });
+        self.http2.borrow_mut().take_if(|connection| {
+            connection.is_closed() || connection.is_over(now) || connection.is_idle(idle_timeout, now)
+        });
     }
 
     /// Closes every connection that is not in use.

@@ -4,6 +4,8 @@ use std::io;
 
 use http::Request;
 
+use super::Resource;
+
 /// At which point it failed; decides status, response flag and retry.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -13,6 +15,9 @@ pub enum Failure {
     /// No connection within the cluster's connect timeout. Nothing was sent.
     #[error("cannot connect: no answer within the connect timeout")]
     ConnectTimeout,
+    /// As much is going on in the cluster as its DestinationRule allows. Nothing was sent.
+    #[error("the limit of the cluster is reached: {0:?}")]
+    Overflow(Resource),
     #[error("connection ended before a response: {error}")]
     /// The connection ended after (part of) the request was sent and before a response head came.
     Reset {

@@ -11,8 +11,14 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
 use hyper::{body::Incoming, client::conn::http1};
 
-use super::{Failure, RequestBody, UpstreamError, limits};
-use crate::net::{Io, Stream};
+use super::{
+    Failure, RequestBody, UpstreamError, limits,
+    slot::{Life, Slot},
+};
+use crate::{
+    clock::Moment,
+    net::{Io, Stream},
+};
 
 /// What is wrong with a response head that hyper accepts: it would let one message be read as two, or ends HTTP.
 /// `upgrade` is the protocol that was asked for.
@@ -53,12 +59,14 @@ pub(super) struct Http1<B: RequestBody> {
     /// After that 101: the socket, and what was read of it behind the 101.
     upgraded: Option<(Stream, Bytes)>,
     pub(super) local: Option<SocketAddr>,
-    reused: bool,
+    life: Life,
+    /// Free again when the connection is gone.
+    slot: Slot,
 }
 
 impl<B: RequestBody> Http1<B> {
     /// Wraps a fresh socket.
-    pub(super) async fn new(stream: Stream) -> Result<Self, Failure> {
+    pub(super) async fn new(stream: Stream, slot: Slot, life: Life) -> Result<Self, Failure> {
         let local = stream.tcp().local_addr().ok();
         let (sender, driver) = http1::Builder::new()
             .max_buf_size(limits::HTTP1_BUFFER_BYTES)
@@ -68,7 +76,8 @@ impl<B: RequestBody> Http1<B> {
             .handshake(Io(stream))
             .await
             .map_err(Failure::Protocol)?;
-        Ok(Self { sender, driver: Some(Box::pin(driver)), upgrade: None, upgraded: None, local, reused: false })
+        let driver = Some(Box::pin(driver));
+        Ok(Self { sender, driver, upgrade: None, upgraded: None, local, life, slot })
     }
 
     /// Lets the connection read and write what it can.
@@ -95,7 +104,7 @@ impl<B: RequestBody> Http1<B> {
             response.as_mut().poll(cx)
         })
         .await;
-        let reused = std::mem::replace(&mut self.reused, true);
+        let reused = !self.life.begin_request();
         match outcome {
             Ok(response) => match malformed(&response, self.upgrade) {
                 None if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
@@ -131,8 +140,9 @@ impl<B: RequestBody> Http1<B> {
     }
 
     /// The socket after such a 101, and what was read of it behind the 101.
-    pub(super) fn into_stream(self) -> Option<(Stream, Bytes)> {
-        self.upgraded
+    pub(super) fn into_stream(self) -> Option<(Stream, Bytes, Slot)> {
+        let (stream, read_ahead) = self.upgraded?;
+        Some((stream, read_ahead, self.slot))
     }
 
     /// Whether the next request can be sent now. A connection whose request body is still on its way, or
@@ -143,6 +153,11 @@ impl<B: RequestBody> Http1<B> {
             self.drive(&mut Context::from_waker(Waker::noop()));
         }
         self.driver.is_some() && self.sender.is_ready()
+    }
+
+    /// Whether it has carried its last request.
+    pub(super) fn is_over(&self, now: Moment) -> bool {
+        self.life.is_over(now)
     }
 
     /// Whether an idle connection is still usable; notices that the peer has closed it.

@@ -1,12 +1,14 @@
 //! Upstream: clusters as one worker sees them, their endpoints, and pools of connections.
 //!
-//! Everything here belongs to one worker thread (`Rc`, `Cell`); nothing is shared. HTTP/1 connections are
+//! Everything here belongs to one worker thread (`Rc`, `Cell`); only the numbers that limits of a cluster are compared
+//! with are shared (`usage`). HTTP/1 connections are
 //! lent to one request at a time together with hyper's connection future: the request, and then its
 //! response body, drive the connection themselves, so no task and no channel stands between the two
 //! sockets. An HTTP/2 connection carries many requests and therefore has a task of its own.
 //!
 //! This module knows neither routes nor plugins; it is generic over the request body it sends.
 
+mod balance;
 mod body;
 mod cluster;
 mod connect;
@@ -15,12 +17,15 @@ mod error;
 mod http1;
 mod http2;
 pub mod limits;
+mod slot;
+mod usage;
 
 pub use body::{ResponseBody, Upgraded};
-pub use cluster::Cluster;
+pub use cluster::{Attempt, Cluster};
 pub use endpoint::{Endpoint, Sent};
 pub(crate) use error::remote_reset;
 pub use error::{Failure, UpstreamError};
+pub use usage::{Permit, Resource, Usage};
 
 /// What a request body has to be.
 pub trait RequestBody: http_body::Body<Data = bytes::Bytes, Error = BodyError> + Unpin + 'static {

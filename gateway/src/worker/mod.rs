@@ -25,7 +25,7 @@ pub(crate) use command::{Command, ListenerKey, Socket};
 
 use crate::{
     clock,
-    http::{Config, Identity, PluginSet, Port, SpareOrder, Worker},
+    http::{Config, Identity, PluginSet, Port, SpareOrder, Usage, Worker},
     snapshot::{self, Snapshot},
     telemetry::{Limit, Telemetry},
 };
@@ -36,6 +36,8 @@ pub(crate) struct Settings {
     pub(crate) identity: Arc<Identity>,
     pub(crate) telemetry: Telemetry,
     pub(crate) spare_orders: mpsc::UnboundedSender<SpareOrder>,
+    /// Shared by all workers.
+    pub(crate) usage: Usage,
 }
 
 /// The control side's end of a worker.
@@ -96,7 +98,7 @@ struct Served {
 async fn run(settings: Settings, mut inbox: mpsc::UnboundedReceiver<Command>) {
     let telemetry = settings.telemetry.worker();
     let plugins = PluginSet::new(settings.index, settings.spare_orders, Rc::clone(&telemetry));
-    let worker = Worker::new(settings.index, settings.identity, telemetry, plugins);
+    let worker = Worker::new(settings.index, settings.identity, telemetry, plugins, settings.usage);
     let served = Rc::new(RefCell::new(Served::default()));
     let sweep = tokio::task::spawn_local(sweep(Rc::clone(&worker), Rc::clone(&served)));
     while let Some(command) = inbox.recv().await {

@@ -6,6 +6,8 @@
 //! wrong keeps the rest from being compiled.
 
 pub(crate) mod action;
+mod clusters;
+mod destination_rules;
 pub(crate) mod headers;
 mod listeners;
 pub(crate) mod matching;
@@ -18,6 +20,7 @@ mod services;
 #[cfg(test)]
 mod tests;
 mod tls;
+pub(crate) mod traffic_policy;
 mod virtual_hosts;
 
 use std::sync::Arc;
@@ -25,7 +28,10 @@ use std::sync::Arc;
 pub use plugins::declarations;
 pub(crate) use server_hosts::{ServerHosts, parse as parse_host};
 
-use self::{listeners::Kind, policies::Policies, routes::Context, services::Services, tls::Material};
+use self::{
+    clusters::Clusters, destination_rules::DestinationRules, listeners::Kind, policies::Policies, routes::Context,
+    services::Services, tls::Material,
+};
 use super::{Options, Surroundings, credentials::Credentials, problem::Problem, resources::Resources};
 use crate::{
     plugins::Attached,
@@ -42,14 +48,18 @@ pub fn compile(
 ) -> (Snapshot, Vec<Problem>) {
     let mut out = Output::default();
     let material = Material { credentials: Credentials::new(resources, options), surroundings };
-    let services = Services::new(resources, options, &mut out.problems);
+    let mut services = Services::new(resources, options, &mut out.problems);
+    if options.resolve_unknown_hosts {
+        routes::add_unknown_hosts(resources, options, &mut services);
+    }
+    let clusters = Clusters::new(&services, &DestinationRules::new(resources, options));
     let policies = Policies::new(resources, options, &mut out.problems);
     let planned = listeners::plan(resources, options, &mut out.problems);
     let bindings = virtual_hosts::bindings(resources, options);
     let mut listeners = Vec::with_capacity(planned.len());
     for listener in planned {
         let declared_port = listener.declared_port;
-        let context = Context { options, services: &services, policies: &policies, declared_port };
+        let context = Context { options, services: &services, clusters: &clusters, policies: &policies, declared_port };
         let mut gateways: Vec<String> = listener.servers.iter().map(|(gateway, _)| gateway.full_name()).collect();
         gateways.dedup();
         let mut build = |servers: &[_]| virtual_hosts::build(servers, &bindings, context, &mut out);
@@ -72,7 +82,7 @@ pub fn compile(
     // The same VirtualService on several ports has the same problems.
     out.problems.sort_by(Problem::by_place);
     out.problems.dedup();
-    (Snapshot { version: 0, listeners, routes: out.routes, clusters: services.into_clusters() }, out.problems)
+    (Snapshot { version: 0, listeners, routes: out.routes, clusters: clusters.into_snapshot() }, out.problems)
 }
 
 /// What compilation produces as it goes.

@@ -2,8 +2,8 @@
 //! than an open door. `--allow-unsupported` serves them anyway.
 //!
 //! An AuthorizationPolicy that denies only certain hosts blocks those; one that allows (and so denies the
-//! rest) and every RequestAuthentication blocks all hosts of the gateway. A DestinationRule that asks for
-//! TLS blocks the hosts that have a route to its service.
+//! rest) and every RequestAuthentication blocks all hosts of the gateway. A DestinationRule that asks for TLS of a
+//! kind that this version does not have blocks the hosts with a route there; `routes` sees to that.
 
 use crate::{
     config::{
@@ -12,7 +12,7 @@ use crate::{
         problem::{Level, Problem},
         resources::{Resource, Resources},
     },
-    istio::{AuthorizationPolicy, DestinationRule, LabelSelector, Labels},
+    istio::{AuthorizationPolicy, LabelSelector, Labels},
     snapshot::HostPattern,
 };
 
@@ -21,16 +21,15 @@ pub(super) const GATEWAY_NAME_LABEL: &str = "gateway.networking.k8s.io/gateway-n
 
 /// What cannot be enforced.
 #[derive(Debug, Default)]
-pub(super) struct Policies<'a> {
+pub(super) struct Policies {
     everything: bool,
     hosts: Vec<HostPattern>,
-    tls: Vec<(HostPattern, &'a Resource<DestinationRule>)>,
     allow: bool,
 }
 
-impl<'a> Policies<'a> {
+impl Policies {
     /// Reads all policies; each that blocks something is a problem.
-    pub(super) fn new(resources: &'a Resources, options: &Options, problems: &mut Vec<Problem>) -> Self {
+    pub(super) fn new(resources: &Resources, options: &Options, problems: &mut Vec<Problem>) -> Self {
         let mut policies = Self { allow: options.allow_unsupported, ..Self::default() };
         let targets = |references: usize| references > 0;
         for policy in &resources.authorization_policies {
@@ -59,19 +58,6 @@ impl<'a> Policies<'a> {
                 ));
             }
         }
-        for rule in resources.destination_rules.iter().filter(|r| options.sees(&r.spec.export_to, &r.namespace)) {
-            if asks_for_tls(&rule.spec) {
-                let host = rule.spec.host.to_ascii_lowercase();
-                let host = if host.contains('.') || host == "*" {
-                    host
-                } else {
-                    super::services::qualified(&host, &rule.namespace)
-                };
-                policies.tls.extend(HostPattern::parse(&host).map(|host| (host, rule.as_ref())));
-                // The short form is also the host of a ServiceEntry.
-                policies.tls.extend(HostPattern::parse(&rule.spec.host).map(|host| (host, rule.as_ref())));
-            }
-        }
         policies
     }
 
@@ -94,15 +80,6 @@ impl<'a> Policies<'a> {
     /// Whether policies that block are overridden.
     pub(super) fn allows(&self) -> bool {
         self.allow
-    }
-
-    /// The DestinationRule that asks for TLS to a service. `host` is lower case, as the registry knows it.
-    pub(super) fn tls_to(&self, host: &str) -> Option<&'a Resource<DestinationRule>> {
-        if self.tls.is_empty() {
-            return None;
-        }
-        let host = HostPattern::parse(host)?;
-        self.tls.iter().find(|(pattern, _)| pattern.contains(&host)).map(|(_, rule)| *rule)
     }
 }
 
@@ -158,14 +135,4 @@ fn blocked_hosts(policy: &Resource<AuthorizationPolicy>) -> Blocked {
         }
         _ => Blocked::Everything,
     }
-}
-
-fn asks_for_tls(rule: &DestinationRule) -> bool {
-    let policies =
-        rule.traffic_policy.iter().chain(rule.subsets.iter().filter_map(|subset| subset.traffic_policy.as_ref()));
-    policies
-        .flat_map(|policy| {
-            policy.tls.iter().chain(policy.port_level_settings.iter().filter_map(|port| port.tls.as_ref()))
-        })
-        .any(|tls| tls.mode.as_deref().is_some_and(|mode| mode != "DISABLE"))
 }

@@ -1,13 +1,29 @@
 //! The routes of a VirtualService on one port.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use http::StatusCode;
 
-use super::{Output, action, headers, matching, policies::Policies, retry, services::Services};
+use super::{
+    Output, action,
+    clusters::{Clusters, Compiled},
+    headers, matching,
+    policies::Policies,
+    retry,
+    services::{KnownService, Services},
+};
 use crate::{
-    config::{Options, duration, path::Path, problem::Level, resources::Resource, validate::full_gateway_name},
+    config::{
+        Options, duration,
+        path::Path,
+        problem::Level,
+        resources::{Resource, Resources},
+        validate::full_gateway_name,
+    },
     istio::{HttpMatch, HttpRoute, RouteDestination, VirtualService},
     snapshot::{
         Action, Conditions, Destination, DirectResponse, Forward, HeaderOps, HeaderTemplate, HeaderWrite, Redirect,
@@ -20,7 +36,7 @@ use crate::{
 pub(super) struct Chunk {
     /// Rules, each with whether it matches every request.
     pub(super) rules: Vec<(Rule, bool)>,
-    /// Whether a route leads to a service that must be spoken to with TLS, which this version cannot.
+    /// Whether a route leads to a service that must be spoken to with TLS of a kind that this version does not have.
     pub(super) blocked: bool,
 }
 
@@ -29,7 +45,8 @@ pub(super) struct Chunk {
 pub(super) struct Context<'a> {
     pub(super) options: &'a Options,
     pub(super) services: &'a Services,
-    pub(super) policies: &'a Policies<'a>,
+    pub(super) clusters: &'a Clusters<'a>,
+    pub(super) policies: &'a Policies,
     /// Port of the Gateway's server: what `match.port` compares with, and the last resort for a destination's port.
     pub(super) declared_port: u16,
 }
@@ -37,6 +54,30 @@ pub(super) struct Context<'a> {
 /// Whether some rules are only for certain Gateways.
 pub(super) fn depends_on_gateway(service: &VirtualService) -> bool {
     service.http.iter().flat_map(|route| &route.matches).any(|block| !block.gateways.is_empty())
+}
+
+/// Makes every destination that is no service one that DNS has to find. Without a port in the route it is that of the
+/// Gateway's server.
+pub(super) fn add_unknown_hosts(resources: &Resources, options: &Options, services: &mut Services) {
+    let servers = resources.gateways.iter().flat_map(|gateway| &gateway.spec.servers);
+    let declared: BTreeSet<u16> = servers.filter_map(|server| u16::try_from(server.port.number).ok()).collect();
+    let mut unknown: BTreeMap<String, BTreeSet<u16>> = BTreeMap::new();
+    for service in resources.virtual_services.iter().filter(|vs| options.sees(&vs.spec.export_to, &vs.namespace)) {
+        for destination in service.spec.http.iter().flat_map(|route| &route.route).map(|route| &route.destination) {
+            let named = destination.host.contains('.') && destination.host.parse::<std::net::IpAddr>().is_err();
+            if !named || services.find(&destination.host, &service.namespace).is_some() {
+                continue;
+            }
+            let ports = unknown.entry(destination.host.to_ascii_lowercase()).or_default();
+            match &destination.port {
+                Some(port) => ports.extend(u16::try_from(port.number).ok()),
+                None => ports.extend(&declared),
+            }
+        }
+    }
+    for (host, ports) in unknown {
+        services.add_unknown(&host, &ports.into_iter().collect::<Vec<_>>());
+    }
 }
 
 /// Compiles the routes for requests that arrive through `gateway` (`namespace/name`).
@@ -197,15 +238,15 @@ impl Compiler<'_, '_> {
             },
             (None, None) => declared,
         };
-        let cluster = found.and_then(|service| service.cluster(port)).filter(|_| wanted.subset.is_empty());
+        let cluster = found.and_then(|service| self.context.clusters.find(service.port(port)?, &wanted.subset));
         let host = found.map_or_else(|| wanted.host.to_ascii_lowercase(), |service| service.host.to_string());
-        self.check_destination(weighted, port, &path);
-        if let Some(rule) = found.and_then(|service| self.context.policies.tls_to(&service.host)) {
+        self.check_destination(weighted, found, port, &path);
+        if let Some(rule) = cluster.and_then(|(_, compiled)| compiled.unsupported_tls) {
             self.needs_tls(&host, &rule.full_name(), &path);
         }
         Destination {
             weight: u32::try_from(weighted.weight).unwrap_or_default(),
-            cluster,
+            cluster: cluster.map(|(id, _)| id),
             cluster_name: format!("outbound|{port}|{}|{host}", wanted.subset).into(),
             request_headers: HeaderOps::default(),
             response_headers: HeaderOps::default(),
@@ -213,41 +254,76 @@ impl Compiler<'_, '_> {
     }
 
     /// Says what is wrong with a destination; requests are answered all the same, by 503.
-    fn check_destination(&mut self, weighted: &RouteDestination, port: u16, path: &Path<'_>) {
+    fn check_destination(
+        &mut self,
+        weighted: &RouteDestination,
+        found: Option<&KnownService>,
+        port: u16,
+        path: &Path<'_>,
+    ) {
         let wanted = &weighted.destination;
         let field = path.key("host");
-        let Some(service) = self.context.services.find(&wanted.host, &self.service.namespace) else {
+        let Some(service) = found else {
             let message = format!("Referenced host not found: {:?}", wanted.host);
             return self.problem(Level::Error, "IST0101", &field, message);
         };
         let ports: BTreeSet<u16> = service.ports.iter().map(|(number, _)| *number).collect();
-        match service.cluster(port) {
-            None if wanted.port.is_none() && ports.len() > 1 => {
+        let Some(id) = service.port(port) else {
+            let (code, message) = if wanted.port.is_none() && ports.len() > 1 {
                 let message = format!(
                     "This VirtualService routes to a service {:?} that exposes multiple ports {ports:?}. Specifying a port in the destination is required to disambiguate.",
                     wanted.host
                 );
-                self.problem(Level::Error, "IST0112", &field, message);
-            }
-            None => {
+                ("IST0112", message)
+            } else {
                 let message = format!(
                     "Referenced host:port in destination not found: \"{}:{port}\" (it has {ports:?})",
                     wanted.host
                 );
-                self.problem(Level::Error, "IST0101", &field, message);
+                ("IST0101", message)
+            };
+            return self.problem(Level::Error, code, &field, message);
+        };
+        match self.context.clusters.find(id, &wanted.subset) {
+            None => {
+                let known: Vec<_> = self.context.clusters.subsets(id).collect();
+                let message = format!(
+                    "Referenced host+subset in destinationrule not found: \"{}+{}\" (it has {known:?}); requests are answered 503",
+                    wanted.host, wanted.subset
+                );
+                self.problem(Level::Error, "IST0101", &path.key("subset"), message);
             }
-            Some(id) => {
-                if self.context.services.cluster(id).is_some_and(|cluster| cluster.endpoints.is_empty()) {
-                    let (level, code, reason) = match &service.without_endpoints {
-                        Some(reason) => (Level::Error, "GW0102", reason.as_str()),
-                        None => (Level::Warning, "GW0106", "at present"),
-                    };
-                    let message =
-                        format!("{}:{port} has no endpoint: {reason}; requests are answered 503", wanted.host);
-                    self.problem(level, code, &field, message);
-                }
-            }
+            Some((_, compiled)) => self.check_endpoints(weighted, service, compiled, port, path),
         }
+    }
+
+    fn check_endpoints(
+        &mut self,
+        weighted: &RouteDestination,
+        service: &KnownService,
+        compiled: &Compiled<'_>,
+        port: u16,
+        path: &Path<'_>,
+    ) {
+        let cluster = &compiled.cluster;
+        if !cluster.endpoints.is_empty() || !cluster.names.is_empty() {
+            return;
+        }
+        let wanted = &weighted.destination;
+        let (level, code, reason) = match &service.without_endpoints {
+            Some(reason) => (Level::Error, "GW0102", reason.clone()),
+            None if compiled.without_labels > 0 => {
+                let reason = format!(
+                    "none of its {} has the labels of subset {} (labels are those of a ServiceEntry's endpoints, and of \
+                     an EndpointSlice; pods are not read)",
+                    compiled.without_labels, wanted.subset
+                );
+                (Level::Error, "GW0106", reason)
+            }
+            None => (Level::Warning, "GW0106", "at present".to_owned()),
+        };
+        let message = format!("{}:{port} has no endpoint: {reason}; requests are answered 503", wanted.host);
+        self.problem(level, code, &path.key("host"), message);
     }
 
     fn needs_tls(&mut self, host: &str, rule: &str, path: &Path<'_>) {

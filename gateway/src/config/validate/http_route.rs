@@ -155,9 +155,8 @@ fn check_destination(destination: &Destination, path: &Path<'_>, report: &mut Vs
     if let Some(port) = &destination.port {
         report.port(&path.key("port").key("number"), port.number);
     }
-    if !destination.subset.is_empty() {
-        let what = "a subset of a DestinationRule";
-        report.unsupported(&path.key("subset"), what, "requests for this destination are answered 503");
+    if !destination.subset.is_empty() && !is_label(&destination.subset) {
+        report.reject(&path.key("subset"), format!("{:?} cannot be the name of a subset", destination.subset));
     }
 }
 
@@ -268,7 +267,8 @@ mod tests {
                 ("{route: [{destination: {}}]}", "destination host is required"),
                 ("{route: [{destination: {host: 'a:80'}}]}", "must be the host of a ServiceEntry"),
                 ("{route: [{destination: {host: a, port: {number: 0}}}]}", "range 1..65535"),
-                ("{route: [{destination: {host: a, subset: v1}}]}", "Error [GW0102]"),
+                ("{route: [{destination: {host: a, subset: v1}}]}", ""),
+                ("{route: [{destination: {host: a, subset: V1}}]}", "destination.subset"),
                 ("{route: [{destination: {host: a}, weight: -1}]}", "must not be negative"),
                 ("{route: [{destination: {host: a}}, {destination: {host: b}}]}", "total destination weight = 0"),
                 ("{timeout: 0s, route: [{destination: {host: a}}]}", "greater than 1ms"),

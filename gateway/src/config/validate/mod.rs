@@ -4,6 +4,7 @@
 //! leaves it in use. Patterns, header values and the like are checked by compiling them, so that what is
 //! accepted here and what is served later cannot differ.
 
+mod destination_rule;
 mod gateway;
 mod http_route;
 mod references;
@@ -14,6 +15,7 @@ mod service;
 mod virtual_service;
 mod wasm_plugin;
 
+pub(crate) use destination_rule::destination_rule;
 pub(crate) use gateway::gateway;
 pub(crate) use references::{full_name as full_gateway_name, references};
 pub(crate) use report::Report;
@@ -24,7 +26,7 @@ pub(crate) use virtual_service::virtual_service;
 pub(crate) use wasm_plugin::wasm_plugin;
 
 use super::{path::Path, resources::Resource};
-use crate::istio::{AuthorizationPolicy, DestinationRule, Labels, RequestAuthentication};
+use crate::istio::{AuthorizationPolicy, Labels, RequestAuthentication};
 
 /// Checks what every resource has.
 pub(crate) fn metadata<T>(resource: &Resource<T>, report: &mut Report<'_, T>) {
@@ -35,34 +37,6 @@ pub(crate) fn metadata<T>(resource: &Resource<T>, report: &mut Report<'_, T>) {
     if !is_label(&resource.namespace) {
         report
             .reject(&metadata.key("namespace"), "must be a DNS label: lower-case letters, digits and '-', at most 63");
-    }
-}
-
-/// DestinationRules are only looked into for TLS; see `compile/policies.rs`.
-pub(crate) fn destination_rule(resource: &Resource<DestinationRule>, report: &mut Report<'_, DestinationRule>) {
-    let spec = &resource.spec;
-    if spec.host.is_empty() {
-        report.reject(&Path::SPEC.key("host"), "is required");
-    }
-    let policies =
-        spec.traffic_policy.iter().chain(spec.subsets.iter().filter_map(|subset| subset.traffic_policy.as_ref()));
-    let mut ignored: Vec<&str> = policies
-        .flat_map(|policy| {
-            [
-                ("loadBalancer", policy.load_balancer),
-                ("connectionPool", policy.connection_pool),
-                ("outlierDetection", policy.outlier_detection),
-                ("tunnel", policy.tunnel),
-                ("proxyProtocol", policy.proxy_protocol),
-                ("retryBudget", policy.retry_budget),
-            ]
-        })
-        .filter_map(|(name, value)| value.map(|_| name))
-        .collect();
-    ignored.sort_unstable();
-    ignored.dedup();
-    if !ignored.is_empty() {
-        report.ignored(&Path::SPEC.key("trafficPolicy"), &ignored.join(", "));
     }
 }
 

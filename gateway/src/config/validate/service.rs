@@ -22,7 +22,7 @@ pub(crate) fn service_entry(resource: &Resource<ServiceEntry>, report: &mut Repo
     check_hosts(&spec.hosts, resolution, report);
     check_ports(spec, report);
     check_endpoints(spec, resolution, report);
-    check_resolution(spec, resolution, report);
+    check_resolution(spec, report);
     if resolution.contains("DNS") {
         let path = Path::SPEC.key("addresses");
         for (at, _) in spec.addresses.iter().enumerate().filter(|(_, address)| address.contains('/')) {
@@ -123,17 +123,12 @@ fn check_address(endpoint: &WorkloadEntry, resolution: &str, path: &Path<'_>, re
     }
 }
 
-/// What cannot have endpoints in this version. Warnings: many ServiceEntries are for the mesh only, and a
-/// route that leads to one that has none is an error of its own.
-fn check_resolution(spec: &ServiceEntry, resolution: &str, report: &mut Report<'_, ServiceEntry>) {
-    let names = spec.endpoints.iter().any(|endpoint| endpoint.address.parse::<IpAddr>().is_err());
+/// What cannot have endpoints in this version. A warning: many ServiceEntries are for the mesh only, and a route that
+/// leads to one that has none is an error of its own.
+fn check_resolution(spec: &ServiceEntry, report: &mut Report<'_, ServiceEntry>) {
     if let Some(reason) = without_endpoints(spec) {
         let field = if spec.workload_selector.is_some() { "workloadSelector" } else { "resolution" };
         report.warn("GW0101", &Path::SPEC.key(field), format!("{reason}, so this service has no endpoints"));
-    } else if resolution.contains("DNS") && names {
-        let message =
-            "not supported in this version: endpoints with host names are left out; use STATIC with IP addresses";
-        report.warn("GW0101", &Path::SPEC.key("resolution"), message);
     }
 }
 
@@ -143,9 +138,9 @@ pub(crate) fn without_endpoints(spec: &ServiceEntry) -> Option<String> {
     if spec.workload_selector.is_some() {
         Some("workloadSelector is not supported in this version (list endpoints with IP addresses)".to_owned())
     } else if resolution == "NONE" {
-        Some("resolution NONE has no meaning at a gateway (use STATIC with IP addresses)".to_owned())
-    } else if resolution.contains("DNS") && spec.endpoints.is_empty() {
-        Some(format!("resolution {resolution} is not supported in this version (use STATIC with IP addresses)"))
+        Some("resolution NONE has no meaning at a gateway (use DNS, or STATIC with IP addresses)".to_owned())
+    } else if resolution == "DYNAMIC_DNS" {
+        Some("resolution DYNAMIC_DNS is not supported in this version (use DNS with the names of the hosts)".to_owned())
     } else {
         None
     }
@@ -228,11 +223,9 @@ mod tests {
             (format!("{{hosts: ['*.a'], resolution: STATIC, {ports}}}"), "a wildcard needs"),
             (format!("{{hosts: [a], resolution: static, {ports}}}"), "is not one of NONE, STATIC"),
             (format!("{{hosts: [a], {ports}}}"), "resolution NONE has no meaning"),
-            (format!("{{hosts: [a], {ports}, resolution: DNS}}"), "Warning [GW0101]"),
-            (
-                format!("{{hosts: [a], {ports}, resolution: DNS, endpoints: [{{address: b.com}}]}}"),
-                "endpoints with host names are left out",
-            ),
+            (format!("{{hosts: [a], {ports}, resolution: DYNAMIC_DNS}}"), "Warning [GW0101]"),
+            (format!("{{hosts: [a], {ports}, resolution: DNS}}"), ""),
+            (format!("{{hosts: [a], {ports}, resolution: DNS, endpoints: [{{address: b.com}}]}}"), ""),
             (
                 format!("{{hosts: [a], {ports}, resolution: STATIC, endpoints: [{{address: localhost}}]}}"),
                 "must be an IP address, because the resolution is STATIC; write 127.0.0.1",

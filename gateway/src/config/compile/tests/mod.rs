@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod actions;
+mod clusters;
 mod hosts;
 mod plugins;
 mod policies;

@@ -61,7 +61,12 @@ ports: [{name: '', port: 5001}]
             "NC outbound|1||reviews.shop.svc.cluster.local",
             "not found: \"reviews:1\" (it has {8000, 9000})",
         ),
-        ("entry", ", subset: v1", "NC outbound|80|v1|entry", "a subset of a DestinationRule is not supported"),
+        (
+            "entry",
+            ", subset: v1",
+            "NC outbound|80|v1|entry",
+            "Referenced host+subset in destinationrule not found: \"entry+v1\"",
+        ),
     ] {
         let (answer, problems) = destination(host, port);
         assert_eq!(answer, expected, "{host}{port}");
@@ -86,7 +91,7 @@ fn a_route_to_a_service_without_endpoints_is_reported() {
         )
     };
     for (rest, level) in [
-        ("resolution: DNS", "Error [GW0102]"),
+        ("resolution: DYNAMIC_DNS", "Error [GW0102]"),
         ("resolution: NONE", "Error [GW0102]"),
         ("resolution: STATIC, workloadSelector: {labels: {a: b}}", "Error [GW0102]"),
         ("resolution: STATIC", "Warning [GW0106]"),
@@ -98,7 +103,7 @@ fn a_route_to_a_service_without_endpoints_is_reported() {
         assert!(found[0].contains("spec.http[0].route[0].destination.host: s.com:80 has no endpoint"), "{found:#?}");
     }
     // Nobody goes there: no error.
-    let picture = Picture::of(&[&entry("resolution: DNS")]);
+    let picture = Picture::of(&[&entry("resolution: DYNAMIC_DNS")]);
     assert!(
         picture.problems.len() == 1 && picture.problems[0].starts_with("Warning [GW0101]"),
         "{:#?}",
