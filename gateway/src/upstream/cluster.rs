@@ -50,7 +50,7 @@ impl<B: RequestBody> Cluster<B> {
     pub(crate) fn renew(&self, settings: Arc<snapshot::Cluster>, usage: &Usage) -> Self {
         let cluster = Self {
             endpoints: RefCell::new(Endpoints::new(self.endpoints.borrow().iter().cloned().collect())),
-            live: RefCell::default(),
+            live: RefCell::new(Arc::clone(&self.live.borrow())),
             allowance: usage.of(&settings),
             settings,
             clock: self.clock.clone(),

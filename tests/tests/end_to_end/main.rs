@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod configuration;
+mod destinations;
 mod drain;
 mod faults;
 mod headers;
