@@ -22,6 +22,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "http::Identity",
             "http::Prepared",
             "http::SpareOrder",
+            "http::Usage",
             "net",
             "plugins",
             "proxy_wasm_host",
