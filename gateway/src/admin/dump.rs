@@ -1,13 +1,16 @@
-//! The snapshot as JSON: `/config_dump`, `/clusters`, `/listeners`.
+//! The snapshot as JSON: `/config_dump`, `/clusters`, `/listeners`, `/certs`.
 //!
 //! Nothing that may be secret is shown: of header edits the names only, of conditions on headers that
 //! carry credentials not the value, of plugins not their configuration.
 
+use std::time::SystemTime;
+
 use serde_json::{Map, Value, json};
 
+use crate::plugins::rfc3339;
 use crate::snapshot::{
-    Action, Balance, Cluster, Code, HeaderOps, Listener, PathRewrite, Plugin, RedirectPort, Route, Rule, Snapshot,
-    StringMatch, UpstreamProtocol, UriMatch,
+    Action, Balance, CertificateInUse, Cluster, Code, HeaderOps, Listener, PathRewrite, Plugin, RedirectPort, Route,
+    Rule, Snapshot, StringMatch, UpstreamProtocol, UriMatch,
 };
 
 /// Everything: listeners with their virtual hosts, rules in order, and what they lead to; clusters.
@@ -40,6 +43,32 @@ pub(super) fn listeners(snapshot: &Snapshot) -> Value {
 /// `/clusters`
 pub(super) fn clusters(snapshot: &Snapshot) -> Value {
     json!({ "version": snapshot.version, "clusters": cluster_list(snapshot) })
+}
+
+/// `/certs`: Envoy's shape, with the server that shows the certificate in `name`.
+pub(super) fn certificates(snapshot: &Snapshot, now: SystemTime) -> Value {
+    let certificates: Vec<_> = snapshot
+        .certificates()
+        .map(|CertificateInUse { port, server, certificate }| {
+            let of = |kind: &'static str| move |name: &String| json!({ kind: name });
+            let dns = certificate.dns_names.iter().map(of("dns"));
+            let uris = certificate.uris.iter().map(of("uri"));
+            let others = certificate.others.iter().map(of("other"));
+            let days = certificate.expires_in(now).map_or(0, |left| left.as_secs() / 86_400);
+            let shown = json!({
+                "path": "<inline>",
+                "name": server,
+                "port": port,
+                "serial_number": certificate.serial,
+                "subject_alt_names": dns.chain(uris).chain(others).collect::<Vec<_>>(),
+                "days_until_expiration": days.to_string(),
+                "valid_from": rfc3339(certificate.not_before),
+                "expiration_time": rfc3339(certificate.not_after),
+            });
+            json!({ "ca_cert": [], "cert_chain": [shown] })
+        })
+        .collect();
+    json!({ "certificates": certificates })
 }
 
 fn listener_json(listener: &Listener) -> Value {

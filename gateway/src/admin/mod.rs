@@ -17,11 +17,15 @@ mod operate;
 mod plugins;
 mod reply;
 mod server;
+mod stats;
 #[cfg(test)]
 pub(crate) mod tests;
 mod upload;
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
 use arc_swap::ArcSwap;
 use axum::{
@@ -41,7 +45,7 @@ use crate::{
     config::problem::Problem,
     plugins::{ApiError, Command, Limits, Views},
     snapshot::Snapshot,
-    telemetry::Telemetry,
+    telemetry::{LogFilter, Telemetry},
 };
 use reply::Failure;
 
@@ -64,6 +68,8 @@ pub struct AdminState {
     /// What `/healthcheck/fail`, `/healthcheck/ok` and `/drain_listeners` do: ask clients to leave (`true`), or to
     /// come again. Says whether that is possible now.
     pub drain: Box<dyn Fn(bool) -> bool + Send + Sync>,
+    /// What of the process's log is written; `None` if the log is somebody else's.
+    pub log_filter: Option<LogFilter>,
     /// The gateway's namespace.
     pub namespace: String,
     /// How many workers there are.
@@ -105,7 +111,7 @@ impl Readiness {
     }
 }
 
-const PATHS: [(&str, &str); 14] = [
+const PATHS: [(&str, &str); 18] = [
     ("GET /", "this list"),
     ("GET /plugins", "all plugins in chain order"),
     ("GET, PUT, DELETE /plugins/{name}", "show, upload or change, remove a plugin"),
@@ -113,7 +119,11 @@ const PATHS: [(&str, &str); 14] = [
     ("GET /listeners", "listeners that serve now"),
     ("GET /clusters", "clusters and their endpoints"),
     ("GET /problems", "what is wrong with the configuration"),
+    ("GET /certs", "certificates that clients are shown, and when they expire"),
+    ("GET /stats", "metrics as lines; ?filter=REGEX, ?usedonly, ?format=json or prometheus"),
     ("GET /stats/prometheus", "metrics"),
+    ("GET /logging", "what is logged"),
+    ("POST /logging?level=LEVEL", "log so much; ?paths=http:debug,upstream:trace for parts"),
     ("GET /healthz/ready", "200 if traffic should come here, else 503 with the reason"),
     ("GET /ready", "the same, with Envoy's words"),
     ("GET /server_info", "version and state"),
@@ -147,6 +157,9 @@ impl Routers {
             .route("/listeners", get(listeners))
             .route("/clusters", get(clusters))
             .route("/problems", get(problems))
+            .route("/certs", get(certs))
+            .route("/stats", get(stats::stats))
+            .route("/logging", get(operate::logging).post(operate::set_logging))
             .route("/ready", get(envoy_ready))
             .route("/server_info", get(server_info))
             .route("/healthcheck/fail", post(operate::fail))
@@ -196,6 +209,11 @@ async fn clusters(State(admin): State<Arc<Admin>>) -> Response {
     large(move || dump::clusters(&snapshot)).await
 }
 
+async fn certs(State(admin): State<Arc<Admin>>) -> Response {
+    let snapshot = admin.state.snapshot.load_full();
+    large(move || dump::certificates(&snapshot, SystemTime::now())).await
+}
+
 /// Renders JSON that may have megabytes where it holds up nobody.
 async fn large(render: impl FnOnce() -> Value + Send + 'static) -> Response {
     let rendered = tokio::task::spawn_blocking(move || reply::json(StatusCode::OK, &render())).await;
@@ -219,7 +237,7 @@ async fn problems(State(admin): State<Arc<Admin>>) -> Response {
 async fn prometheus(State(admin): State<Arc<Admin>>) -> Response {
     let telemetry = admin.state.telemetry.clone();
     match tokio::task::spawn_blocking(move || telemetry.render_prometheus()).await {
-        Ok(text) => reply::reply(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text),
+        Ok(text) => reply::reply(StatusCode::OK, reply::PROMETHEUS, text),
         Err(error) => Failure(ApiError::new(500, "internal", error.to_string())).into_response(),
     }
 }

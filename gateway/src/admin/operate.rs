@@ -1,4 +1,4 @@
-//! What operators make the gateway do: ask clients to leave or to come again, end.
+//! What operators make the gateway do: ask clients to leave or to come again, log more or less, end.
 //!
 //! Paths and methods are Envoy's, so that scripts and preStop hooks for it keep working.
 
@@ -16,7 +16,7 @@ use super::{
     guard::Ends,
     reply::{self, Failure},
 };
-use crate::plugins::ApiError;
+use crate::{plugins::ApiError, telemetry::LogFilter};
 
 fn ask(admin: &Admin, leave: bool) -> Result<Response, Failure> {
     if (admin.state.drain)(leave) {
@@ -53,6 +53,44 @@ pub(super) async fn drain(
         return Err(Failure(ApiError::new(400, "query-invalid", message).at("graceful")));
     }
     ask(&admin, true)
+}
+
+/// Query of `POST /logging`.
+#[derive(Deserialize)]
+pub(super) struct Logging {
+    level: Option<String>,
+    paths: Option<String>,
+}
+
+/// `GET /logging`
+pub(super) async fn logging(State(admin): State<Arc<Admin>>) -> Result<Response, Failure> {
+    Ok(reply::text(StatusCode::OK, &log_filter(&admin)?.text()))
+}
+
+/// `POST /logging?level=debug`, `POST /logging?paths=http:debug`
+pub(super) async fn set_logging(
+    State(admin): State<Arc<Admin>>,
+    Query(Logging { level, paths }): Query<Logging>,
+) -> Result<Response, Failure> {
+    let filter = log_filter(&admin)?;
+    let refused = |at: &str, message: String| Failure(ApiError::new(400, "query-invalid", message).at(at));
+    if level.is_none() && paths.is_none() {
+        return Err(refused("level", "say ?level=LEVEL or ?paths=PART:LEVEL,PART:LEVEL".to_owned()));
+    }
+    if let Some(level) = level {
+        filter.set_level(&level).map_err(|error| refused("level", error.to_string()))?;
+    }
+    if let Some(paths) = paths {
+        filter.set_parts(&paths).map_err(|error| refused("paths", error.to_string()))?;
+    }
+    let text = filter.text();
+    tracing::info!(filter = %text, "asked by an operator: the log is filtered so from now on");
+    Ok(reply::text(StatusCode::OK, &text))
+}
+
+fn log_filter(admin: &Admin) -> Result<&LogFilter, Failure> {
+    let message = "the log of this process is not the gateway's";
+    admin.state.log_filter.as_ref().ok_or_else(|| Failure(ApiError::new(404, "log-unknown", message)))
 }
 
 /// `POST /quitquitquit`, only from this machine: the agent's address is open to all.

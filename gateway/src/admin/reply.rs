@@ -9,6 +9,9 @@ use serde::Serialize;
 
 use crate::plugins::ApiError;
 
+/// Prometheus' text format.
+pub(super) const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
 /// An [`ApiError`] as a response.
 pub(super) struct Failure(pub(super) ApiError);
 

@@ -78,6 +78,7 @@ pub(crate) fn state() -> (AdminState, watch::Sender<Readiness>, Arc<AtomicUsize>
             counted.fetch_add(1, Relaxed);
         }),
         drain: Box::new(|_| true),
+        log_filter: None,
         namespace: "edge".into(),
         workers: 2,
         limits: limits(),

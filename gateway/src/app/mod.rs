@@ -33,7 +33,7 @@ use crate::{
     config::{self, problem::Problem, source::FileSource},
     http::{Identity, Usage},
     plugins::{self, Registry, RegistryOptions},
-    telemetry::{Telemetry, TelemetryOptions},
+    telemetry::{LogFilter, Telemetry, TelemetryOptions},
     worker,
 };
 use control::Control;
@@ -63,6 +63,8 @@ pub struct Options {
     pub drain: DrainTimes,
     /// Metrics and the access log.
     pub telemetry: TelemetryOptions,
+    /// What of the process's log is written, for operators to change; `None` if the log is somebody else's.
+    pub log_filter: Option<LogFilter>,
     /// Host name and address for headers.
     pub identity: Identity,
     /// Budgets of plugins and limits of uploads.
@@ -80,6 +82,7 @@ impl Default for Options {
             safe_mode: false,
             drain: DrainTimes::default(),
             telemetry: TelemetryOptions::default(),
+            log_filter: None,
             identity: Identity::default(),
             limits: plugins::Limits::default(),
         }
@@ -194,6 +197,7 @@ pub async fn start(options: Options) -> anyhow::Result<Gateway> {
             let drain = drain.clone();
             Box::new(move |leave| drain.ask(leave))
         },
+        log_filter: options.log_filter,
         namespace: options.config.namespace.clone(),
         workers: options.workers.max(1),
         limits: options.limits,

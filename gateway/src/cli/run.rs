@@ -11,7 +11,7 @@ use std::{
 use anyhow::Context as _;
 use clap::{Args as ClapArgs, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 use super::options::ConfigArgs;
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
     app::{self, BoundListener, DrainTimes, Gateway},
     config::mesh::MeshConfig,
     http::Identity,
-    telemetry::{AccessLogOptions, LogFormat, LogSink, SourceIdentity, TelemetryOptions},
+    telemetry::{AccessLogOptions, LogFilter, LogFormat, LogSink, SourceIdentity, TelemetryOptions},
 };
 
 /// Arguments of `gateway run`. Every flag is also an environment variable.
@@ -75,12 +75,12 @@ enum AccessLogFormat {
 
 /// Serves until a signal or `/quitquitquit`. 0 after an orderly end, 1 if it could not start.
 pub(super) fn run(args: Args) -> ExitCode {
-    let _flush_at_end = init_log();
+    let (_flush_at_end, log_filter) = init_log();
     let outcome = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start a runtime")
-        .and_then(|runtime| runtime.block_on(serve(args)));
+        .and_then(|runtime| runtime.block_on(serve(args, log_filter)));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -90,10 +90,10 @@ pub(super) fn run(args: Args) -> ExitCode {
     }
 }
 
-async fn serve(args: Args) -> anyhow::Result<()> {
+async fn serve(args: Args, log_filter: LogFilter) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    let gateway = app::start(options(args)?).await?;
+    let gateway = app::start(app::Options { log_filter: Some(log_filter), ..options(args)? }).await?;
     announce(&gateway);
     tokio::select! {
         _ = terminate.recv() => tracing::info!("SIGTERM: asking clients to leave"),
@@ -139,6 +139,7 @@ fn options(args: Args) -> anyhow::Result<app::Options> {
             longest: Duration::from_secs(args.drain_seconds),
         },
         telemetry: TelemetryOptions { identity, build_tag: String::new(), hostname: hostname.clone(), access_log },
+        log_filter: None,
         identity: Identity { hostname, instance_ip: args.instance_ip },
         config,
         limits: crate::plugins::Limits::default(),
@@ -171,12 +172,17 @@ fn default_data_dir() -> PathBuf {
 
 /// Logs go to standard error through a thread of their own: a terminal or pipe that does not take them must not
 /// hold up a request. What does not fit the queue is dropped.
-fn init_log() -> tracing_appender::non_blocking::WorkerGuard {
+fn init_log() -> (tracing_appender::non_blocking::WorkerGuard, LogFilter) {
     let (writer, guard) = tracing_appender::non_blocking(std::io::stderr());
-    let filter = EnvFilter::try_from_env("GATEWAY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let wanted = std::env::var("GATEWAY_LOG").ok().filter(|text| !text.is_empty());
+    let (filter, layer, wrong) = LogFilter::new(wanted.as_deref().unwrap_or("info"));
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(writer).init();
-    guard
+    let lines = tracing_subscriber::fmt::layer().with_ansi(colours).with_writer(writer);
+    tracing_subscriber::registry().with(layer).with(lines).init();
+    if let Some(error) = wrong {
+        tracing::warn!(%error, "GATEWAY_LOG is not a filter such as info,gateway::http=debug; info is used");
+    }
+    (guard, filter)
 }
 
 /// What is bound to what: declared port → real port → hosts → plugins.

@@ -45,6 +45,7 @@ pub use resolve::Resolved;
 pub use settings::Spec;
 pub use stage::Staged;
 pub use store::StoreError;
+pub(crate) use time::rfc3339;
 pub use view::{PluginView, State, VersionView};
 
 use crate::snapshot::Plugin;

@@ -1,4 +1,4 @@
-//! Counting and logging: Istio's metrics, what plugins cost, the access log.
+//! Counting and logging: Istio's metrics, what plugins cost, the access log, the filter of the gateway's own log.
 //!
 //! [`Telemetry`] is the process-wide side; each worker asks it once for a [`WorkerTelemetry`], which lives on that
 //! worker's thread and hands out [`Destination`]s and [`PluginStats`]. Only the worker writes what they count, with
@@ -15,6 +15,7 @@ mod directory;
 mod exposition;
 mod flags;
 mod histogram;
+mod log_filter;
 mod plugin;
 #[cfg(test)]
 mod tests;
@@ -33,6 +34,7 @@ pub use access_log::{AccessLog, AccessLogOptions, Captured, Entry, FormatErrors,
 pub use cells::{Counter, Gauge};
 pub use destination::{Destination, Observation, RequestProtocol};
 pub use flags::ResponseFlags;
+pub use log_filter::{LogFilter, LogFilterError};
 pub use plugin::{Callback, PluginStats, PluginSummary};
 pub use worker::{Limit, WorkerCounters, WorkerTelemetry};
 

@@ -5,6 +5,7 @@ use gateway_tests::body::Outgoing;
 use gateway_tests::client::{RawClient, RawServer};
 use gateway_tests::eventually;
 use gateway_tests::gateway::Setup;
+use gateway_tests::process::Process;
 use gateway_tests::resources::{GATEWAY, everything_to, service, virtual_service};
 use gateway_tests::server::Protocol::Http1;
 use gateway_tests::upstream::{Answer, Upstream};
@@ -250,4 +251,86 @@ async fn ready_means_that_the_first_configuration_serves() {
     let response = RawClient::connect(address).await.unwrap().get("host-499.example", "/").await.unwrap();
     assert_eq!(response.text(), "499");
     starting.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn each_address_answers_what_istios_does() {
+    let gateway = Setup::new().file("gateway.yaml", GATEWAY).start().await.unwrap();
+    let addresses = gateway.gateway().admin();
+    let admin = ["/ready", "/server_info", "/stats", "/certs", "/logging", "/config_dump", "/listeners", "/clusters"];
+    for (address, yes, no) in [
+        (
+            addresses.admin,
+            &["/stats/prometheus", "/healthz/ready", "/ready", "/stats", "/certs"][..],
+            &["/metrics"][..],
+        ),
+        (addresses.agent, &["/stats/prometheus", "/metrics", "/healthz/ready"], &admin),
+        (addresses.status, &["/healthz/ready"], &["/stats/prometheus", "/metrics", "/quitquitquit", "/ready"]),
+        (addresses.metrics, &["/stats/prometheus"], &["/healthz/ready", "/metrics", "/quitquitquit", "/stats"]),
+    ] {
+        let mut client = RawClient::connect(address).await.unwrap();
+        for (paths, status) in [(yes, 200), (no, 404)] {
+            for path in paths {
+                let response = client.get(&address.to_string(), path).await.unwrap();
+                assert_eq!(response.status, status, "{path}: {}", response.text());
+            }
+        }
+    }
+    // Web pages cannot use the new paths either.
+    let mut client = RawClient::connect(addresses.admin).await.unwrap();
+    client.send("POST /healthcheck/fail HTTP/1.1\r\nhost: evil.example\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+    assert_eq!(client.response().await.unwrap().status, 403);
+}
+
+#[tokio::test]
+async fn numbers_are_shown_as_lines_and_can_be_filtered() {
+    let upstream = Upstream::start(Http1).await.unwrap();
+    let gateway = Setup::new().file("all.yaml", everything_to(&upstream)).start().await.unwrap();
+    gateway.client().await.unwrap().get(HOST, "/").await.unwrap();
+    gateway.metric_becomes("istio_requests_total", &[], 1.0).await.unwrap();
+    let text = gateway.admin("/stats?filter=^gateway_(workers|panics)").await.unwrap().text();
+    assert_eq!(text, "gateway_panics_total: 0\ngateway_workers: 1\n");
+    let used = gateway.admin("/stats?filter=^gateway_(workers|panics)&usedonly").await.unwrap().text();
+    assert_eq!(used, "gateway_workers: 1\n");
+    let json = gateway.admin_json("/stats?format=json&filter=istio_requests_total").await.unwrap();
+    let stats = json["stats"].as_array().unwrap();
+    assert!(stats.len() == 1 && stats[0]["value"] == 1, "{json}");
+    assert!(stats[0]["name"].as_str().unwrap().starts_with("istio_requests_total{reporter="), "{json}");
+    let scraped = gateway.admin("/stats?format=prometheus&filter=^istio_build").await.unwrap().text();
+    assert!(scraped.starts_with("# HELP istio_build") && scraped.lines().count() == 3, "{scraped}");
+    for bad in ["filter=(", "format=xml"] {
+        assert_eq!(gateway.admin(&format!("/stats?{bad}")).await.unwrap().status, 400);
+    }
+    assert_eq!(gateway.admin("/certs").await.unwrap().status, 200);
+}
+
+/// The log belongs to the process, so this needs one.
+#[tokio::test]
+async fn operators_choose_what_is_logged() {
+    let home = tempfile::tempdir().unwrap();
+    let answer = "  - directResponse: {status: 200, body: {string: 'here'}}";
+    let text = GATEWAY.to_owned() + &virtual_service("v", &[HOST], answer);
+    std::fs::write(home.path().join("all.yaml"), text).unwrap();
+    let program = env!("CARGO_BIN_EXE_gateway-command");
+    let process = Process::start(program, home.path(), &[]).await.unwrap();
+    let admin = process.admin().unwrap();
+    let ask = async |method: &str, path: &str| {
+        let mut client = RawClient::connect(admin).await.unwrap();
+        let head = format!("{method} {path} HTTP/1.1\r\nhost: {admin}\r\ncontent-length: 0\r\n\r\n");
+        client.send(head).await.unwrap();
+        let response = client.response().await.unwrap();
+        (response.status, response.text())
+    };
+    assert_eq!(ask("GET", "/logging").await, (200, "info\n".to_owned()));
+    assert_eq!(ask("POST", "/logging?paths=http:debug").await, (200, "info,gateway::http=debug\n".to_owned()));
+    // Not HTTP: the connection ends with an error, which is a debug line of the request path.
+    let mut client = RawClient::connect(process.address().unwrap()).await.unwrap();
+    client.send("\0\0\0\0\r\n\r\n").await.unwrap();
+    let debug = async || Ok(process.log().contains("DEBUG gateway::http").then_some(()));
+    eventually("a debug line", debug).await.unwrap();
+    assert_eq!(ask("POST", "/logging?level=error").await, (200, "error\n".to_owned()));
+    for bad in ["/logging", "/logging?level=loud", "/logging?paths=http"] {
+        assert_eq!(ask("POST", bad).await.0, 400, "{bad}");
+    }
+    assert_eq!(ask("GET", "/logging").await.1, "error\n");
 }
