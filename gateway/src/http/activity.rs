@@ -29,6 +29,8 @@ pub(super) struct Activity {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
+    /// TLS is being agreed on; `handshake` limits the time.
+    Handshake,
     /// Waiting for the rest of a head (or for the first one).
     Head,
     /// At least one request is being served.
@@ -62,6 +64,16 @@ impl Activity {
     fn enter(&self, phase: Phase) {
         self.phase.set(phase);
         self.since.set(self.clock.now());
+    }
+
+    /// The client is to speak TLS first.
+    pub(super) fn begin_handshake(&self) {
+        self.enter(Phase::Handshake);
+    }
+
+    /// It does; its first request may come.
+    pub(super) fn end_handshake(&self) {
+        self.enter(Phase::Head);
     }
 
     /// Whether requests can overlap: HTTP/2.
@@ -148,7 +160,7 @@ impl Connections {
             // Told to end, and still nothing to finish.
             let silent = activity.order.get() == Order::Drain;
             match activity.phase.get() {
-                Phase::Head if silent && since.older_than(limits::DRAIN_HEAD_TIMEOUT, now) => {}
+                Phase::Head | Phase::Handshake if silent && since.older_than(limits::DRAIN_HEAD_TIMEOUT, now) => {}
                 Phase::Head if since.older_than(limits::REQUEST_HEAD_TIMEOUT, now) => heads += 1,
                 Phase::Idle if since.older_than(limits::IDLE_TIMEOUT, now) => idle += 1,
                 _ => continue,

@@ -20,7 +20,9 @@ use super::{
     Port, Worker,
     activity::{Activity, with_orders},
     client_io::ClientIo,
+    handshake::{self, Shaken},
     limits,
+    secured::Secured,
     service::{self, Aborted},
     upgrade::Switch,
 };
@@ -45,6 +47,17 @@ pub(super) struct Connection {
     pub(super) activity: Rc<Activity>,
     /// What the connection becomes when HTTP has ended on it, if it does not end.
     pub(super) switch: Cell<Option<Box<Switch>>>,
+    /// Inside TLS: for whom, and who the client is.
+    pub(super) secured: Option<Secured>,
+}
+
+/// A connection that has told which protocol it speaks.
+struct Opened {
+    stream: Stream,
+    /// What was read to tell.
+    prefix: Bytes,
+    http2: bool,
+    secured: Option<Secured>,
 }
 
 /// Serves a connection until it ends.
@@ -58,25 +71,43 @@ pub(crate) async fn serve(stream: TcpStream, remote: SocketAddr, port: Rc<Port>,
     counters.downstream_connections_total.inc();
     let activity = Activity::new(worker.clock.clone());
     let entry = worker.connections.enter(&activity, &port);
-    let connection = Rc::new(Connection {
-        remote,
-        local,
-        port,
-        forwarded_for: worker.identity.forwarded_for(remote.ip()),
-        id: worker.connections.next_id(worker.index),
-        activity: Rc::clone(&activity),
-        switch: Cell::default(),
-        worker: Rc::clone(&worker),
-    });
-    let mut stream = Stream::Plain(stream);
-    let ended = with_orders(&activity, false, pin!(sniff(&mut stream)), |_| {}).await;
-    if let Some(Ok((prefix, http2))) = ended {
+    let opened = with_orders(&activity, false, pin!(open(stream, &port, &activity, &worker)), |_| {}).await;
+    if let Some(Some(Opened { stream, prefix, http2, secured })) = opened {
+        let connection = Rc::new(Connection {
+            remote,
+            local,
+            port,
+            forwarded_for: worker.identity.forwarded_for(remote.ip()),
+            id: worker.connections.next_id(worker.index),
+            activity: Rc::clone(&activity),
+            worker: Rc::clone(&worker),
+            switch: Cell::default(),
+            secured,
+        });
         activity.set_multiplexed(http2);
         let io = ClientIo::new(stream, prefix, Rc::clone(&activity));
         if http2 { serve_http2(io, connection).await } else { serve_http1(io, connection).await }
     }
     drop(entry);
     counters.downstream_connections.dec();
+}
+
+/// Finds out what is spoken, inside TLS where the listener wants that. `None`: the client is gone, or turned away.
+async fn open(tcp: TcpStream, port: &Port, activity: &Activity, worker: &Worker) -> Option<Opened> {
+    if port.serving().listener.tls.is_none() {
+        let mut stream = Stream::Plain(tcp);
+        let (prefix, http2) = sniff(&mut stream).await.ok()?;
+        return Some(Opened { stream, prefix, http2, secured: None });
+    }
+    activity.begin_handshake();
+    // In a box, so that connections without TLS do not carry its room.
+    let Shaken { mut stream, secured, http2 } = Box::pin(handshake::accept(tcp, port, worker)).await?;
+    activity.end_handshake();
+    let (prefix, http2) = match http2 {
+        Some(http2) => (Bytes::new(), http2),
+        None => sniff(&mut stream).await.ok()?,
+    };
+    Some(Opened { stream, prefix, http2, secured: Some(secured) })
 }
 
 /// Reads just enough to tell HTTP/2 from HTTP/1. Returns what was read.

@@ -3,6 +3,7 @@
 //! | file | what happens |
 //! |---|---|
 //! | `connection` | one client connection: HTTP/1.1 or HTTP/2 |
+//! | `handshake`, `secured` | TLS: which server it is for, who the client is, which hosts it may ask for |
 //! | `client_io` | its bytes |
 //! | `activity` | how long it has been quiet, how it is told to end |
 //! | `service` | one request, from its head to the response that hyper writes |
@@ -25,6 +26,7 @@ mod body;
 mod client_io;
 mod connection;
 mod forward;
+mod handshake;
 pub mod limits;
 mod log_headers;
 mod plugins;
@@ -34,6 +36,7 @@ mod reply;
 mod request;
 mod retry;
 mod route;
+mod secured;
 mod service;
 mod serving;
 mod upgrade;

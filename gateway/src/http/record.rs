@@ -11,7 +11,7 @@ use std::{
 use http::{HeaderMap, header, request::Parts, response};
 use proxy_wasm_host::RequestHead;
 
-use super::{body::ClientBytes, connection::Connection, plugins::Filters};
+use super::{body::ClientBytes, connection::Connection, plugins::Filters, secured::Secured};
 use crate::telemetry::{Captured, Destination, Entry, Limit, Observation, RequestProtocol, ResponseFlags};
 
 /// Follows a request; dropping it is the end of the request.
@@ -194,7 +194,12 @@ impl Drop for Record {
                 upstream_local_address: log.upstream_local,
                 downstream_local_address: Some(self.connection.local),
                 downstream_remote_address: Some(self.connection.remote),
-                requested_server_name: None,
+                requested_server_name: self
+                    .connection
+                    .secured
+                    .as_ref()
+                    .and_then(Secured::server_name)
+                    .map(str::as_bytes),
                 route_name: log.route.as_deref().unwrap_or_default(),
             });
         }

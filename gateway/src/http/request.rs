@@ -16,6 +16,7 @@ use super::{
     connection::Connection,
     limits,
     reply::Reply,
+    secured::Secured,
     upgrade::{self, Asked},
 };
 use crate::telemetry::ResponseFlags;
@@ -23,6 +24,7 @@ use crate::telemetry::ResponseFlags;
 pub(super) static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(super) static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub(super) static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+static X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 static X_ENVOY_EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
 
 /// Methods that are passed on (those that Envoy's HTTP/1 codec knows). TRACE and CONNECT are answered.
@@ -85,7 +87,8 @@ pub(super) fn admit(parts: Parts, connection: &Connection) -> Result<Admitted, B
     };
     let (bytes, upgrade) = clean(&mut headers, &method)?;
     set_forwarding_headers(&mut headers, connection);
-    Ok(Admitted { head: RequestHead { method, target, scheme: Scheme::Http, headers }, bytes, upgrade })
+    let scheme = if connection.secured.is_some() { Scheme::Https } else { Scheme::Http };
+    Ok(Admitted { head: RequestHead { method, target, scheme, headers }, bytes, upgrade })
 }
 
 fn check_method(method: &Method) -> Result<(), Box<Reply>> {
@@ -322,7 +325,11 @@ fn set_forwarding_headers(headers: &mut HeaderMap, connection: &Connection) {
         }
     };
     headers.insert(&X_FORWARDED_FOR, chain);
-    headers.insert(&X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    let scheme = if connection.secured.is_some() { "https" } else { "http" };
+    headers.insert(&X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
+    if let Some(certificate) = connection.secured.as_ref().and_then(Secured::forwarded_client_cert) {
+        headers.insert(&X_FORWARDED_CLIENT_CERT, certificate.clone());
+    }
     headers.insert(&X_ENVOY_EXTERNAL_ADDRESS, peer.clone());
     headers.insert(&X_REQUEST_ID, request_id());
 }

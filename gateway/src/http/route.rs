@@ -6,15 +6,17 @@ use http::header;
 use proxy_wasm_host::RequestHead;
 
 use super::{
+    connection::Connection,
     request::X_FORWARDED_PROTO,
+    secured,
     serving::{PinnedRoute, Serving},
 };
 use crate::snapshot::RequestView;
 
 /// The route for a head, or `None`: no virtual host, or none of its rules.
-pub(super) fn find(serving: &Serving, head: &RequestHead) -> Option<Rc<PinnedRoute>> {
+pub(super) fn find(connection: &Connection, serving: &Serving, head: &RequestHead) -> Option<Rc<PinnedRoute>> {
     let authority = authority(head);
-    let host = serving.listener.hosts.find(authority)?;
+    let host = secured::hosts(connection, serving)?.find(authority)?;
     if let Some(redirect) = host.https_redirect.filter(|_| !came_over_https(head)) {
         return serving.config.route(redirect);
     }

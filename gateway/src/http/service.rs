@@ -17,7 +17,7 @@ use super::{
     record::Record,
     redirect,
     reply::{self, Reply},
-    request, route,
+    request, route, secured,
     serving::{PinnedRoute, Serving},
     upgrade::{self, Switch, Upgraded},
 };
@@ -82,7 +82,9 @@ pub(super) async fn serve(
         Ok(request::Admitted { head, bytes, upgrade }) => {
             stream.record.admitted(&head, bytes);
             let serving = stream.connection.port.serving();
-            if serving.plugins.is_empty() {
+            if let Some(misdirected) = secured::misdirected(&stream.connection, &serving, &head) {
+                stream.local(misdirected)
+            } else if serving.plugins.is_empty() {
                 let body = if upgrade { RequestBody::Upgrade } else { plain_body(&mut stream.record, incoming) };
                 stream.dispatch(&serving, head, body).await?
             } else {
@@ -173,7 +175,9 @@ impl Stream {
 
     /// Finds the route and does what it says.
     async fn dispatch(&mut self, serving: &Serving, head: RequestHead, body: RequestBody) -> Result<Outcome, Aborted> {
-        let Some(route) = route::find(serving, &head) else { return Ok(self.local(Reply::not_found())) };
+        let Some(route) = route::find(&self.connection, serving, &head) else {
+            return Ok(self.local(Reply::not_found()));
+        };
         if let Some(log) = &mut self.record.log {
             log.route = Some(route.route.name.clone());
         }

@@ -70,19 +70,21 @@ impl TlsServers {
     }
 
     /// The server for the name in a client's hello: exact, else the longest wildcard, else `*`. Without a name only `*`.
+    /// With its place.
     #[must_use]
-    pub fn select(&self, server_name: Option<&str>) -> Option<&TlsServer> {
+    pub fn select(&self, server_name: Option<&str>) -> Option<(usize, &TlsServer)> {
         let at = match server_name {
             Some(name) => self.names.find(name),
             None => self.names.any(),
         };
-        self.servers.get(*at?)
+        let at = *at?;
+        Some((at, self.servers.get(at)?))
     }
 
     /// The server that a client would get if it asked for the host of this authority.
     #[must_use]
     pub fn owner(&self, authority: &str) -> Option<&TlsServer> {
-        self.select(Some(without_port(authority)))
+        self.select(Some(without_port(authority))).map(|(_, server)| server)
     }
 
     /// The server with this name, and its place.
@@ -119,7 +121,7 @@ mod tests {
         servers.insert(server("exact", &["a.example.com"]));
         servers.insert(server("wild", &["*.example.com", "*.a.example.com"]));
         let name =
-            |servers: &TlsServers, asked: Option<&str>| servers.select(asked).map(|found| found.name.to_string());
+            |servers: &TlsServers, asked: Option<&str>| servers.select(asked).map(|(_, found)| found.name.to_string());
         assert_eq!(name(&servers, Some("A.example.com")).as_deref(), Some("exact"));
         assert_eq!(name(&servers, Some("x.a.example.com")).as_deref(), Some("wild"));
         assert_eq!(name(&servers, Some("example.com")), None);

@@ -128,6 +128,10 @@ worker_counters! {
     downstream_connections_refused: Counter "gateway_downstream_connections_refused_total" "Connections from clients that were closed at once because there were too many.";
     downstream_idle_closed: Counter "gateway_downstream_idle_closed_total" "Connections from clients that were closed because no request came for the keep-alive time.";
     downstream_protocol_errors: Counter "gateway_downstream_protocol_errors_total" "Requests and connections from clients that broke the protocol.";
+    tls_handshakes: Counter "gateway_tls_handshakes_total" "TLS handshakes with clients that came to their end.";
+    tls_resumptions: Counter "gateway_tls_resumptions_total" "TLS handshakes with clients that resumed a session.";
+    tls_handshake_failures: Counter "gateway_tls_handshake_failures_total" "TLS handshakes with clients that failed, whoever was at fault.";
+    tls_unserved: Counter "gateway_tls_unserved_total" "TLS handshakes that were reset because no server has the name, or its certificate cannot be used.";
     accept_errors: Counter "gateway_accept_errors_total" "Times that accepting a connection failed, for example because there were no file descriptors left.";
     requests_in_flight: Gauge "gateway_requests_in_flight" "Requests that are being served.";
     panics: Counter "gateway_panics_total" "Connections that were lost to an error in the gateway itself.";
@@ -179,6 +183,8 @@ limits! {
     RequestHeadBytes "request_head_bytes" "The head of a request is too large";
     RequestHeaders "request_headers" "A request has too many headers";
     RequestHeadTime "request_head_time" "The head of a request did not arrive in time";
+    TlsHandshakeTime "tls_handshake_time" "A TLS handshake with a client did not end in time";
+    TlsHelloBytes "tls_hello_bytes" "The first message of a TLS handshake is too large";
     RequestBodyTime "request_body_time" "The body of a request made no progress";
     ResponseWriteTime "response_write_time" "The client does not read the response";
     RequestTime "request_time" "The request exceeded the timeout of its route";

@@ -52,6 +52,7 @@ impl Filters {
         properties.source = Some(connection.remote);
         properties.destination = Some(connection.local);
         properties.connection_id = Some(connection.id);
+        properties.tls = connection.secured.as_ref().map(|secured| Arc::clone(secured.facts()));
         properties.protocol = Some(record::protocol(version));
         properties.started = Some(SystemTime::now());
         properties.request_id =

@@ -34,7 +34,7 @@ fn servers(picture: &Picture) -> &TlsServers {
 }
 
 fn works(picture: &Picture, host: &str) -> bool {
-    servers(picture).select(Some(host)).unwrap().tls.is_some()
+    servers(picture).select(Some(host)).unwrap().1.tls.is_some()
 }
 
 #[test]
@@ -139,7 +139,7 @@ fn one_host_has_one_server() {
     let names: Vec<_> = servers(&picture).iter().map(|server| server.name.to_string()).collect();
     assert_eq!(names, ["https.443.https.first.default", "https.443.https.third.default"]);
     assert_eq!(
-        servers(&picture).select(Some("x.a.com")).unwrap().server_names,
+        servers(&picture).select(Some("x.a.com")).unwrap().1.server_names,
         [HostPattern::Suffix(".a.com".to_owned())]
     );
     assert!(picture.problems.iter().any(|problem| problem.contains("GW0203") && problem.contains("default/second")));
