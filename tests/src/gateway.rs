@@ -35,7 +35,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 /// Ports that a test's Gateway resources may declare; each is bound to a free port of 127.0.0.1.
-pub const PORTS: [u16; 5] = [80, 81, 82, 8080, 9000];
+pub const PORTS: [u16; 7] = [80, 81, 82, 443, 8080, 8443, 9000];
 
 const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 

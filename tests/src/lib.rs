@@ -5,6 +5,7 @@
 //! * [`resources`] and [`plugins`]: YAML for it; [`metrics`]: what it counted;
 //! * [`upstream`]: a service behind the gateway that records what arrives and answers as it is told;
 //! * [`client`]: an HTTP/1.1 client that sends exactly the bytes it is given, and an HTTP/2 client;
+//! * [`certificates`] and [`tls`]: authorities, what they issue, and a TLS client;
 //! * [`body`]: bodies that a test sends piece by piece, for both;
 //! * [`server`]: HTTP/1.1 or HTTP/2 over one accepted connection, also what `sample-service` runs on.
 //!
@@ -12,6 +13,7 @@
 //! with an error after [`PATIENCE`], so that a test that fails says what it was waiting for.
 
 pub mod body;
+pub mod certificates;
 pub mod client;
 pub mod gateway;
 pub mod metrics;
@@ -19,6 +21,7 @@ pub mod plugins;
 pub mod process;
 pub mod resources;
 pub mod server;
+pub mod tls;
 pub mod upstream;
 
 use std::future::Future;

@@ -1,5 +1,6 @@
 //! Istio resources as YAML, for tests that are about something else.
 
+use crate::certificates::{Authority, Issued};
 use crate::server::Protocol;
 use crate::upstream::Upstream;
 use std::fmt::Write;
@@ -71,4 +72,45 @@ pub fn everything_to(upstream: &Upstream) -> String {
     GATEWAY.to_owned()
         + &service("sample", &[upstream])
         + &virtual_service("everything", &["*"], "  - route: [{destination: {host: sample}}]")
+}
+
+/// A Gateway `name` that serves these hosts on port 443; `tls` are the settings, in YAML's flow style without braces.
+pub fn https_gateway(name: &str, hosts: &[&str], tls: &str) -> String {
+    let hosts: Vec<_> = hosts.iter().map(|host| format!("'{host}'")).collect();
+    format!(
+        "
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {{name: {name}, namespace: default}}
+spec:
+  selector: {{istio: ingressgateway}}
+  servers:
+  - port: {{number: 443, name: https, protocol: HTTPS}}
+    hosts: [{}]
+    tls: {{{tls}}}
+---
+",
+        hosts.join(", ")
+    )
+}
+
+/// A Secret with a certificate and its key, and with the authority that client certificates are checked with.
+pub fn secret(name: &str, issued: &Issued, authority: Option<&Authority>) -> String {
+    let mut entries = vec![("tls.crt", issued.chain.as_str()), ("tls.key", issued.key.as_str())];
+    entries.extend(authority.map(|authority| ("ca.crt", authority.pem())));
+    secret_of(name, &entries)
+}
+
+/// A Secret with any entries.
+pub fn secret_of(name: &str, entries: &[(&str, &str)]) -> String {
+    let mut text =
+        format!("\napiVersion: v1\nkind: Secret\nmetadata: {{name: {name}, namespace: default}}\nstringData:\n");
+    for (name, value) in entries {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "  {name}: |");
+        for line in value.lines() {
+            let _ = writeln!(text, "    {line}");
+        }
+    }
+    text + "---\n"
 }

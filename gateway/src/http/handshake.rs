@@ -10,7 +10,7 @@ use std::{
 };
 
 use rustls::{
-    HandshakeKind, ServerConfig,
+    HandshakeKind, PeerIncompatible, ServerConfig,
     server::{Accepted, Acceptor},
 };
 use tokio::{
@@ -28,6 +28,9 @@ use crate::{
 
 /// Bytes of a hello that are read at once.
 const READ: usize = 2048;
+/// The alert `protocol_version` as a record. Clients before TLS 1.2 do not say which signatures they understand; rustls
+/// notices that first and would call it a failure of the handshake.
+const TOO_OLD: [u8; 7] = [21, 3, 1, 0, 2, 2, 70];
 
 /// A client that is through.
 pub(super) struct Shaken {
@@ -128,7 +131,11 @@ async fn hello(tcp: &mut TcpStream) -> Result<Accepted, Refused> {
             Ok(None) => {}
             Err((error, mut alert)) => {
                 let mut text = Vec::new();
-                alert.write_all(&mut text)?;
+                if error == rustls::Error::PeerIncompatible(PeerIncompatible::SignatureAlgorithmsExtensionRequired) {
+                    text.extend(TOO_OLD);
+                } else {
+                    alert.write_all(&mut text)?;
+                }
                 tcp.write_all(&text).await?;
                 return Err(error.into());
             }

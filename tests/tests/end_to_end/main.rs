@@ -13,5 +13,6 @@ mod plugins;
 mod protocols;
 mod retries;
 mod routes;
+mod tls;
 mod upgrades;
 mod uploads;
