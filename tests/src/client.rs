@@ -77,8 +77,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> RawClient<S> {
 
     /// Sends these bytes and nothing else.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) -> anyhow::Result<()> {
-        within("bytes to be sent", self.stream.write_all(bytes.as_ref())).await??;
-        Ok(())
+        let sent = async {
+            self.stream.write_all(bytes.as_ref()).await?;
+            // TLS keeps what the socket did not take at once.
+            self.stream.flush().await
+        };
+        Ok(within("bytes to be sent", sent).await??)
     }
 
     /// Sends as many of these bytes as the connection takes at once; waits until it takes some.
