@@ -141,7 +141,7 @@ impl Telemetry {
             workers: Shared::default(),
             destinations: Directory::default(),
             plugins: Directory::default(),
-            limits: Default::default(),
+            limits: std::array::from_fn(|_| AtomicU64::default()),
             config: ConfigGauges::default(),
             access_log,
         });

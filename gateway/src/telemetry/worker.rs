@@ -96,7 +96,7 @@ macro_rules! worker_counters {
         #[derive(Debug, Default)]
         pub struct WorkerCounters {
             $(#[doc = concat!($help, " `", $name, "`.")] pub $field: $kind,)*
-            limits: [Counter; LIMITS],
+            limits: LimitCounters,
         }
 
         impl WorkerCounters {
@@ -146,14 +146,32 @@ impl WorkerCounters {
     /// A limit was hit.
     #[inline]
     pub fn limit_exceeded(&self, limit: Limit) {
-        if let Some(counter) = self.limits.get(limit as usize) {
+        if let Some(counter) = self.limits.0.get(limit as usize) {
             counter.inc();
         }
     }
 
     /// Every limit with how often it was hit.
     pub(super) fn limits(&self) -> impl Iterator<Item = (Limit, u64)> {
-        Limit::ALL.iter().copied().zip(self.limits.iter().map(Counter::get))
+        Limit::ALL.iter().copied().zip(self.limits.0.iter().map(Counter::get))
+    }
+}
+
+/// One counter per limit.
+#[derive(Debug)]
+struct LimitCounters([Counter; LIMITS]);
+
+impl Default for LimitCounters {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Counter::default()))
+    }
+}
+
+impl Cells for LimitCounters {
+    fn absorb(&self, other: &Self) {
+        for (mine, theirs) in self.0.iter().zip(&other.0) {
+            mine.absorb(theirs);
+        }
     }
 }
 
