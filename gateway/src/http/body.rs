@@ -13,7 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
-use super::{plugins::FilteredBody, record::Record, retry::Replay, upgrade};
+use super::{grpc_messages::GrpcMessages, plugins::FilteredBody, record::Record, retry::Replay, upgrade};
 use crate::{
     telemetry::ResponseFlags,
     upstream::{self, BodyError},
@@ -46,6 +46,18 @@ pub(super) struct ClientBytes {
     pub(super) count: Cell<u64>,
     /// Whether the client broke it off.
     pub(super) broken: Cell<bool>,
+    /// Messages in it, if the request is gRPC.
+    pub(super) messages: Cell<Option<GrpcMessages>>,
+}
+
+impl ClientBytes {
+    fn read(&self, data: &[u8]) {
+        self.count.set(self.count.get() + data.len() as u64);
+        if let Some(mut messages) = self.messages.get() {
+            messages.feed(data);
+            self.messages.set(Some(messages));
+        }
+    }
 }
 
 impl ClientBody {
@@ -62,8 +74,9 @@ impl Body for ClientBody {
         let polled = Pin::new(&mut self.incoming).poll_frame(cx);
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
-                let count = &self.seen.count;
-                count.set(count.get() + frame.data_ref().map_or(0, |data| data.len() as u64));
+                if let Some(data) = frame.data_ref() {
+                    self.seen.read(data);
+                }
             }
             Poll::Ready(Some(Err(_))) => self.seen.broken.set(true),
             Poll::Ready(None) | Poll::Pending => {}
@@ -188,7 +201,7 @@ impl ResponseBody {
             Poll::Ready(None) => record.complete = true,
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref() {
-                    record.response_body_bytes += data.len() as u64;
+                    record.received(data);
                 } else if let Some(trailers) = frame.trailers_ref() {
                     record.ended_with(trailers);
                     record.grpc_status = trailers

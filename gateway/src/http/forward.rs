@@ -393,12 +393,9 @@ fn limit_of(resource: Resource) -> Limit {
 }
 
 /// Headers of an answer that belong to the upstream's connection (RFC 9110 7.6.1), removed in one pass.
-/// Returns the size of all fields.
-pub(super) fn clean_answer(headers: &mut HeaderMap) -> u64 {
-    let mut bytes = 0;
+pub(super) fn clean_answer(headers: &mut HeaderMap) {
     let mut gone: SmallVec<[HeaderName; 8]> = SmallVec::new();
     for (name, value) in headers.iter() {
-        bytes += name.as_str().len() + value.len() + 4;
         match name.as_str() {
             "connection" => {
                 named_by_connection(value, &mut gone);
@@ -411,5 +408,4 @@ pub(super) fn clean_answer(headers: &mut HeaderMap) -> u64 {
     for name in gone {
         headers.remove(name);
     }
-    bytes as u64
 }

@@ -26,6 +26,7 @@ mod body;
 mod client_io;
 mod connection;
 mod forward;
+mod grpc_messages;
 mod handshake;
 pub mod limits;
 mod log_headers;

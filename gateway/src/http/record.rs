@@ -11,7 +11,9 @@ use std::{
 use http::{HeaderMap, header, request::Parts, response};
 use proxy_wasm_host::RequestHead;
 
-use super::{body::ClientBytes, connection::Connection, plugins::Filters, secured::Secured};
+use super::{
+    body::ClientBytes, connection::Connection, grpc_messages::GrpcMessages, plugins::Filters, secured::Secured,
+};
 use crate::telemetry::{Captured, Destination, Entry, Limit, Observation, RequestProtocol, ResponseFlags};
 
 /// Follows a request; dropping it is the end of the request.
@@ -30,6 +32,10 @@ pub(super) struct Record {
     pub(super) response_head_bytes: u64,
     pub(super) response_body_bytes: u64,
     pub(super) grpc_status: Option<u16>,
+    /// Messages of the response, if the request is gRPC.
+    messages: GrpcMessages,
+    /// Messages of both directions that the destination knows of.
+    reported: (u64, u64),
     /// Whether the whole response was handed to the connection.
     pub(super) complete: bool,
     /// Told that the stream has ended.
@@ -91,6 +97,8 @@ impl Record {
             response_head_bytes: 0,
             response_body_bytes: 0,
             grpc_status: None,
+            messages: GrpcMessages::default(),
+            reported: (0, 0),
             complete: false,
             filters: None,
             log,
@@ -98,9 +106,10 @@ impl Record {
         }
     }
 
-    /// The head was accepted: the forwarding headers are in it now.
+    /// The head was accepted: the forwarding headers are in it now. `bytes` is the size of the client's headers.
     pub(super) fn admitted(&mut self, head: &RequestHead, bytes: u64) {
-        self.request_head_bytes = bytes;
+        let line = head.method.as_str().len() + head.target.as_str().len() + "  HTTP/1.1\r\n".len();
+        self.request_head_bytes = bytes + (line + 2) as u64;
         if let (Some(log), Some(wanted)) = (&mut self.log, &self.connection.worker.log_headers) {
             wanted.copy_request(&head.headers, &mut log.headers);
         }
@@ -109,6 +118,7 @@ impl Record {
     /// The head of the response is what the client gets.
     pub(super) fn responded(&mut self, head: &response::Parts) {
         self.code = head.status.as_u16();
+        self.response_head_bytes = head_bytes(head);
         if let (Some(log), Some(wanted)) = (&mut self.log, &self.connection.worker.log_headers) {
             wanted.copy_response(&head.headers, &mut log.headers);
         }
@@ -118,6 +128,25 @@ impl Record {
     pub(super) fn ended_with(&mut self, trailers: &HeaderMap) {
         if let (Some(log), Some(wanted)) = (&mut self.log, &self.connection.worker.log_headers) {
             wanted.copy_trailers(trailers, &mut log.headers);
+        }
+    }
+
+    /// A piece of the response's body is on its way to the client.
+    pub(super) fn received(&mut self, data: &[u8]) {
+        self.response_body_bytes += data.len() as u64;
+        if self.grpc {
+            self.messages.feed(data);
+            self.report_messages();
+        }
+    }
+
+    /// Tells the destination of gRPC messages as they come: streams may last for hours.
+    fn report_messages(&mut self) {
+        let request = self.request_body.as_ref().and_then(|body| body.messages.get()).map_or(0, GrpcMessages::count);
+        let (known_request, known_response) = std::mem::replace(&mut self.reported, (request, self.messages.count()));
+        let new = (request.saturating_sub(known_request), self.reported.1.saturating_sub(known_response));
+        if new != (0, 0) {
+            self.destination.messages(new.0, new.1);
         }
     }
 
@@ -149,6 +178,9 @@ impl Drop for Record {
         if !self.complete && self.flags.is_empty() {
             self.flags = ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION;
             self.details = Cow::Borrowed("downstream_remote_disconnect");
+        }
+        if self.grpc {
+            self.report_messages();
         }
         let duration = self.started.elapsed();
         let worker = &self.connection.worker;
@@ -204,6 +236,15 @@ impl Drop for Record {
             });
         }
     }
+}
+
+/// Size of a response's head as HTTP/1.1 writes it; HTTP/2 compresses it, so there it is what a client makes of it.
+fn head_bytes(head: &response::Parts) -> u64 {
+    let line = "HTTP/1.1 200 ".len() + head.status.canonical_reason().map_or(0, str::len) + 2;
+    // hyper adds the date.
+    let date = "date: Sun, 06 Nov 1994 08:49:37 GMT\r\n".len();
+    let fields: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    (line + fields + date + 2) as u64
 }
 
 fn copy(headers: &HeaderMap, name: &header::HeaderName) -> Option<Vec<u8>> {

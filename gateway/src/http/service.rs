@@ -108,6 +108,7 @@ fn count_rejection(stream: &Stream, rejected: &Reply) {
 /// The client's body, counted.
 fn client_body(record: &mut Record, incoming: Incoming) -> ClientBody {
     let seen = Rc::<ClientBytes>::default();
+    seen.messages.set(record.is_grpc().then(Default::default));
     record.request_body = Some(Rc::clone(&seen));
     ClientBody::new(incoming, seen)
 }
@@ -253,7 +254,7 @@ impl Stream {
             log.upstream_time = Some(elapsed);
         }
         self.record.details = "via_upstream".into();
-        self.record.response_head_bytes = clean_answer(&mut head.headers);
+        clean_answer(&mut head.headers);
         head.headers.insert(&X_ENVOY_UPSTREAM_SERVICE_TIME, HeaderValue::from(elapsed.as_millis() as u64));
         if self.record.is_grpc() {
             // A response without a body carries its status in the head.

@@ -20,8 +20,9 @@ use std::{
 use super::{
     ResponseFlags,
     cells::Cells,
-    directory::{Parts, lock},
+    directory::{Parts, Shared, lock},
     histogram::{BYTE_BOUNDS, IstioHistogram, MILLISECOND_BOUNDS},
+    streams::StreamCells,
 };
 use crate::snapshot::Cluster;
 
@@ -34,6 +35,7 @@ const UNUSED_LINES: usize = 48;
 #[derive(Debug)]
 pub struct Destination {
     series: Arc<DestinationSeries>,
+    streams: Arc<StreamCells>,
     /// Most recently used first.
     children: RefCell<Vec<(ChildKey, Arc<Child>)>>,
 }
@@ -94,7 +96,11 @@ pub(super) struct Child {
 
 /// One destination as the whole process counts it.
 #[derive(Debug, Default)]
-pub(super) struct DestinationSeries(Mutex<Lines>);
+pub(super) struct DestinationSeries {
+    lines: Mutex<Lines>,
+    /// What is counted while it goes on.
+    pub(super) streams: Shared<StreamCells>,
+}
 
 #[derive(Debug, Default)]
 struct Lines {
@@ -112,7 +118,17 @@ struct Line {
 
 impl Destination {
     pub(super) fn new(series: Arc<DestinationSeries>) -> Self {
-        Self { series, children: RefCell::default() }
+        Self { streams: series.streams.join(), series, children: RefCell::default() }
+    }
+
+    /// gRPC messages have come from a client, and from the service.
+    pub fn messages(&self, request: u64, response: u64) {
+        self.streams.request_messages.add(request);
+        self.streams.response_messages.add(response);
+    }
+
+    pub(super) fn streams(&self) -> &StreamCells {
+        &self.streams
     }
 
     /// Counts one finished request.
@@ -142,7 +158,8 @@ impl Destination {
 
 impl Drop for Destination {
     fn drop(&mut self) {
-        let mut lines = lock(&self.series.0);
+        self.series.streams.leave(&self.streams);
+        let mut lines = lock(&self.series.lines);
         for (key, child) in self.children.get_mut().drain(..) {
             lines.let_go(key, &child);
         }
@@ -152,7 +169,7 @@ impl Drop for Destination {
 impl DestinationSeries {
     /// A new child for a worker, which gives back the one it replaces.
     fn exchange(&self, oldest: Option<(ChildKey, Arc<Child>)>, key: ChildKey) -> Arc<Child> {
-        let mut lines = lock(&self.0);
+        let mut lines = lock(&self.lines);
         // In this order: letting go may end a series, and that must not be the one that is wanted.
         let child = lines.by_key.entry(key).or_default().parts.join();
         if let Some((key, child)) = oldest {
@@ -168,7 +185,7 @@ impl DestinationSeries {
             line.parts.add_to(&total);
             total
         };
-        lock(&self.0).by_key.iter().map(|(key, line)| (*key, sum(line))).collect()
+        lock(&self.lines).by_key.iter().map(|(key, line)| (*key, sum(line))).collect()
     }
 }
 

@@ -17,6 +17,7 @@ use super::{
     destination::{Child, ChildKey, ServiceLabels},
     histogram::{ISTIO_BOUNDS, IstioHistogram, LogHistogram},
     plugin::{Callback, PluginCells, PluginLabels},
+    streams::StreamCells,
     worker::Sample,
 };
 
@@ -24,6 +25,12 @@ const REQUESTS: &str = "istio_requests_total";
 const DURATION: &str = "istio_request_duration_milliseconds";
 const REQUEST_BYTES: &str = "istio_request_bytes";
 const RESPONSE_BYTES: &str = "istio_response_bytes";
+const REQUEST_MESSAGES: &str = "istio_request_messages_total";
+const RESPONSE_MESSAGES: &str = "istio_response_messages_total";
+const TCP_OPENED: &str = "istio_tcp_connections_opened_total";
+const TCP_CLOSED: &str = "istio_tcp_connections_closed_total";
+const TCP_SENT: &str = "istio_tcp_sent_bytes_total";
+const TCP_RECEIVED: &str = "istio_tcp_received_bytes_total";
 const BUILD: &str = "istio_build";
 const PLUGIN_STREAMS: &str = "gateway_plugin_streams_total";
 const PLUGIN_CALLBACKS: &str = "gateway_plugin_callback_duration_seconds";
@@ -46,6 +53,12 @@ const HELP: &[(&str, &str)] = &[
     (DURATION, "Time from the first byte of a request to the last of its response."),
     (REQUEST_BYTES, "Size of requests, heads included."),
     (RESPONSE_BYTES, "Size of responses, heads included."),
+    (REQUEST_MESSAGES, "gRPC messages that clients sent."),
+    (RESPONSE_MESSAGES, "gRPC messages that services sent."),
+    (TCP_OPENED, "TCP connections that were opened."),
+    (TCP_CLOSED, "TCP connections that were closed."),
+    (TCP_SENT, "Bytes that went to clients over TCP connections."),
+    (TCP_RECEIVED, "Bytes that came from clients over TCP connections."),
     (BUILD, "Version of this program."),
     (PLUGIN_STREAMS, "Streams that entered a plugin."),
     (PLUGIN_CALLBACKS, "Time in a callback of a plugin, calls into the gateway included."),
@@ -116,6 +129,7 @@ impl Collector for Sums {
             for (key, child) in series.totals() {
                 families.requests(process, &service, key, &child);
             }
+            families.streams(process, &service, &series.streams.total());
         }
         for (labels, series) in process.plugins.entries(now) {
             families.plugin(&labels, &series.total());
@@ -190,40 +204,43 @@ impl Families {
 
     /// Istio's metrics of one way in which requests to one service ended.
     fn requests(&mut self, process: &Process, service: &ServiceLabels, key: ChildKey, child: &Child) {
-        let source = &process.identity;
         let [protocol, code, grpc_status, flags] = key.labels();
-        // Istio's order (istio.md 5.1). What only a mesh peer could tell is unknown at the edge.
-        let labels = [
-            ("reporter", "source"),
-            ("source_workload", or_unknown(&source.workload)),
-            ("source_canonical_service", or_unknown(&source.canonical_service)),
-            ("source_canonical_revision", if_empty(&source.canonical_revision, "latest")),
-            ("source_workload_namespace", or_unknown(&source.namespace)),
-            ("source_principal", "unknown"),
-            ("source_app", or_unknown(&source.app)),
-            ("source_version", or_unknown(&source.version)),
-            ("source_cluster", or_unknown(&source.cluster)),
-            ("destination_workload", "unknown"),
-            ("destination_workload_namespace", "unknown"),
-            ("destination_principal", "unknown"),
-            ("destination_app", "unknown"),
-            ("destination_version", "unknown"),
-            ("destination_service", or_unknown(&service.host)),
-            ("destination_canonical_service", "unknown"),
-            ("destination_canonical_revision", "latest"),
-            ("destination_service_name", or_unknown(&service.name)),
-            ("destination_service_namespace", or_unknown(&service.namespace)),
-            ("destination_cluster", "unknown"),
-            ("request_protocol", &protocol),
+        let mut labels = ends(process, service).to_vec();
+        labels.extend([
+            ("request_protocol", &*protocol),
             ("response_code", &code),
             ("grpc_response_status", &grpc_status),
             ("response_flags", &flags),
             ("connection_security_policy", "unknown"),
-        ];
+        ]);
         self.counter(REQUESTS, &labels, child.duration.count());
         self.histogram(DURATION, &labels, istio_histogram(&child.duration, 1000.0));
         self.histogram(REQUEST_BYTES, &labels, istio_histogram(&child.request_bytes, 1.0));
         self.histogram(RESPONSE_BYTES, &labels, istio_histogram(&child.response_bytes, 1.0));
+    }
+
+    /// Istio's metrics of what goes on with one service; those of what never went on are left out.
+    fn streams(&mut self, process: &Process, service: &ServiceLabels, cells: &StreamCells) {
+        let labels = ends(process, service);
+        let messages = [(REQUEST_MESSAGES, &cells.request_messages), (RESPONSE_MESSAGES, &cells.response_messages)];
+        if messages.iter().any(|(_, counter)| counter.get() > 0) {
+            for (name, counter) in messages {
+                self.counter(name, &labels, counter.get());
+            }
+        }
+        for (flags, cells) in cells.tcp() {
+            let flags = flags.to_string();
+            let mut labels = labels.to_vec();
+            labels.extend([
+                ("request_protocol", "tcp"),
+                ("response_flags", &*flags),
+                ("connection_security_policy", "unknown"),
+            ]);
+            self.counter(TCP_OPENED, &labels, cells.opened.get());
+            self.counter(TCP_CLOSED, &labels, cells.closed.get());
+            self.counter(TCP_SENT, &labels, cells.sent.get());
+            self.counter(TCP_RECEIVED, &labels, cells.received.get());
+        }
     }
 
     fn plugin(&mut self, plugin: &PluginLabels, cells: &PluginCells) {
@@ -251,6 +268,33 @@ impl Families {
             }
         }
     }
+}
+
+/// The labels about both ends, in Istio's order (istio.md 5.1). What only a mesh peer could tell is unknown at the edge.
+fn ends<'a>(process: &'a Process, service: &'a ServiceLabels) -> [(&'a str, &'a str); 20] {
+    let source = &process.identity;
+    [
+        ("reporter", "source"),
+        ("source_workload", or_unknown(&source.workload)),
+        ("source_canonical_service", or_unknown(&source.canonical_service)),
+        ("source_canonical_revision", if_empty(&source.canonical_revision, "latest")),
+        ("source_workload_namespace", or_unknown(&source.namespace)),
+        ("source_principal", "unknown"),
+        ("source_app", or_unknown(&source.app)),
+        ("source_version", or_unknown(&source.version)),
+        ("source_cluster", or_unknown(&source.cluster)),
+        ("destination_workload", "unknown"),
+        ("destination_workload_namespace", "unknown"),
+        ("destination_principal", "unknown"),
+        ("destination_app", "unknown"),
+        ("destination_version", "unknown"),
+        ("destination_service", or_unknown(&service.host)),
+        ("destination_canonical_service", "unknown"),
+        ("destination_canonical_revision", "latest"),
+        ("destination_service_name", or_unknown(&service.name)),
+        ("destination_service_namespace", or_unknown(&service.namespace)),
+        ("destination_cluster", "unknown"),
+    ]
 }
 
 fn if_empty<'a>(value: &'a str, instead: &'a str) -> &'a str {

@@ -17,6 +17,7 @@ mod flags;
 mod histogram;
 mod log_filter;
 mod plugin;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod worker;
@@ -36,6 +37,7 @@ pub use destination::{Destination, Observation, RequestProtocol};
 pub use flags::ResponseFlags;
 pub use log_filter::{LogFilter, LogFilterError};
 pub use plugin::{Callback, PluginStats, PluginSummary};
+pub use streams::TcpConnection;
 pub use worker::{Limit, WorkerCounters, WorkerTelemetry};
 
 use destination::{DestinationSeries, ServiceLabels};

@@ -7,7 +7,7 @@ use gateway_tests::eventually;
 use gateway_tests::gateway::Setup;
 use gateway_tests::process::Process;
 use gateway_tests::resources::{GATEWAY, everything_to, service, virtual_service};
-use gateway_tests::server::Protocol::Http1;
+use gateway_tests::server::Protocol::{Http1, Http2};
 use gateway_tests::upstream::{Answer, Upstream};
 use http::Request;
 
@@ -333,4 +333,37 @@ async fn operators_choose_what_is_logged() {
         assert_eq!(ask("POST", bad).await.0, 400, "{bad}");
     }
     assert_eq!(ask("GET", "/logging").await.1, "error\n");
+}
+
+/// A gRPC message of so many bytes.
+fn message(length: u8) -> Vec<u8> {
+    [&[0, 0, 0, 0, length][..], &vec![b'x'; usize::from(length)]].concat()
+}
+
+#[tokio::test]
+async fn grpc_messages_are_counted_while_the_stream_lasts() {
+    let upstream = Upstream::start(Http2).await.unwrap();
+    let (answer, body) = Answer::streamed(200);
+    upstream.answer_next(answer.header("content-type", "application/grpc"));
+    let setup = Setup::new().file("all.yaml", everything_to(&upstream));
+    let gateway = setup.start().await.unwrap();
+    let request = Request::post(format!("http://{HOST}/service/Method"))
+        .header("content-type", "application/grpc")
+        .body(Outgoing::full([message(3), message(0)].concat()))
+        .unwrap();
+    let response = gateway.h2_client().await.unwrap().send(request).await.unwrap();
+    let (first, second) = (message(200), message(7));
+    body.send(first[..50].to_vec()).await.unwrap();
+    body.send([&first[50..], &second[..2]].concat()).await.unwrap();
+    gateway.metric_becomes("istio_response_messages_total", &[], 1.0).await.unwrap();
+    body.send(second[2..].to_vec()).await.unwrap();
+    gateway.metric_becomes("istio_response_messages_total", &[], 2.0).await.unwrap();
+    let metrics = gateway.metrics().await.unwrap();
+    let series: Vec<_> = metrics.series("istio_request_messages_total", &[]).collect();
+    assert_eq!((series.len(), series[0].value), (1, 2.0), "{series:?}");
+    assert_eq!(series[0].labels["destination_service_name"], "sample");
+    assert!(!series[0].labels.contains_key("response_code"), "as in Istio");
+    drop(body);
+    drop(http_body_util::BodyExt::collect(response.into_body()).await.unwrap());
+    gateway.metric_becomes("istio_requests_total", &[("request_protocol", "grpc")], 1.0).await.unwrap();
 }
