@@ -17,8 +17,11 @@ use super::options::ConfigArgs;
 use crate::{
     admin::Addresses,
     app::{self, BoundListener, DrainTimes, Gateway},
-    config::mesh::MeshConfig,
-    http::Identity,
+    config::{
+        mesh::MeshConfig,
+        topology::{ForwardClientCert, GatewayTopology},
+    },
+    http::{ForwardClientCertificate, Identity, Topology},
     telemetry::{AccessLogOptions, LogFilter, LogFormat, LogSink, SourceIdentity, TelemetryOptions},
 };
 
@@ -48,7 +51,8 @@ pub(super) struct Args {
     /// Start without uploaded plugins.
     #[arg(long, env = "GATEWAY_SAFE_MODE")]
     safe_mode: bool,
-    /// Istio's MeshConfig (accessLogFile, accessLogEncoding), bare or as the `istio` ConfigMap.
+    /// Istio's MeshConfig (accessLogFile, accessLogEncoding, defaultConfig.gatewayTopology), bare or as the `istio`
+    /// ConfigMap. Read once, at the start.
     #[arg(long, env = "GATEWAY_MESH_CONFIG")]
     mesh_config: Option<PathBuf>,
     /// Write an access log to standard output.
@@ -122,7 +126,8 @@ fn options(args: Args) -> anyhow::Result<app::Options> {
         version: label(&["version"]),
         cluster: std::env::var("ISTIO_META_CLUSTER_ID").unwrap_or_default(),
     };
-    let access_log = access_log(&args)?;
+    let mesh = args.mesh_config.as_deref().map(MeshConfig::read).transpose()?.unwrap_or_default();
+    let access_log = access_log(&args, &mesh);
     Ok(app::Options {
         files: args.config.files.clone(),
         workers: args.workers.map_or(cores, usize::from),
@@ -140,18 +145,15 @@ fn options(args: Args) -> anyhow::Result<app::Options> {
         },
         telemetry: TelemetryOptions { identity, build_tag: String::new(), hostname: hostname.clone(), access_log },
         log_filter: None,
-        identity: Identity { hostname, instance_ip: args.instance_ip },
+        identity: Identity { hostname, instance_ip: args.instance_ip, topology: topology(&mesh.gateway_topology) },
         config,
         limits: crate::plugins::Limits::default(),
     })
 }
 
 /// The flag wins over the mesh's configuration; without either there is no access log, as in Istio.
-fn access_log(args: &Args) -> anyhow::Result<Option<AccessLogOptions>> {
-    let mut log = match &args.mesh_config {
-        Some(path) => MeshConfig::read(path)?.access_log(),
-        None => None,
-    };
+fn access_log(args: &Args, mesh: &MeshConfig) -> Option<AccessLogOptions> {
+    let mut log = mesh.access_log();
     if let Some(format) = args.access_log {
         let format = match format {
             AccessLogFormat::Text => LogFormat::Text,
@@ -160,7 +162,21 @@ fn access_log(args: &Args) -> anyhow::Result<Option<AccessLogOptions>> {
         let sink = log.map_or(LogSink::Stdout, |log: AccessLogOptions| log.sink);
         log = Some(AccessLogOptions { format, sink, ..AccessLogOptions::default() });
     }
-    Ok(log)
+    log
+}
+
+fn topology(mesh: &GatewayTopology) -> Topology {
+    Topology {
+        trusted_proxies: mesh.num_trusted_proxies,
+        proxy_protocol: mesh.proxy_protocol,
+        client_certificate: match mesh.forward_client_cert {
+            ForwardClientCert::SanitizeSet => ForwardClientCertificate::SanitizeSet,
+            ForwardClientCert::Sanitize => ForwardClientCertificate::Sanitize,
+            ForwardClientCert::ForwardOnly => ForwardClientCertificate::ForwardOnly,
+            ForwardClientCert::AppendForward => ForwardClientCertificate::AppendForward,
+            ForwardClientCert::AlwaysForwardOnly => ForwardClientCertificate::AlwaysForwardOnly,
+        },
+    }
 }
 
 fn default_data_dir() -> PathBuf {

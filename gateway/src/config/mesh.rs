@@ -1,8 +1,11 @@
-//! Istio's MeshConfig, as far as it concerns a gateway now: the access log.
+//! Istio's MeshConfig, as far as it concerns a gateway now: the access log, and what stands in front of the gateway.
 
 use std::{fs, path::Path};
 
-use super::yaml::{self, Value};
+use super::{
+    topology::{FIELD, GatewayTopology},
+    yaml::{self, Value},
+};
 use crate::telemetry::{AccessLogOptions, LogFormat, LogSink};
 
 /// What `--mesh-config` says.
@@ -12,6 +15,8 @@ pub struct MeshConfig {
     pub access_log_file: String,
     /// `accessLogEncoding` and `accessLogFormat`.
     pub access_log_format: LogFormat,
+    /// `defaultConfig.gatewayTopology`
+    pub gateway_topology: GatewayTopology,
 }
 
 /// Why a mesh configuration cannot be used.
@@ -81,7 +86,15 @@ impl MeshConfig {
             }
         };
         access_log_format.check().map_err(|errors| (line("accessLogFormat"), format!("accessLogFormat: {errors}")))?;
-        Ok(Self { access_log_file: text("accessLogFile")?, access_log_format })
+        let topology = document.value.get("defaultConfig").and_then(|config| config.get("gatewayTopology"));
+        let gateway_topology = match topology {
+            None | Some(Value::Null) => GatewayTopology::default(),
+            Some(topology) => {
+                let field = |path: &str| (line(&format!("{FIELD}.{path}")), format!("{FIELD}.{path}"));
+                GatewayTopology::parse(topology, field)?
+            }
+        };
+        Ok(Self { access_log_file: text("accessLogFile")?, access_log_format, gateway_topology })
     }
 
     /// The access log that is wanted.

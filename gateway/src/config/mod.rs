@@ -33,6 +33,7 @@ mod resources;
 pub mod source;
 mod store;
 mod surroundings;
+pub mod topology;
 mod validate;
 pub(crate) mod yaml;
 

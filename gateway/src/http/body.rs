@@ -13,7 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
-use super::{grpc_messages::GrpcMessages, plugins::FilteredBody, record::Record, retry::Replay, upgrade};
+use super::{grpc_messages::GrpcMessages, plugins::FilteredBody, record::Record, retry::Replay, trailers, upgrade};
 use crate::{
     telemetry::ResponseFlags,
     upstream::{self, BodyError},
@@ -71,9 +71,12 @@ impl Body for ClientBody {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let polled = Pin::new(&mut self.incoming).poll_frame(cx);
-        match &polled {
+        let mut polled = Pin::new(&mut self.incoming).poll_frame(cx);
+        match &mut polled {
             Poll::Ready(Some(Ok(frame))) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    trailers::clean(trailers);
+                }
                 if let Some(data) = frame.data_ref() {
                     self.seen.read(data);
                 }
@@ -152,7 +155,15 @@ impl Body for Source {
         match &mut *self {
             Self::Local(bytes) if bytes.is_empty() => Poll::Ready(None),
             Self::Local(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Self::Upstream(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Self::Upstream(body) => {
+                let mut polled = Pin::new(body).poll_frame(cx);
+                if let Poll::Ready(Some(Ok(frame))) = &mut polled
+                    && let Some(trailers) = frame.trailers_mut()
+                {
+                    trailers::clean(trailers);
+                }
+                polled.map_err(Into::into)
+            }
             Self::Filtered(body) => Pin::new(&mut **body).poll_frame(cx),
         }
     }

@@ -22,11 +22,15 @@ use super::{
     client_io::ClientIo,
     handshake::{self, Shaken},
     limits,
+    proxy_protocol::{self, Refused, Said},
     secured::Secured,
     service::{self, Aborted},
     upgrade::Switch,
 };
-use crate::net::{LocalExecutor, Stream};
+use crate::{
+    net::{LocalExecutor, Stream},
+    telemetry::Limit,
+};
 
 /// First bytes of HTTP/2 with prior knowledge (RFC 9113 3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -54,6 +58,9 @@ pub(super) struct Connection {
 /// A connection that has told which protocol it speaks.
 struct Opened {
     stream: Stream,
+    /// The client, and where it connected to.
+    remote: SocketAddr,
+    local: SocketAddr,
     /// What was read to tell.
     prefix: Bytes,
     http2: bool,
@@ -71,8 +78,9 @@ pub(crate) async fn serve(stream: TcpStream, remote: SocketAddr, port: Rc<Port>,
     counters.downstream_connections_total.inc();
     let activity = Activity::new(worker.clock.clone());
     let entry = worker.connections.enter(&activity, &port);
-    let opened = with_orders(&activity, false, pin!(open(stream, &port, &activity, &worker)), |_| {}).await;
-    if let Some(Some(Opened { stream, prefix, http2, secured })) = opened {
+    let peers = (remote, local);
+    let opened = with_orders(&activity, false, pin!(open(stream, peers, &port, &activity, &worker)), |_| {}).await;
+    if let Some(Some(Opened { stream, remote, local, prefix, http2, secured })) = opened {
         let connection = Rc::new(Connection {
             remote,
             local,
@@ -93,11 +101,18 @@ pub(crate) async fn serve(stream: TcpStream, remote: SocketAddr, port: Rc<Port>,
 }
 
 /// Finds out what is spoken, inside TLS where the listener wants that. `None`: the client is gone, or turned away.
-async fn open(tcp: TcpStream, port: &Port, activity: &Activity, worker: &Worker) -> Option<Opened> {
+async fn open(
+    mut tcp: TcpStream,
+    peers: (SocketAddr, SocketAddr),
+    port: &Port,
+    activity: &Activity,
+    worker: &Worker,
+) -> Option<Opened> {
+    let (remote, local) = introduce(&mut tcp, peers, worker).await?;
     if port.serving().listener.tls.is_none() {
         let mut stream = Stream::Plain(tcp);
         let (prefix, http2) = sniff(&mut stream).await.ok()?;
-        return Some(Opened { stream, prefix, http2, secured: None });
+        return Some(Opened { stream, remote, local, prefix, http2, secured: None });
     }
     activity.begin_handshake();
     // In a box, so that connections without TLS do not carry its room.
@@ -107,7 +122,36 @@ async fn open(tcp: TcpStream, port: &Port, activity: &Activity, worker: &Worker)
         Some(http2) => (Bytes::new(), http2),
         None => sniff(&mut stream).await.ok()?,
     };
-    Some(Opened { stream, prefix, http2, secured: Some(secured) })
+    Some(Opened { stream, remote, local, prefix, http2, secured: Some(secured) })
+}
+
+/// The client and where it connected to: as the socket says, or as a load balancer in between says where that is wanted.
+/// `None`: the connection is not served.
+async fn introduce(
+    stream: &mut TcpStream,
+    (remote, local): (SocketAddr, SocketAddr),
+    worker: &Worker,
+) -> Option<(SocketAddr, SocketAddr)> {
+    // An IPv4 client of a listener on `::` is an IPv4 client.
+    let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+    let as_connected = Some((canonical(remote), canonical(local)));
+    if !worker.identity.topology.proxy_protocol {
+        return as_connected;
+    }
+    match proxy_protocol::read(stream).await {
+        Ok(Said::Nothing) => as_connected,
+        Ok(Said::Addresses { client, destination }) => Some((canonical(client), canonical(destination))),
+        Err(refused) => {
+            let counters = worker.telemetry.counters();
+            match &refused {
+                Refused::Malformed(_) => counters.downstream_protocol_errors.inc(),
+                Refused::TooLarge => counters.limit_exceeded(Limit::ProxyHeaderBytes),
+                Refused::Io(_) => {}
+            }
+            tracing::debug!(peer = %remote, %refused, "a connection is not served");
+            None
+        }
+    }
 }
 
 /// Reads just enough to tell HTTP/2 from HTTP/1. Returns what was read.

@@ -53,13 +53,14 @@ pub(super) enum Failed {
 /// The context of header values that contain operators.
 pub(super) fn template_context<'a>(
     connection: &'a Connection,
+    record: &Record,
     version: Version,
     head: Option<&'a RequestHead>,
     route: &'a PinnedRoute,
     upstream: Option<SocketAddr>,
 ) -> TemplateContext<'a> {
     TemplateContext {
-        remote: connection.remote,
+        remote: record.client,
         local: connection.local,
         protocol: super::record::protocol(version),
         method: head.map_or("", |head| head.method.as_str()),
@@ -87,7 +88,7 @@ pub(super) async fn send(
     }
     let (cluster, counted) = route.destinations.get(index).and_then(Option::as_ref).ok_or_else(no_cluster)?;
     record.destination = Rc::clone(counted);
-    edit(connection, version, &mut head, route, forward, destination)?;
+    edit(connection, record, version, &mut head, route, forward, destination)?;
 
     let counters = connection.worker.telemetry.counters();
     let protocol = match body {
@@ -258,6 +259,7 @@ fn choose(forward: &Forward) -> Option<(usize, &Destination)> {
 /// Rewrites and header edits of the route.
 fn edit(
     connection: &Connection,
+    record: &Record,
     version: Version,
     head: &mut RequestHead,
     route: &PinnedRoute,
@@ -272,7 +274,7 @@ fn edit(
         let host = headers.get(header::HOST).cloned();
         let context = TemplateContext {
             authority: host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default(),
-            ..template_context(connection, version, Some(head), route, None)
+            ..template_context(connection, record, version, Some(head), route, None)
         };
         for ops in ops {
             ops.apply(&mut headers, &context);

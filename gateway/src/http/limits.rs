@@ -16,6 +16,8 @@ pub const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 pub const DRAIN_HEAD_TIMEOUT: Duration = Duration::from_secs(2);
 /// A connection without a request: closed.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60 * 60);
+/// Bytes of a PROXY protocol header. Only its addresses are kept; the rest is skipped.
+pub const PROXY_HEADER_BYTES: usize = 4096;
 /// Silence on an upgraded connection (WebSocket) of which one side has ended: it is closed.
 pub const UPGRADE_HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(60);
 /// Requests at once on an HTTP/2 connection: more are refused.

@@ -3,16 +3,20 @@
 //! | file | what happens |
 //! |---|---|
 //! | `connection` | one client connection: HTTP/1.1 or HTTP/2 |
+//! | `proxy_protocol` | what a load balancer says about its client |
 //! | `handshake`, `secured` | TLS: which server it is for, who the client is, which hosts it may ask for |
 //! | `client_io` | its bytes |
 //! | `activity` | how long it has been quiet, how it is told to end |
 //! | `service` | one request, from its head to the response that hyper writes |
-//! | `request` | the head is checked and normalised; forwarding headers are set |
+//! | `request` | the head is checked and normalised |
+//! | `host` | which host it is for |
+//! | `forwarded` | who the client is, and what upstreams are told about it |
 //! | `plugins` | request callbacks of the listener's plugins, and later the response callbacks in reverse |
 //! | `route` | the virtual host and route, looked for after the plugins' request callbacks, which may change the head |
 //! | `forward` | endpoint, rewrite, header edits, sending |
 //! | `retry` | trying again, and what is kept for it |
 //! | `reply`, `redirect` | answers that need no upstream |
+//! | `trailers` | what may follow a body |
 //! | `body` | bodies both ways, with back-pressure |
 //! | `upgrade` | a WebSocket: what is asked, and the tunnel that the connection becomes |
 //! | `log_headers` | headers that the access log shows |
@@ -26,11 +30,14 @@ mod body;
 mod client_io;
 mod connection;
 mod forward;
+mod forwarded;
 mod grpc_messages;
 mod handshake;
+mod host;
 pub mod limits;
 mod log_headers;
 mod plugins;
+mod proxy_protocol;
 mod record;
 mod redirect;
 mod reply;
@@ -40,12 +47,14 @@ mod route;
 mod secured;
 mod service;
 mod serving;
+mod trailers;
 mod upgrade;
 
 /// What clusters with limits use; the same for all workers.
 pub(crate) use crate::upstream::Usage;
 pub(crate) use activity::Connections;
 pub(crate) use connection::serve;
+pub use forwarded::{ForwardClientCertificate, Topology};
 pub(crate) use plugins::{PluginSet, Prepared, SpareOrder};
 pub use serving::Identity;
 pub(crate) use serving::{Config, Port, Worker};

@@ -21,6 +21,8 @@ pub(super) struct Record {
     connection: Rc<Connection>,
     started: Instant,
     grpc: bool,
+    /// The client's address; behind trusted proxies not that of the connection.
+    pub(super) client: SocketAddr,
     /// Status sent to the client; 0 as long as none was.
     pub(super) code: u16,
     pub(super) flags: ResponseFlags,
@@ -88,6 +90,7 @@ impl Record {
         Self {
             started: Instant::now(),
             grpc,
+            client: connection.remote,
             code: 0,
             flags: ResponseFlags::NONE,
             details: Cow::Borrowed(""),
@@ -107,9 +110,10 @@ impl Record {
     }
 
     /// The head was accepted: the forwarding headers are in it now. `bytes` is the size of the client's headers.
-    pub(super) fn admitted(&mut self, head: &RequestHead, bytes: u64) {
+    pub(super) fn admitted(&mut self, head: &RequestHead, bytes: u64, client: Option<SocketAddr>) {
         let line = head.method.as_str().len() + head.target.as_str().len() + "  HTTP/1.1\r\n".len();
         self.request_head_bytes = bytes + (line + 2) as u64;
+        self.client = client.unwrap_or(self.client);
         if let (Some(log), Some(wanted)) = (&mut self.log, &self.connection.worker.log_headers) {
             wanted.copy_request(&head.headers, &mut log.headers);
         }
@@ -225,7 +229,7 @@ impl Drop for Record {
                 upstream_cluster: log.cluster.as_deref().unwrap_or_default(),
                 upstream_local_address: log.upstream_local,
                 downstream_local_address: Some(self.connection.local),
-                downstream_remote_address: Some(self.connection.remote),
+                downstream_remote_address: Some(self.client),
                 requested_server_name: self
                     .connection
                     .secured

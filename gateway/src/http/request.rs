@@ -1,22 +1,22 @@
-//! The head of a request: checked, brought into one normal form, and given its forwarding headers.
+//! The head of a request: checked and brought into one normal form.
 //!
 //! The form that leaves here is what routes match, plugins see and upstreams get: path normalised, `host`
 //! always present and in the header map, hop-by-hop and internal headers gone. What hyper cannot tell any
 //! more (both framing headers, bare line feeds, …) is the business of a guard in front of hyper.
 
+use std::net::SocketAddr;
+
+use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header,
-    request::Parts,
-    uri::{Authority, PathAndQuery},
+    HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header, request::Parts, uri::PathAndQuery,
 };
 use proxy_wasm_host::{RequestHead, Scheme};
 use smallvec::SmallVec;
 
 use super::{
     connection::Connection,
-    limits,
+    forwarded, host, limits,
     reply::Reply,
-    secured::Secured,
     upgrade::{self, Asked},
 };
 use crate::telemetry::ResponseFlags;
@@ -24,8 +24,7 @@ use crate::telemetry::ResponseFlags;
 pub(super) static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(super) static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub(super) static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-static X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
-static X_ENVOY_EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
+const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 
 /// Methods that are passed on (those that Envoy's HTTP/1 codec knows). TRACE and CONNECT are answered.
 const EXTENSION_METHODS: &[&str] = &[
@@ -63,6 +62,8 @@ pub(super) struct Admitted {
     pub(super) bytes: u64,
     /// Whether the client wants a WebSocket; the head says so, too.
     pub(super) upgrade: bool,
+    /// The client's address, if a trusted proxy named it.
+    pub(super) client: Option<SocketAddr>,
 }
 
 /// Checks and normalises a head.
@@ -75,7 +76,7 @@ pub(super) fn admit(parts: Parts, connection: &Connection) -> Result<Admitted, B
     }
     check_method(&method)?;
     let uri = uri.into_parts();
-    set_host(&mut headers, uri.authority.as_ref(), version)?;
+    host::set(&mut headers, uri.authority.as_ref(), version)?;
     let target = match uri.path_and_query {
         Some(target) if method == Method::OPTIONS && target.as_str() == "*" => {
             drop(target);
@@ -85,10 +86,10 @@ pub(super) fn admit(parts: Parts, connection: &Connection) -> Result<Admitted, B
         // Absolute form without a path.
         None => PathAndQuery::from_static("/"),
     };
-    let (bytes, upgrade) = clean(&mut headers, &method)?;
-    set_forwarding_headers(&mut headers, connection);
-    let scheme = if connection.secured.is_some() { Scheme::Https } else { Scheme::Http };
-    Ok(Admitted { head: RequestHead { method, target, scheme, headers }, bytes, upgrade })
+    let own = if connection.secured.is_some() { Scheme::Https } else { Scheme::Http };
+    let (bytes, upgrade) = clean(&mut headers, &method, forwarded::keeps_certificate(connection))?;
+    let forwarded::Forwarded { client, scheme } = forwarded::set(&mut headers, own, connection);
+    Ok(Admitted { head: RequestHead { method, target, scheme, headers }, bytes, upgrade, client })
 }
 
 fn check_method(method: &Method) -> Result<(), Box<Reply>> {
@@ -103,59 +104,6 @@ fn check_method(method: &Method) -> Result<(), Box<Reply>> {
         _ if EXTENSION_METHODS.contains(&method.as_str()) => Ok(()),
         _ => Err(Reply::bad_request("http1.codec_error")),
     }
-}
-
-/// Exactly one valid host, in the header map. An absolute target and HTTP/2's `:authority` win over the
-/// header, which must then agree or be absent in HTTP/2 (RFC 9112 3.2.2, RFC 9113 8.3.1).
-fn set_host(headers: &mut HeaderMap, authority: Option<&Authority>, version: Version) -> Result<(), Box<Reply>> {
-    let mut values = headers.get_all(header::HOST).iter();
-    let (first, second) = (values.next(), values.next());
-    if second.is_some() {
-        return Err(Reply::bad_request("http1.codec_error"));
-    }
-    if let Some(authority) = authority {
-        let name = authority.as_str();
-        if version == Version::HTTP_2
-            && first.is_some_and(|host| !host.as_bytes().eq_ignore_ascii_case(name.as_bytes()))
-        {
-            return Err(Reply::bad_request("http2.conflicting_host"));
-        }
-        if first.is_none_or(|host| host.as_bytes() != name.as_bytes()) {
-            let value = HeaderValue::try_from(name).map_err(|_| Reply::bad_request("invalid_host"))?;
-            headers.insert(header::HOST, value);
-        }
-    }
-    match headers.get(header::HOST) {
-        None => Err(Reply::bad_request("missing_host_header")),
-        Some(host) if is_authority(host.as_bytes()) => Ok(()),
-        Some(_) => Err(Reply::bad_request("invalid_host")),
-    }
-}
-
-/// `host [ ":" port ]` without user information (RFC 3986 3.2). Names are as long as DNS allows.
-fn is_authority(text: &[u8]) -> bool {
-    let (host, port) = match text {
-        [b'[', rest @ ..] => {
-            let Some(end) = rest.iter().position(|byte| *byte == b']') else { return false };
-            let (address, behind) = rest.split_at(end);
-            let valid = str::from_utf8(address).is_ok_and(|text| text.parse::<std::net::Ipv6Addr>().is_ok());
-            match (valid, &behind[1..]) {
-                (true, []) => return true,
-                (true, [b':', port @ ..]) => (b"v6".as_slice(), port),
-                _ => return false,
-            }
-        }
-        _ => match text.iter().position(|byte| *byte == b':') {
-            Some(colon) => (&text[..colon], &text[colon + 1..]),
-            None => (text, b"".as_slice()),
-        },
-    };
-    let name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=%".contains(byte);
-    !host.is_empty()
-        && host.len() <= 255
-        && host.iter().all(name)
-        && port.len() <= 5
-        && port.iter().all(u8::is_ascii_digit)
 }
 
 /// Istio's BASE normalisation: dot segments resolved, `\` becomes `/`, escapes of unreserved characters are
@@ -235,28 +183,31 @@ fn normal_path(path: &str) -> Option<String> {
 /// Removes headers that belong to one connection or that only we may set, in one pass over the names.
 /// Returns the size of all fields as they arrived, and whether a WebSocket is wanted. An upgrade that we do not do is
 /// answered.
-fn clean(headers: &mut HeaderMap, method: &Method) -> Result<(u64, bool), Box<Reply>> {
+fn clean(headers: &mut HeaderMap, method: &Method, keep_certificate: bool) -> Result<(u64, bool), Box<Reply>> {
     if headers.len() > limits::MAX_HEADERS {
         return Err(too_large("http2.too_many_headers"));
     }
     let mut bytes = 0;
     let mut gone: SmallVec<[HeaderName; 8]> = SmallVec::new();
-    let mut upgrades = false;
+    let (mut upgrades, mut cookies, mut te_trailers) = (false, 0, false);
     for (name, value) in headers.iter() {
         bytes += name.as_str().len() + value.len() + 4;
         match name.as_str() {
             "connection" => {
                 upgrades |= named_by_connection(value, &mut gone);
             }
-            "keep-alive"
-            | "proxy-connection"
-            | "transfer-encoding"
-            | "upgrade"
-            | "http2-settings"
-            | "expect"
-            | "x-forwarded-client-cert" => {}
-            "te" if value.as_bytes().eq_ignore_ascii_case(b"trailers") => continue,
-            "te" => {}
+            "keep-alive" | "proxy-connection" | "transfer-encoding" | "upgrade" | "http2-settings" => {}
+            // hyper answers it with 100 as soon as somebody wants the body.
+            "expect" if value.as_bytes().eq_ignore_ascii_case(b"100-continue") => {}
+            "expect" => return Err(expectation_failed()),
+            "x-forwarded-client-cert" if keep_certificate => continue,
+            "x-forwarded-client-cert" => {}
+            // One hop only, but for this.
+            "te" => te_trailers |= tokens(value).any(|token| token.eq_ignore_ascii_case(b"trailers")),
+            "cookie" => {
+                cookies += 1;
+                continue;
+            }
             "referer" if is_private_referer(value.as_bytes()) => {}
             name if name.starts_with("x-envoy-") => {}
             _ => continue,
@@ -272,6 +223,12 @@ fn clean(headers: &mut HeaderMap, method: &Method) -> Result<(u64, bool), Box<Re
     }
     for name in gone {
         headers.remove(name);
+    }
+    if te_trailers {
+        headers.insert(header::TE, TRAILERS);
+    }
+    if cookies > 1 {
+        join_cookies(headers);
     }
     if asked == Asked::WebSocket {
         upgrade::mark(headers);
@@ -289,7 +246,7 @@ fn too_large(details: &'static str) -> Box<Reply> {
 /// Returns whether it asks for an upgrade.
 pub(super) fn named_by_connection(value: &HeaderValue, gone: &mut SmallVec<[HeaderName; 8]>) -> bool {
     let mut upgrades = false;
-    for token in value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+    for token in tokens(value) {
         if token.eq_ignore_ascii_case(b"upgrade") {
             upgrades = true;
         } else if let Ok(name) = HeaderName::from_bytes(token)
@@ -304,43 +261,36 @@ pub(super) fn named_by_connection(value: &HeaderValue, gone: &mut SmallVec<[Head
     upgrades
 }
 
+/// The members of a list.
+fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
+}
+
+/// HTTP/2 may send a cookie in crumbs, which only together are the header that everybody else knows (RFC 9113 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut whole = Vec::new();
+    for crumb in headers.get_all(header::COOKIE) {
+        if !whole.is_empty() {
+            whole.extend_from_slice(b"; ");
+        }
+        whole.extend_from_slice(crumb.as_bytes());
+    }
+    // Parts of header values make a header value; were it not so, the first would stay.
+    if let Ok(whole) = HeaderValue::from_maybe_shared(Bytes::from(whole)) {
+        headers.insert(header::COOKIE, whole);
+    }
+}
+
+fn expectation_failed() -> Box<Reply> {
+    Reply::new(StatusCode::EXPECTATION_FAILED, "unknown_expectation", ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR)
+        .with_body("Expectation Failed")
+        .closing()
+}
+
 /// User information or a fragment does not belong into a referer (Envoy drops the header).
 fn is_private_referer(value: &[u8]) -> bool {
     let authority = value.splitn(4, |byte| *byte == b'/').nth(2).unwrap_or_default();
     value.contains(&b'#') || authority.contains(&b'@')
-}
-
-fn set_forwarding_headers(headers: &mut HeaderMap, connection: &Connection) {
-    let peer = &connection.forwarded_for;
-    let chain = match headers.get(&X_FORWARDED_FOR) {
-        None => peer.clone(),
-        Some(_) => {
-            let mut chain = Vec::new();
-            for value in headers.get_all(&X_FORWARDED_FOR) {
-                chain.extend_from_slice(value.as_bytes());
-                chain.push(b',');
-            }
-            chain.extend_from_slice(peer.as_bytes());
-            HeaderValue::from_maybe_shared(bytes::Bytes::from(chain)).unwrap_or_else(|_| peer.clone())
-        }
-    };
-    headers.insert(&X_FORWARDED_FOR, chain);
-    let scheme = if connection.secured.is_some() { "https" } else { "http" };
-    headers.insert(&X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
-    if let Some(certificate) = connection.secured.as_ref().and_then(Secured::forwarded_client_cert) {
-        headers.insert(&X_FORWARDED_CLIENT_CERT, certificate.clone());
-    }
-    headers.insert(&X_ENVOY_EXTERNAL_ADDRESS, peer.clone());
-    headers.insert(&X_REQUEST_ID, request_id());
-}
-
-/// A random UUID (version 4). It need not be secret, only unique.
-fn request_id() -> HeaderValue {
-    let id = uuid::Builder::from_random_bytes(fastrand::u128(..).to_ne_bytes()).into_uuid();
-    let mut text = uuid::Uuid::encode_buffer();
-    let text = id.hyphenated().encode_lower(&mut text);
-    // A UUID is a legal header value; the fallback is never taken.
-    HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static("-"))
 }
 
 #[cfg(test)]
@@ -390,59 +340,12 @@ mod tests {
         }
     }
 
-    #[test]
-    fn hosts_are_checked() {
-        for host in ["a", "a.example.com", "a:80", "1.2.3.4:8080", "[::1]", "[2001:db8::1]:443", "a_b"] {
-            assert!(is_authority(host.as_bytes()), "{host}");
-        }
-        for host in [
-            "",
-            ":80",
-            "a b",
-            "a@b",
-            "a,b",
-            "a/b",
-            "a:80x",
-            "a:123456",
-            "[::1",
-            "[x]",
-            "[::1]x",
-            "a:1:2",
-            "[fe80::1%25eth0]",
-            "a\u{e9}",
-        ] {
-            assert!(!is_authority(host.as_bytes()), "{host}");
-        }
-        assert!(!is_authority("a".repeat(256).as_bytes()));
-    }
-
     fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         let mut map = HeaderMap::new();
         for (name, value) in pairs {
             map.append(*name, HeaderValue::from_static(value));
         }
         map
-    }
-
-    #[test]
-    fn one_host_and_only_one() {
-        let http1 = |pairs: &[(&'static str, &'static str)], authority: Option<&'static str>| {
-            let mut headers = map(pairs);
-            let authority = authority.map(Authority::from_static);
-            set_host(&mut headers, authority.as_ref(), Version::HTTP_11)
-                .map(|()| headers[header::HOST].to_str().unwrap().to_owned())
-                .ok()
-        };
-        assert_eq!(http1(&[("host", "a.com")], None).unwrap(), "a.com");
-        assert_eq!(http1(&[("host", "a.com")], Some("b.com:1")).unwrap(), "b.com:1");
-        assert_eq!(http1(&[], None), None);
-        assert_eq!(http1(&[("host", "a"), ("host", "a")], None), None);
-        assert_eq!(http1(&[("host", "")], None), None);
-        let mut headers = map(&[("host", "b.com")]);
-        assert!(set_host(&mut headers, Some(&Authority::from_static("a.com")), Version::HTTP_2).is_err());
-        let mut headers = HeaderMap::new();
-        assert!(set_host(&mut headers, Some(&Authority::from_static("a.com")), Version::HTTP_2).is_ok());
-        assert_eq!(headers[header::HOST], "a.com");
     }
 
     #[test]
@@ -461,7 +364,7 @@ mod tests {
             ("referer", "http://u:p@c/"),
             ("accept", "*/*"),
         ]);
-        clean(&mut headers, &Method::GET).unwrap();
+        clean(&mut headers, &Method::GET, false).unwrap();
         let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["accept", "host", "x-forwarded-host"]);
@@ -469,10 +372,38 @@ mod tests {
 
     #[test]
     fn upgrades_are_answered_but_h2c_is_ignored() {
-        assert!(clean(&mut map(&[("connection", "upgrade"), ("upgrade", "foo")]), &Method::GET).is_err());
+        assert!(clean(&mut map(&[("connection", "upgrade"), ("upgrade", "foo")]), &Method::GET, false).is_err());
         let mut h2c = map(&[("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c"), ("http2-settings", "x")]);
-        clean(&mut h2c, &Method::GET).unwrap();
+        clean(&mut h2c, &Method::GET, false).unwrap();
         assert!(h2c.is_empty());
+    }
+
+    #[test]
+    fn crumbs_make_a_cookie() {
+        let mut headers = map(&[("cookie", "a=1"), ("accept", "*/*"), ("cookie", "b=2; c=3"), ("cookie", "d")]);
+        clean(&mut headers, &Method::GET, false).unwrap();
+        assert_eq!(headers.get_all(header::COOKIE).iter().collect::<Vec<_>>(), ["a=1; b=2; c=3; d"]);
+    }
+
+    #[test]
+    fn only_trailers_may_be_wanted_of_the_next_hop() {
+        for (value, expected) in
+            [("trailers", Some("trailers")), ("gzip, Trailers;q=0.5, trailers", Some("trailers")), ("deflate", None)]
+        {
+            let mut headers = map(&[("te", value), ("connection", "te")]);
+            clean(&mut headers, &Method::GET, false).unwrap();
+            assert_eq!(headers.get("te").map(|value| value.to_str().unwrap()), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn expectations_are_known_ones() {
+        let of = |value: &'static str| {
+            let mut headers = map(&[("expect", value)]);
+            clean(&mut headers, &Method::POST, false).map(|_| headers.is_empty())
+        };
+        assert!(of("100-Continue").unwrap());
+        assert_eq!(of("200-maybe").unwrap_err().status, 417);
     }
 
     #[test]
@@ -481,13 +412,6 @@ mod tests {
         for number in 0..101 {
             headers.append(HeaderName::try_from(format!("x-{number}")).unwrap(), HeaderValue::from_static("v"));
         }
-        assert_eq!(clean(&mut headers, &Method::GET).unwrap_err().status, 431);
-    }
-
-    #[test]
-    fn request_ids_are_uuids() {
-        let one = request_id();
-        assert_eq!(uuid::Uuid::try_parse_ascii(one.as_bytes()).unwrap().get_version_num(), 4);
-        assert_ne!(one, request_id());
+        assert_eq!(clean(&mut headers, &Method::GET, false).unwrap_err().status, 431);
     }
 }

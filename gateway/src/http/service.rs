@@ -19,6 +19,7 @@ use super::{
     reply::{self, Reply},
     request, route, secured,
     serving::{PinnedRoute, Serving},
+    trailers,
     upgrade::{self, Switch, Upgraded},
 };
 use crate::{
@@ -79,8 +80,8 @@ pub(super) async fn serve(
             count_rejection(&stream, &rejected);
             stream.local(rejected)
         }
-        Ok(request::Admitted { head, bytes, upgrade }) => {
-            stream.record.admitted(&head, bytes);
+        Ok(request::Admitted { head, bytes, upgrade, client }) => {
+            stream.record.admitted(&head, bytes, client);
             let serving = stream.connection.port.serving();
             if let Some(misdirected) = secured::misdirected(&stream.connection, &serving, &head) {
                 stream.local(misdirected)
@@ -122,7 +123,7 @@ impl Stream {
     async fn filtered(&mut self, serving: &Serving, head: RequestHead, incoming: Incoming) -> Result<Outcome, Aborted> {
         let has_body = !incoming.is_end_stream();
         let upgrade = upgrade::is_marked(&head.headers);
-        let filters = Filters::open(&serving.plugins, &self.connection, self.version, head);
+        let filters = Filters::open(&serving.plugins, &self.connection, self.record.client, self.version, head);
         self.filters = Some(Rc::clone(&filters));
         self.record.filters = Some(Rc::clone(&filters));
         let outcome = match self.request_callbacks(&filters, incoming, has_body).await {
@@ -235,7 +236,7 @@ impl Stream {
         if !ops.is_empty() {
             ops.apply(
                 &mut outcome.head.headers,
-                &template_context(&self.connection, self.version, Some(head), route, None),
+                &template_context(&self.connection, &self.record, self.version, Some(head), route, None),
             );
         }
         outcome
@@ -260,6 +261,9 @@ impl Stream {
             // A response without a body carries its status in the head.
             self.record.grpc_status =
                 head.headers.get("grpc-status").and_then(|value| value.to_str().ok()?.parse().ok());
+            if self.version < Version::HTTP_2 {
+                trailers::announce_grpc(&mut head.headers);
+            }
         }
         let levels = [
             match &route.route.action {
@@ -269,7 +273,7 @@ impl Stream {
             Some(&route.route.response_headers),
         ];
         for ops in levels.into_iter().flatten().filter(|ops| !ops.is_empty()) {
-            let context = template_context(&self.connection, self.version, None, route, Some(endpoint));
+            let context = template_context(&self.connection, &self.record, self.version, None, route, Some(endpoint));
             ops.apply(&mut head.headers, &context);
         }
         if let Some(filters) = &self.filters {

@@ -11,7 +11,7 @@ use std::{
 use http::HeaderValue;
 
 use super::{
-    Cluster, Connections,
+    Cluster, Connections, Topology,
     log_headers::LogHeaders,
     plugins::{Link, PluginSet},
 };
@@ -29,6 +29,8 @@ pub struct Identity {
     pub hostname: String,
     /// Address of this pod. Envoy puts it into `x-forwarded-for` for clients on the loopback interface.
     pub instance_ip: Option<IpAddr>,
+    /// What stands between clients and us.
+    pub topology: Topology,
 }
 
 impl Identity {

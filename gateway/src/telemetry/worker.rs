@@ -206,6 +206,7 @@ limits! {
     RequestBodyTime "request_body_time" "The body of a request made no progress";
     ResponseWriteTime "response_write_time" "The client does not read the response";
     RequestTime "request_time" "The request exceeded the timeout of its route";
+    ProxyHeaderBytes "proxy_header_bytes" "A PROXY protocol header is too long";
     UpgradeHalfClosedTime "upgrade_half_closed_time" "One side of an upgraded connection has ended and the other was silent";
     Http2Streams "http2_streams" "Too many concurrent streams on one connection";
     Http2Frames "http2_frames" "A client floods a connection with frames";

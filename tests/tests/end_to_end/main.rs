@@ -14,5 +14,6 @@ mod protocols;
 mod retries;
 mod routes;
 mod tls;
+mod topology;
 mod upgrades;
 mod uploads;

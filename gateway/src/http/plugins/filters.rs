@@ -44,12 +44,13 @@ impl Filters {
     pub(in crate::http) fn open(
         chain: &[Link],
         connection: &Connection,
+        client: SocketAddr,
         version: Version,
         head: RequestHead,
     ) -> Rc<Self> {
         let mut exchange = Exchange::new(head);
         let properties = &mut exchange.properties;
-        properties.source = Some(connection.remote);
+        properties.source = Some(client);
         properties.destination = Some(connection.local);
         properties.connection_id = Some(connection.id);
         properties.tls = connection.secured.as_ref().map(|secured| Arc::clone(secured.facts()));
