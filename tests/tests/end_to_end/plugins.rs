@@ -11,6 +11,7 @@ mod observed;
 mod pauses;
 mod replacement;
 mod replies;
+mod rewrite_body;
 
 /// Sends a `GET` with these header lines and reads the response.
 async fn get(client: &mut RawClient, path: &str, headers: &str) -> RawResponse {
