@@ -20,7 +20,7 @@ pub(crate) struct Rules(Vec<Rule>);
 /// One rule.
 pub(crate) enum Rule {
     Literal { find: Finder<'static>, replace: Vec<u8> },
-    Regex { find: Pattern, replace: Replacement },
+    Regex { find: Box<Pattern>, replace: Replacement },
 }
 
 /// What a pattern is replaced by.
@@ -65,7 +65,7 @@ impl Rule {
     /// A rule for a regular expression on bytes.
     pub(crate) fn regex(find: &str, replace: &str) -> Result<Rule, String> {
         let find = Pattern::new(find)?;
-        Ok(Rule::Regex { replace: Replacement::parse(replace, &find)?, find })
+        Ok(Rule::Regex { replace: Replacement::parse(replace, &find)?, find: Box::new(find) })
     }
 
     /// `None` if nothing was found. `work` is what may still be done, and is used up.
