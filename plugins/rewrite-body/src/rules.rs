@@ -19,7 +19,7 @@ pub(crate) struct Rules(Vec<Rule>);
 
 /// One rule.
 pub(crate) enum Rule {
-    Literal { find: Finder<'static>, replace: Vec<u8> },
+    Literal { find: Box<Finder<'static>>, replace: Vec<u8> },
     Regex { find: Box<Pattern>, replace: Replacement },
 }
 
@@ -59,7 +59,7 @@ impl Rule {
         if find.is_empty() {
             return Err("must not be empty: that is everywhere".to_owned());
         }
-        Ok(Rule::Literal { find: Finder::new(find).into_owned(), replace: replace.as_bytes().to_vec() })
+        Ok(Rule::Literal { find: Box::new(Finder::new(find).into_owned()), replace: replace.as_bytes().to_vec() })
     }
 
     /// A rule for a regular expression on bytes.
