@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use gateway::config::source::FileSource;
-use gateway::config::{Options, Store, compile};
+use gateway::config::{Options, Store, Surroundings, compile};
 use gateway::plugins::ModuleSource;
 use std::path::Path;
 
@@ -14,7 +14,7 @@ fn the_quickstart_has_no_problem() {
     let mut store = Store::new(options.clone());
     store.update(FileSource::new(vec![folder]).unwrap().read());
     let (declarations, mut problems) = compile::declarations(store.resources(), &options);
-    problems.extend(compile::compile(store.resources(), &options, &[]).1);
+    problems.extend(compile::compile(store.resources(), &options, &[], &Surroundings::default()).1);
     problems.extend(store.problems().iter().cloned());
 
     assert!(problems.is_empty(), "{problems:#?}");
