@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::plugins::rfc3339;
 use crate::snapshot::{
     Action, Balance, CertificateInUse, Cluster, Code, HeaderOps, Listener, PathRewrite, Plugin, RedirectPort, Route,
-    Rule, Snapshot, StringMatch, UpstreamProtocol, UriMatch,
+    Rule, Snapshot, StringMatch, TlsServer, UpstreamProtocol, UriMatch,
 };
 
 /// Everything: listeners with their virtual hosts, rules in order, and what they lead to; clusters.
@@ -21,7 +21,11 @@ pub(super) fn config(snapshot: &Snapshot) -> Value {
         .map(|listener| {
             let hosts = listener.virtual_hosts().map(|host| {
                 let rules: Vec<_> = host.routes.rules().iter().map(|rule| rule_json(rule, snapshot)).collect();
-                json!({ "host": host.name.to_string(), "routes": rules })
+                let mut shown = json!({ "host": host.name.to_string(), "routes": rules });
+                if let (Some(_), Value::Object(shown)) = (host.https_redirect, &mut shown) {
+                    shown.insert("httpsRedirect".into(), true.into());
+                }
+                shown
             });
             let mut shown = listener_json(listener);
             if let Value::Object(shown) = &mut shown {
@@ -72,12 +76,28 @@ pub(super) fn certificates(snapshot: &Snapshot, now: SystemTime) -> Value {
 }
 
 fn listener_json(listener: &Listener) -> Value {
-    json!({
+    let mut shown = json!({
         "declaredPort": listener.declared_port,
         "address": listener.bind.to_string(),
         "gateways": listener.gateways,
         "hosts": listener.virtual_hosts().map(|host| host.name.to_string()).collect::<Vec<_>>(),
         "plugins": listener.plugins.iter().map(|plugin| plugin_json(plugin)).collect::<Vec<_>>(),
+    });
+    if let (Some(servers), Value::Object(shown)) = (&listener.tls, &mut shown) {
+        shown.insert("tlsServers".into(), servers.iter().map(tls_server_json).collect());
+    }
+    shown
+}
+
+/// Certificates by serial number; what they say is in `/certs`.
+fn tls_server_json(server: &TlsServer) -> Value {
+    let serials = server.tls.iter().flat_map(|tls| tls.credentials());
+    json!({
+        "name": &*server.name,
+        "serverNames": server.server_names.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "hosts": server.hosts.iter().map(|host| host.name.to_string()).collect::<Vec<_>>(),
+        "usable": server.tls.is_some(),
+        "certificates": serials.map(|credential| credential.certificate().serial.clone()).collect::<Vec<_>>(),
     })
 }
 

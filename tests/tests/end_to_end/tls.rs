@@ -3,6 +3,7 @@
 mod clients;
 mod handshakes;
 mod rotation;
+mod seen;
 mod servers;
 
 use gateway_tests::certificates::{Authority, Issued};
