@@ -28,6 +28,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
+use tokio_rustls::TlsAcceptor;
 
 /// A request as the upstream received it.
 #[derive(Clone, Debug)]
@@ -48,6 +49,21 @@ pub struct Received {
     pub trailers: Option<HeaderMap>,
     /// Whether the body came to its end; false if the sender broke it off.
     pub complete: bool,
+    /// What the handshake of its connection told, if there was one.
+    pub tls: Option<Handshake>,
+}
+
+/// What a client told in a TLS handshake.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Handshake {
+    /// The server name it asked for.
+    pub server_name: Option<String>,
+    /// The protocol that was agreed on.
+    pub alpn: Option<String>,
+    /// Whether it showed a certificate.
+    pub certificate: bool,
+    /// Whether an earlier session was resumed.
+    pub resumed: bool,
 }
 
 impl Received {
@@ -188,6 +204,18 @@ impl Upstream {
     /// # Errors
     /// There is no free port.
     pub async fn start(protocol: Protocol) -> anyhow::Result<Upstream> {
+        Upstream::start_with(protocol, None).await
+    }
+
+    /// The same behind TLS. Connections whose handshake fails are closed and leave nothing behind.
+    ///
+    /// # Errors
+    /// There is no free port.
+    pub async fn start_tls(protocol: Protocol, config: rustls::ServerConfig) -> anyhow::Result<Upstream> {
+        Upstream::start_with(protocol, Some(TlsAcceptor::from(Arc::new(config)))).await
+    }
+
+    async fn start_with(protocol: Protocol, tls: Option<TlsAcceptor>) -> anyhow::Result<Upstream> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let otherwise: Fallback = Box::new(|_| Answer::new(200));
@@ -198,7 +226,7 @@ impl Upstream {
             otherwise: Mutex::new(Arc::new(otherwise)),
         });
         let closing = watch::Sender::new(());
-        let accept = accept(listener, protocol, Arc::clone(&state), closing.subscribe());
+        let accept = accept(listener, protocol, tls, Arc::clone(&state), closing.subscribe());
         Ok(Upstream { address, protocol, state, accepting: tokio::spawn(accept).abort_handle(), closing })
     }
 
@@ -265,21 +293,43 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn accept(listener: TcpListener, protocol: Protocol, state: Arc<State>, closing: watch::Receiver<()>) {
+async fn accept(
+    listener: TcpListener,
+    protocol: Protocol,
+    tls: Option<TlsAcceptor>,
+    state: Arc<State>,
+    closing: watch::Receiver<()>,
+) {
     // Dropped, and with it all connections, when this task is aborted.
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         // Small writes are to be seen when they are made.
         let _ = stream.set_nodelay(true);
         let opened = Opened::new(Arc::clone(&state));
-        let (state, mut closing) = (Arc::clone(&state), closing.clone());
+        let (state, mut closing, tls) = (Arc::clone(&state), closing.clone(), tls.clone());
         closing.mark_unchanged();
         connections.spawn(async move {
             let number = opened.number;
-            let service = service_fn(move |request| answer(Arc::clone(&state), number, request));
+            let serving = async {
+                let Some(tls) = tls else {
+                    let service = service_fn(move |request| answer(Arc::clone(&state), number, None, request));
+                    return server::serve(stream, protocol, service).await;
+                };
+                let stream = tls.accept(stream).await?;
+                let session = stream.get_ref().1;
+                let handshake = Handshake {
+                    server_name: session.server_name().map(str::to_owned),
+                    alpn: session.alpn_protocol().map(|name| String::from_utf8_lossy(name).into_owned()),
+                    certificate: session.peer_certificates().is_some(),
+                    resumed: session.handshake_kind() == Some(rustls::HandshakeKind::Resumed),
+                };
+                let service =
+                    service_fn(move |request| answer(Arc::clone(&state), number, Some(handshake.clone()), request));
+                server::serve(stream, protocol, service).await
+            };
             tokio::select! {
                 // Clients that break off and answers that hang up are what tests are about.
-                _ = server::serve(stream, protocol, service) => {}
+                _ = serving => {}
                 _ = closing.changed() => {}
             }
             drop(opened);
@@ -320,6 +370,7 @@ struct HangUp;
 async fn answer(
     state: Arc<State>,
     connection: usize,
+    tls: Option<Handshake>,
     request: Request<Incoming>,
 ) -> Result<Response<Outgoing>, HangUp> {
     let (head, body) = request.into_parts();
@@ -338,6 +389,7 @@ async fn answer(
         body: Bytes::new(),
         trailers: None,
         complete: false,
+        tls,
     };
 
     let is_head = received.method == Method::HEAD;

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::plugins::rfc3339;
 use crate::snapshot::{
     Action, Balance, CertificateInUse, Cluster, Code, HeaderOps, Listener, PathRewrite, Plugin, RedirectPort, Route,
-    Rule, Snapshot, StringMatch, TlsServer, UpstreamProtocol, UriMatch,
+    Rule, Snapshot, StringMatch, TlsServer, Transport, UpstreamProtocol, UriMatch,
 };
 
 /// Everything: listeners with their virtual hosts, rules in order, and what they lead to; clusters.
@@ -130,6 +130,11 @@ fn cluster_json(cluster: &Cluster) -> Value {
         "protocol": match cluster.protocol {
             UpstreamProtocol::Http1 => "HTTP/1.1",
             UpstreamProtocol::Http2 => "HTTP/2",
+        },
+        "tls": match &cluster.transport {
+            Transport::Plain => Value::from(false),
+            Transport::Tls(_) => Value::from(true),
+            Transport::Unusable(reason) => Value::from(&**reason),
         },
         "loadBalancer": match cluster.balance {
             Balance::LeastRequest => "LEAST_REQUEST",

@@ -16,7 +16,7 @@ use super::{
     resources::{Origin, Resources},
 };
 use crate::{
-    istio::ServerTls,
+    istio::{ClientTls, ServerTls, TrafficPolicy},
     tls::{self, Authorities, Credential, RevocationLists},
 };
 
@@ -124,6 +124,26 @@ fn referenced(resources: &Resources, options: &Options) -> BTreeSet<FileSet> {
         for tls in gateway.spec.servers.iter().filter_map(|server| server.tls.as_ref()) {
             found.extend(of_server(tls, &gateway.origin));
         }
+    }
+    for rule in resources.destination_rules.iter().filter(|rule| options.sees(&rule.spec.export_to, &rule.namespace)) {
+        let subsets = rule.spec.subsets.iter().filter_map(|subset| subset.traffic_policy.as_ref());
+        for tls in rule.spec.traffic_policy.iter().chain(subsets).flat_map(TrafficPolicy::all_tls) {
+            found.extend(of_client(tls, &rule.origin));
+        }
+    }
+    found
+}
+
+fn of_client(tls: &ClientTls, origin: &Origin) -> Vec<FileSet> {
+    let mut found = Vec::new();
+    if !tls.client_certificate.is_empty() && !tls.private_key.is_empty() {
+        found.push(FileSet::KeyPair(resolve(&tls.client_certificate, origin), resolve(&tls.private_key, origin)));
+    }
+    if !tls.ca_certificates.is_empty() {
+        found.push(FileSet::Authorities(resolve(&tls.ca_certificates, origin)));
+    }
+    if !tls.ca_crl.is_empty() {
+        found.push(FileSet::RevocationLists(resolve(&tls.ca_crl, origin)));
     }
     found
 }

@@ -88,6 +88,10 @@ pub(super) async fn send(
     }
     let (cluster, counted) = route.destinations.get(index).and_then(Option::as_ref).ok_or_else(no_cluster)?;
     record.destination = Rc::clone(counted);
+    // Envoy asks for the host before it is rewritten.
+    let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let server_name = cluster.settings().transport.server_name(host);
+    let server_name = server_name.map_err(|reason| no_tls(reason, connection, record))?;
     edit(connection, record, version, &mut head, route, forward, destination)?;
 
     let counters = connection.worker.telemetry.counters();
@@ -96,7 +100,8 @@ pub(super) async fn send(
         RequestBody::Upgrade => UpstreamProtocol::Http1,
         _ => cluster.settings().protocol_for(version == Version::HTTP_2),
     };
-    let mut request = build(head, body, protocol)?;
+    let scheme = if server_name.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
+    let mut request = build(head, body, protocol, scheme)?;
     let http2 = protocol == UpstreamProtocol::Http2;
     let mut attempts = Attempts::new(&forward.retry, record.is_grpc(), http2);
     attempts.record(&mut request);
@@ -117,7 +122,7 @@ pub(super) async fn send(
         }
         // The upstream may close a kept connection at the very moment we use it.
         let copy = attempts.copy(&request, !fresh && endpoint.has_idle());
-        let sent = cluster.send(&endpoint, request, Attempt { protocol, fresh });
+        let sent = cluster.send(&endpoint, request, Attempt { protocol, server_name: server_name.as_ref(), fresh });
         let (outcome, deadline) = within(&attempts, sent).await;
         let (again, pause) = match outcome {
             Ok(Sent { response, local, reused }) => {
@@ -236,6 +241,12 @@ fn attempt_timed_out(verdict: Verdict) -> Failed {
     Failed::Reply(reply)
 }
 
+/// A cluster that must be spoken to with TLS, and cannot.
+fn no_tls(reason: String, connection: &Connection, record: &mut Record) -> Failed {
+    connection.worker.telemetry.counters().upstream_connect_failures.inc();
+    failed(&Failure::Tls(reason), 0, Verdict::No, connection, record)
+}
+
 fn no_cluster() -> Failed {
     Failed::Reply(Reply::unavailable("cluster_not_found", ResponseFlags::NO_CLUSTER, ""))
 }
@@ -299,7 +310,12 @@ fn edit(
 }
 
 /// The request in the form that the upstream's protocol wants.
-fn build(head: RequestHead, body: RequestBody, protocol: UpstreamProtocol) -> Result<Request<RequestBody>, Failed> {
+fn build(
+    head: RequestHead,
+    body: RequestBody,
+    protocol: UpstreamProtocol,
+    scheme: Scheme,
+) -> Result<Request<RequestBody>, Failed> {
     let RequestHead { method, target, mut headers, .. } = head;
     let mut request = Request::new(body);
     *request.method_mut() = method;
@@ -316,7 +332,7 @@ fn build(head: RequestHead, body: RequestBody, protocol: UpstreamProtocol) -> Re
         }
         UpstreamProtocol::Http2 => {
             let mut uri = http::uri::Parts::default();
-            uri.scheme = Some(Scheme::HTTP);
+            uri.scheme = Some(scheme);
             uri.authority = headers.remove(header::HOST).and_then(|host| host.as_bytes().try_into().ok());
             uri.path_and_query = Some(target);
             *request.uri_mut() = Uri::from_parts(uri).map_err(|_| Failed::Reply(Reply::bad_request("invalid_host")))?;
@@ -335,7 +351,7 @@ fn failed(failure: &Failure, retries: u32, verdict: Verdict, connection: &Connec
     }
     let (mut flags, details, reason) = match failure {
         Failure::RequestBody(_) => return Failed::Client,
-        Failure::Connect(_) => (
+        Failure::Connect(_) | Failure::Tls(_) => (
             ResponseFlags::UPSTREAM_CONNECTION_FAILURE,
             "upstream_reset_before_response_started{remote_connection_failure}",
             "remote connection failure",

@@ -54,6 +54,13 @@ pub struct TrafficPolicy {
     pub retry_budget: Option<Opaque>,
 }
 
+impl TrafficPolicy {
+    /// Every `tls` block: of the whole, and of ports.
+    pub fn all_tls(&self) -> impl Iterator<Item = &ClientTls> {
+        self.tls.iter().chain(self.port_level_settings.iter().filter_map(|port| port.tls.as_ref()))
+    }
+}
+
 /// Settings for one port of a service. They replace those of the whole service: what is missing is the default.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::{Labels, Opaque};
+use super::Labels;
 
 /// `spec` of a ServiceEntry.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -27,7 +27,7 @@ pub struct ServiceEntry {
     /// Namespaces that see this resource; empty: all.
     pub export_to: Vec<String>,
     /// Names that the service's certificate must have.
-    pub subject_alt_names: Vec<Opaque>,
+    pub subject_alt_names: Vec<String>,
 }
 
 /// A port of a service.

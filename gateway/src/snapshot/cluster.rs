@@ -6,6 +6,11 @@ use std::{
     time::Duration,
 };
 
+use rustls::pki_types::ServerName;
+
+use super::without_port;
+use crate::tls::ClientTls;
+
 /// A service port that requests can be sent to, as a whole or in part (a DestinationRule's subset).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Cluster {
@@ -29,6 +34,8 @@ pub struct Cluster {
     pub connections: ConnectionSettings,
     /// How much may go on at once, over all workers.
     pub thresholds: Thresholds,
+    /// What lies between the protocol and TCP.
+    pub transport: Transport,
     /// Where the service runs. Empty: requests are answered 503 (UH). Of [`Self::names`] it has the addresses that
     /// were known when the snapshot was published; later ones come on a path of their own.
     pub endpoints: Arc<[Endpoint]>,
@@ -132,13 +139,25 @@ pub struct Thresholds {
     pub retries: Option<u32>,
 }
 
+/// What lies between the protocol and TCP.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Transport {
+    /// Nothing.
+    #[default]
+    Plain,
+    /// TLS.
+    Tls(Arc<ClientTls>),
+    /// TLS that cannot be had, and why: no connection is made. Never clear text instead.
+    Unusable(Arc<str>),
+}
+
 /// The protocol of connections to a cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum UpstreamProtocol {
     /// HTTP/1.1 with keep-alive.
     #[default]
     Http1,
-    /// HTTP/2, in clear text with prior knowledge (service ports named or declared http2 or grpc).
+    /// HTTP/2 with prior knowledge, or by ALPN inside TLS (service ports named or declared http2 or grpc).
     Http2,
 }
 
@@ -150,6 +169,20 @@ impl Cluster {
             false => self.protocol,
             true if http2_client => UpstreamProtocol::Http2,
             true => UpstreamProtocol::Http1,
+        }
+    }
+}
+
+impl Transport {
+    /// The name to ask for in handshakes when a request is for this authority; `None`: there is no TLS.
+    ///
+    /// # Errors
+    /// There can be no TLS; the text says why.
+    pub fn server_name(&self, authority: &str) -> Result<Option<ServerName<'static>>, String> {
+        match self {
+            Self::Plain => Ok(None),
+            Self::Tls(tls) => tls.server_name(without_port(authority)).map(Some).map_err(|error| error.to_string()),
+            Self::Unusable(reason) => Err(reason.to_string()),
         }
     }
 }

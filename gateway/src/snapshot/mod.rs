@@ -19,7 +19,7 @@ mod tls;
 
 pub use cluster::{
     Balance, Cluster, ConnectionSettings, Endpoint, Http2Keepalive, NamedEndpoint, Take, TcpKeepalive, Thresholds,
-    UpstreamProtocol,
+    Transport, UpstreamProtocol,
 };
 pub use header_ops::{HeaderOps, HeaderTemplate, HeaderWrite, Operator, Side, TemplateContext, TemplateError};
 pub(crate) use host::without_port;

@@ -15,5 +15,7 @@ pub const PEM_BYTES: usize = 4 * 1024 * 1024;
 pub const CHAIN_CERTIFICATES: usize = 32;
 /// Certificates of authorities that one server trusts: more are refused.
 pub const AUTHORITIES: usize = 4096;
+/// Sessions that are kept per cluster, to be resumed with its service: the oldest are forgotten.
+pub const CLIENT_SESSIONS: usize = 128;
 /// A certificate that expires within this time is reported.
 pub const EXPIRY_WARNING: Duration = Duration::from_secs(14 * 24 * 60 * 60);

@@ -9,11 +9,13 @@
 //! | `tickets` | the keys of session tickets, which outlive a configuration |
 //! | `clients` | how client certificates are checked |
 //! | `server` | everything of one server, ready for handshakes |
+//! | `client` | the same towards services: whom to believe, what to show, which name to ask for |
 //! | `peer` | what a finished handshake told about the client |
 //!
 //! Nothing here knows resources, sockets or HTTP. Keys are never printed: no type that holds one shows it.
 
 mod certificate;
+mod client;
 mod clients;
 mod credential;
 pub mod limits;
@@ -28,6 +30,7 @@ use std::sync::{Arc, LazyLock};
 use rustls::crypto::CryptoProvider;
 
 pub use certificate::Certificate;
+pub use client::{ClientError, ClientSettings, ClientTls, InvalidHost, Trust};
 pub use clients::{ClientPolicy, Verification};
 pub use credential::{Credential, CredentialError};
 pub use parameters::{Parameters, ParametersError, Version};

@@ -104,6 +104,11 @@ impl Authorities {
         Ok(Self { store: Arc::new(store), digest: digest.finalize().into() })
     }
 
+    /// Those that are read already.
+    pub(super) fn of(store: RootCertStore, digest: [u8; 32]) -> Self {
+        Self { store: Arc::new(store), digest }
+    }
+
     /// As rustls wants them.
     #[must_use]
     pub fn store(&self) -> &Arc<RootCertStore> {

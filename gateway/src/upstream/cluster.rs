@@ -3,6 +3,7 @@
 use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use http::Request;
+use rustls::pki_types::ServerName;
 
 use super::{
     Endpoint, Failure, RequestBody, Sent, UpstreamError, Usage,
@@ -26,9 +27,12 @@ pub struct Cluster<B: RequestBody> {
 
 /// How one attempt is made.
 #[derive(Debug, Clone, Copy)]
-pub struct Attempt {
+pub struct Attempt<'a> {
     /// What is spoken.
     pub protocol: UpstreamProtocol,
+    /// The name to ask for in a TLS handshake ([`snapshot::Transport::server_name`]). Connections are used again for
+    /// requests with the same name only: they were verified for it.
+    pub server_name: Option<&'a ServerName<'static>>,
     /// Whether a connection that has been used before will not do.
     pub fresh: bool,
 }
@@ -46,8 +50,13 @@ impl<B: RequestBody> Cluster<B> {
         cluster
     }
 
-    /// The same cluster with new settings. Endpoints that stay keep their connections.
+    /// The same cluster with new settings. Endpoints that stay keep their connections, unless those are protected in
+    /// another way now.
     pub(crate) fn renew(&self, settings: Arc<snapshot::Cluster>, usage: &Usage) -> Self {
+        if settings.transport != self.settings.transport {
+            self.endpoints.borrow().iter().for_each(|endpoint| endpoint.close_idle());
+            return Self::new(settings, usage, self.clock.clone());
+        }
         let cluster = Self {
             endpoints: RefCell::new(Endpoints::new(self.endpoints.borrow().iter().cloned().collect())),
             live: RefCell::new(Arc::clone(&self.live.borrow())),
@@ -104,7 +113,7 @@ impl<B: RequestBody> Cluster<B> {
         &self,
         endpoint: &Rc<Endpoint<B>>,
         request: Request<B>,
-        attempt: Attempt,
+        attempt: Attempt<'_>,
     ) -> Result<Sent<B>, UpstreamError<B>> {
         match self.take(Resource::Requests) {
             Ok(permit) => endpoint.send(self, request, attempt, permit).await,

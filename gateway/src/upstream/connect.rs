@@ -1,24 +1,41 @@
 //! Opening connections.
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, sync::Arc};
 
+use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
+use tokio_rustls::{TlsConnector, TlsStream};
 
 use super::Failure;
 use crate::{
     net::Stream,
-    snapshot::{ConnectionSettings, TcpKeepalive},
+    snapshot::{Cluster, TcpKeepalive, Transport, UpstreamProtocol},
 };
 
-/// Connects within the time that the settings give.
-pub(super) async fn connect(address: SocketAddr, settings: &ConnectionSettings) -> Result<Stream, Failure> {
-    match tokio::time::timeout(settings.connect_timeout, TcpStream::connect(address)).await {
-        Ok(Ok(stream)) => {
-            configure(&stream, settings.keepalive).map(|()| Stream::Plain(stream)).map_err(Failure::Connect)
-        }
-        Ok(Err(error)) => Err(Failure::Connect(error)),
-        Err(_) => Err(Failure::ConnectTimeout),
-    }
+/// Connects, and shakes hands if a name to ask for is given, within the time that the settings give.
+pub(super) async fn connect(
+    address: SocketAddr,
+    cluster: &Cluster,
+    protocol: UpstreamProtocol,
+    server_name: Option<&ServerName<'static>>,
+) -> Result<Stream, Failure> {
+    let settings = &cluster.connections;
+    let connected = async {
+        let stream = TcpStream::connect(address).await.map_err(Failure::Connect)?;
+        configure(&stream, settings.keepalive).map_err(Failure::Connect)?;
+        let tls = match (&cluster.transport, server_name) {
+            (Transport::Plain, _) => return Ok(Stream::Plain(stream)),
+            (Transport::Tls(tls), Some(server_name)) => (tls, server_name),
+            (Transport::Tls(_), None) => return Err(Failure::Tls("there is no name to ask for".to_owned())),
+            (Transport::Unusable(reason), _) => return Err(Failure::Tls(reason.to_string())),
+        };
+        let config = tls.0.config(protocol == UpstreamProtocol::Http2);
+        let shaken = TlsConnector::from(Arc::clone(config)).connect(tls.1.clone(), stream).await;
+        let stream = shaken.map_err(|error| Failure::Tls(error.to_string()))?;
+        Ok(Stream::Tls(Box::new(TlsStream::Client(stream))))
+    };
+    // Boxed: a handshake's state is large, and most requests do not connect.
+    tokio::time::timeout(settings.connect_timeout, Box::pin(connected)).await.unwrap_or(Err(Failure::ConnectTimeout))
 }
 
 fn configure(stream: &TcpStream, keepalive: TcpKeepalive) -> io::Result<()> {

@@ -8,6 +8,7 @@ use std::{
 };
 
 use http::{Request, Response};
+use rustls::pki_types::ServerName;
 
 use super::{
     Attempt, Cluster, Failure, RequestBody, ResponseBody, UpstreamError,
@@ -31,7 +32,8 @@ pub struct Endpoint<B: RequestBody> {
     active: Cell<u32>,
     /// Unused HTTP/1 connections, the most recently used last.
     idle: RefCell<Vec<(Http1<B>, Moment)>>,
-    http2: RefCell<Option<Http2<B>>>,
+    /// The most recently opened last.
+    http2: RefCell<Vec<Http2<B>>>,
     /// Held while an HTTP/2 connection is opened, so that a burst opens one.
     opening: tokio::sync::Mutex<()>,
     places: Rc<Places>,
@@ -101,21 +103,21 @@ impl<B: RequestBody> Endpoint<B> {
     /// Whether the next request would go out on a connection that has been used before.
     #[must_use]
     pub fn has_idle(&self) -> bool {
-        !self.idle.borrow().is_empty() || self.http2.borrow().is_some()
+        !self.idle.borrow().is_empty() || !self.http2.borrow().is_empty()
     }
 
     pub(super) async fn send(
         self: &Rc<Self>,
         cluster: &Cluster<B>,
         request: Request<B>,
-        attempt: Attempt,
+        attempt: Attempt<'_>,
         permit: Permit,
     ) -> Result<Sent<B>, UpstreamError<B>> {
         self.active.set(self.active.get() + 1);
         let active = Active { endpoint: Rc::clone(self), _permit: permit, slot: None };
         match attempt.protocol {
             UpstreamProtocol::Http1 => self.send_http1(active, cluster, request, attempt).await,
-            UpstreamProtocol::Http2 => self.send_http2(active, cluster, request).await,
+            UpstreamProtocol::Http2 => self.send_http2(active, cluster, request, attempt).await,
         }
     }
 
@@ -124,7 +126,7 @@ impl<B: RequestBody> Endpoint<B> {
         active: Active<B>,
         cluster: &Cluster<B>,
         mut request: Request<B>,
-        attempt: Attempt,
+        attempt: Attempt<'_>,
     ) -> Result<Sent<B>, UpstreamError<B>> {
         loop {
             let (mut connection, reused) = match self.take_http1(cluster, attempt).await {
@@ -144,26 +146,32 @@ impl<B: RequestBody> Endpoint<B> {
     }
 
     /// A connection for one request, and whether it has been used before.
-    async fn take_http1(&self, cluster: &Cluster<B>, attempt: Attempt) -> Result<(Http1<B>, bool), Failure> {
-        let kept = || if attempt.fresh { None } else { self.idle.borrow_mut().pop() };
+    async fn take_http1(&self, cluster: &Cluster<B>, attempt: Attempt<'_>) -> Result<(Http1<B>, bool), Failure> {
+        let kept = || if attempt.fresh { None } else { self.take_idle(attempt.server_name) };
         if !self.places.awaited()
-            && let Some((connection, _)) = kept()
+            && let Some(connection) = kept()
         {
             return Ok((connection, true));
         }
         let _pending = cluster.take(Resource::Pending)?;
         loop {
             if let Some(slot) = self.place(cluster) {
-                let settings = &cluster.settings().connections;
-                let stream = connect(self.address, settings).await?;
-                let life = Life::new(self.clock.now(), settings);
-                return Ok((Http1::new(stream, slot, life).await?, false));
+                let stream = connect(self.address, cluster.settings(), attempt.protocol, attempt.server_name).await?;
+                let life = Life::new(self.clock.now(), &cluster.settings().connections);
+                return Ok((Http1::new(stream, attempt.server_name.cloned(), slot, life).await?, false));
             }
             self.places.freed().await;
-            if let Some((connection, _)) = kept() {
+            if let Some(connection) = kept() {
                 return Ok((connection, true));
             }
         }
+    }
+
+    /// The unused connection that was used last, of those that are for this name.
+    fn take_idle(&self, server_name: Option<&ServerName<'static>>) -> Option<Http1<B>> {
+        let mut idle = self.idle.borrow_mut();
+        let last = idle.iter().rposition(|(connection, _)| connection.server_name.as_ref() == server_name)?;
+        Some(idle.remove(last).0)
     }
 
     /// A place for one more connection. One is always allowed, so that nobody waits for what other endpoints or workers
@@ -186,9 +194,10 @@ impl<B: RequestBody> Endpoint<B> {
         active: Active<B>,
         cluster: &Cluster<B>,
         mut request: Request<B>,
+        attempt: Attempt<'_>,
     ) -> Result<Sent<B>, UpstreamError<B>> {
         loop {
-            let (connection, reused) = match self.share_http2(cluster).await {
+            let (connection, reused) = match self.share_http2(cluster, attempt).await {
                 Ok(found) => found,
                 Err(failure) => return Err(UpstreamError { failure, request: Some(request) }),
             };
@@ -199,7 +208,7 @@ impl<B: RequestBody> Endpoint<B> {
                     return Ok(Sent { response, local: None, reused });
                 }
                 Err(UpstreamError { request: Some(unsent), .. }) if reused => {
-                    self.http2.borrow_mut().take_if(|connection| connection.is_closed());
+                    self.http2.borrow_mut().retain(|connection| !connection.is_closed());
                     request = unsent;
                 }
                 Err(error) => return Err(error),
@@ -208,22 +217,29 @@ impl<B: RequestBody> Endpoint<B> {
     }
 
     /// A handle on the HTTP/2 connection, and whether it existed before.
-    async fn share_http2(&self, cluster: &Cluster<B>) -> Result<(Http2<B>, bool), Failure> {
-        if let Some(connection) = self.open_connection() {
+    async fn share_http2(&self, cluster: &Cluster<B>, attempt: Attempt<'_>) -> Result<(Http2<B>, bool), Failure> {
+        if let Some(connection) = self.open_connection(attempt.server_name) {
             return Ok((connection, true));
         }
         let _pending = cluster.take(Resource::Pending)?;
         let _one_at_a_time = self.opening.lock().await;
         loop {
-            if let Some(connection) = self.open_connection() {
+            if let Some(connection) = self.open_connection(attempt.server_name) {
                 return Ok((connection, true));
             }
             if let Some(slot) = self.place(cluster) {
                 let settings = &cluster.settings().connections;
-                let stream = connect(self.address, settings).await?;
+                let stream = connect(self.address, cluster.settings(), attempt.protocol, attempt.server_name).await?;
                 let life = Life::new(self.clock.now(), settings);
-                *self.http2.borrow_mut() = Some(Http2::new(stream, slot, life, settings.http2_keepalive).await?);
-                if let Some(connection) = self.open_connection() {
+                let server_name = attempt.server_name.cloned();
+                let connection = Http2::new(stream, server_name, slot, life, settings.http2_keepalive).await?;
+                let mut kept = self.http2.borrow_mut();
+                if kept.len() >= limits::MAX_HTTP2_PER_ENDPOINT {
+                    kept.remove(0);
+                }
+                kept.push(connection);
+                drop(kept);
+                if let Some(connection) = self.open_connection(attempt.server_name) {
                     return Ok((connection, false));
                 }
             }
@@ -231,13 +247,18 @@ impl<B: RequestBody> Endpoint<B> {
         }
     }
 
-    /// A handle on the HTTP/2 connection, if there is one that may carry one more request.
-    fn open_connection(&self) -> Option<Http2<B>> {
+    /// A handle on the HTTP/2 connection for this name, if there is one that may carry one more request.
+    fn open_connection(&self, server_name: Option<&ServerName<'static>>) -> Option<Http2<B>> {
         let mut kept = self.http2.borrow_mut();
         let now = self.clock.now();
-        // Requests on one that is taken out finish; it is closed after the last.
-        kept.take_if(|connection| connection.is_closed() || connection.is_over(now));
-        kept.as_mut().map(|connection| connection.share(now))
+        let at = kept.iter().position(|connection| connection.server_name() == server_name)?;
+        let connection = kept.get_mut(at)?;
+        if connection.is_closed() || connection.is_over(now) {
+            // Requests on it finish; it is closed after the last.
+            kept.remove(at);
+            return None;
+        }
+        Some(connection.share(now))
     }
 
     /// Takes an HTTP/1 connection back if it can serve another request.
@@ -265,14 +286,14 @@ impl<B: RequestBody> Endpoint<B> {
         self.idle.borrow_mut().retain_mut(|(connection, since)| {
             !since.older_than(idle_timeout, now) && !connection.is_over(now) && connection.is_alive()
         });
-        self.http2.borrow_mut().take_if(|connection| {
-            connection.is_closed() || connection.is_over(now) || connection.is_idle(idle_timeout, now)
+        self.http2.borrow_mut().retain_mut(|connection| {
+            !connection.is_closed() && !connection.is_over(now) && !connection.is_idle(idle_timeout, now)
         });
     }
 
     /// Closes every connection that is not in use.
     pub(super) fn close_idle(&self) {
         self.idle.borrow_mut().clear();
-        self.http2.borrow_mut().take();
+        self.http2.borrow_mut().clear();
     }
 }

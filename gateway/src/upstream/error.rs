@@ -15,6 +15,9 @@ pub enum Failure {
     /// No connection within the cluster's connect timeout. Nothing was sent.
     #[error("cannot connect: no answer within the connect timeout")]
     ConnectTimeout,
+    /// No TLS: the certificate is not what it has to be, the service does not speak it, ... Nothing was sent.
+    #[error("TLS_error|{0}")]
+    Tls(String),
     /// As much is going on in the cluster as its DestinationRule allows. Nothing was sent.
     #[error("the limit of the cluster is reached: {0:?}")]
     Overflow(Resource),
@@ -58,7 +61,7 @@ impl Failure {
     /// Whether there was no connection, so that nothing was sent.
     #[must_use]
     pub fn is_connect(&self) -> bool {
-        matches!(self, Self::Connect(_) | Self::ConnectTimeout)
+        matches!(self, Self::Connect(_) | Self::ConnectTimeout | Self::Tls(_))
     }
 
     /// Sorts an error of a connection.

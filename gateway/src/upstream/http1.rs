@@ -10,6 +10,7 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
 use hyper::{body::Incoming, client::conn::http1};
+use rustls::pki_types::ServerName;
 
 use super::{
     Failure, RequestBody, UpstreamError, limits,
@@ -59,6 +60,8 @@ pub(super) struct Http1<B: RequestBody> {
     /// After that 101: the socket, and what was read of it behind the 101.
     upgraded: Option<(Stream, Bytes)>,
     pub(super) local: Option<SocketAddr>,
+    /// The name that it was verified for, inside TLS.
+    pub(super) server_name: Option<ServerName<'static>>,
     life: Life,
     /// Free again when the connection is gone.
     slot: Slot,
@@ -66,7 +69,12 @@ pub(super) struct Http1<B: RequestBody> {
 
 impl<B: RequestBody> Http1<B> {
     /// Wraps a fresh socket.
-    pub(super) async fn new(stream: Stream, slot: Slot, life: Life) -> Result<Self, Failure> {
+    pub(super) async fn new(
+        stream: Stream,
+        server_name: Option<ServerName<'static>>,
+        slot: Slot,
+        life: Life,
+    ) -> Result<Self, Failure> {
         let local = stream.tcp().local_addr().ok();
         let (sender, driver) = http1::Builder::new()
             .max_buf_size(limits::HTTP1_BUFFER_BYTES)
@@ -77,7 +85,7 @@ impl<B: RequestBody> Http1<B> {
             .await
             .map_err(Failure::Protocol)?;
         let driver = Some(Box::pin(driver));
-        Ok(Self { sender, driver, upgrade: None, upgraded: None, local, life, slot })
+        Ok(Self { sender, driver, upgrade: None, upgraded: None, local, server_name, life, slot })
     }
 
     /// Lets the connection read and write what it can.

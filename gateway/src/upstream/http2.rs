@@ -5,6 +5,7 @@ use std::{rc::Rc, time::Duration};
 use http::{Request, Response};
 use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::TokioTimer;
+use rustls::pki_types::ServerName;
 
 use super::{
     Failure, RequestBody, UpstreamError, limits,
@@ -19,6 +20,8 @@ use crate::{
 /// A handle for sending; those that are shared out share the connection.
 pub(super) struct Http2<B> {
     sender: http2::SendRequest<B>,
+    /// The name that it was verified for, inside TLS.
+    server_name: Option<Rc<ServerName<'static>>>,
     life: Life,
     used: Moment,
     reused: bool,
@@ -32,6 +35,7 @@ impl<B: RequestBody> Http2<B> {
     /// Speaks the preface on a fresh socket (prior knowledge).
     pub(super) async fn new(
         stream: Stream,
+        server_name: Option<ServerName<'static>>,
         slot: Slot,
         life: Life,
         keepalive: Option<Http2Keepalive>,
@@ -53,7 +57,8 @@ impl<B: RequestBody> Http2<B> {
             }
             drop(slot);
         });
-        Ok(Self { sender, life, used: Moment::default(), reused: false, streams: Rc::default() })
+        let server_name = server_name.map(Rc::new);
+        Ok(Self { sender, server_name, life, used: Moment::default(), reused: false, streams: Rc::default() })
     }
 
     /// A handle for one more request.
@@ -61,12 +66,18 @@ impl<B: RequestBody> Http2<B> {
         let reused = !self.life.begin_request();
         self.used = now;
         let streams = Rc::clone(&self.streams);
-        Self { sender: self.sender.clone(), life: self.life, used: now, reused, streams }
+        let server_name = self.server_name.clone();
+        Self { sender: self.sender.clone(), server_name, life: self.life, used: now, reused, streams }
     }
 
     /// To be held until the response has ended.
     pub(super) fn stream(&self) -> OpenStream {
         Rc::clone(&self.streams)
+    }
+
+    /// The name that it was verified for, inside TLS.
+    pub(super) fn server_name(&self) -> Option<&ServerName<'static>> {
+        self.server_name.as_deref()
     }
 
     pub(super) fn is_closed(&self) -> bool {

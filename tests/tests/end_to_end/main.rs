@@ -17,3 +17,4 @@ mod tls;
 mod topology;
 mod upgrades;
 mod uploads;
+mod upstream_tls;

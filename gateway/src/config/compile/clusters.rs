@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{
+    client_tls::Transports,
     destination_rules::{DestinationRules, Policy, TlsBlock},
     services::{Place, Port, PortId, Services},
     traffic_policy,
@@ -40,18 +41,17 @@ struct PortClusters {
 
 impl<'a> Clusters<'a> {
     /// Builds all clusters, in the order of services and subsets.
-    pub(super) fn new(services: &Services, rules: &DestinationRules<'a>) -> Self {
+    pub(super) fn new(services: &Services, rules: &DestinationRules<'a>, mut transports: Transports<'_>) -> Self {
         let mut clusters = Self::default();
-        let mut ignore = |_: &Path<'_>, _: String| {};
         for port in services.all_ports() {
             let rule = rules.find(&port.host, &port.namespace);
             let policy = rule.map(|rule| rule.policy(port.number)).unwrap_or_default();
-            let whole = clusters.add(port, "", &Labels::new(), policy, &mut ignore);
+            let whole = clusters.add(port, "", &Labels::new(), policy, &mut transports);
             let mut subsets = Vec::new();
             for (rule, found) in rule.iter().flat_map(|rule| rule.subsets().into_iter().map(move |found| (rule, found)))
             {
                 let policy = rule.subset_policy(found, port.number);
-                let id = clusters.add(port, &found.subset.name, &found.subset.labels, policy, &mut ignore);
+                let id = clusters.add(port, &found.subset.name, &found.subset.labels, policy, &mut transports);
                 subsets.push((found.subset.name.clone(), id));
             }
             clusters.ports.push(PortClusters { whole, subsets });
@@ -85,17 +85,17 @@ impl<'a> Clusters<'a> {
         subset: &str,
         labels: &Labels,
         policy: Policy<'a>,
-        ignore: &mut impl FnMut(&Path<'_>, String),
+        transports: &mut Transports<'_>,
     ) -> ClusterId {
         // Validation has reported what cannot be translated.
-        let pool = policy.pool.map(|pool| traffic_policy::pool(pool, &Path::Root, ignore)).unwrap_or_default();
+        let pool = policy.pool.map(|pool| traffic_policy::pool(pool, &Path::Root, &mut |_, _| {})).unwrap_or_default();
         let has = |place: &Place| labels.iter().all(|(name, value)| place.labels.get(name) == Some(value));
         let places = || port.places.iter().filter(|place| has(place));
         let endpoints: Vec<Endpoint> = places().filter_map(|place| place.to.address().cloned()).collect();
         let names: Vec<NamedEndpoint> = places().filter_map(|place| place.to.name().cloned()).collect();
         let upgraded = pool.upgrade && port.plain_http;
         let compiled = Compiled {
-            unsupported_tls: policy.tls.filter(asks_for_tls).map(|block| block.rule),
+            unsupported_tls: policy.tls.filter(TlsBlock::is_unsupported).map(|block| block.rule),
             without_labels: port.places.iter().filter(|place| !has(place)).count(),
             cluster: Cluster {
                 name: format!("outbound|{}|{subset}|{}", port.number, port.host).into(),
@@ -108,6 +108,7 @@ impl<'a> Clusters<'a> {
                 balance: policy.balancer.map(traffic_policy::balance).unwrap_or_default(),
                 connections: pool.connections,
                 thresholds: pool.thresholds,
+                transport: policy.tls.map(|block| transports.of(&block, &port.subject_alt_names)).unwrap_or_default(),
                 endpoints: endpoints.into(),
                 names: names.into(),
             },
@@ -116,8 +117,4 @@ impl<'a> Clusters<'a> {
         self.clusters.push(compiled);
         id
     }
-}
-
-fn asks_for_tls(block: &TlsBlock<'_>) -> bool {
-    block.settings.mode.as_deref().is_some_and(|mode| mode != "DISABLE")
 }

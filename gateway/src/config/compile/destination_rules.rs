@@ -178,6 +178,11 @@ impl<'a> Policy<'a> {
 }
 
 impl TlsBlock<'_> {
+    /// Whether it asks for TLS of a kind that this version does not have.
+    pub(super) fn is_unsupported(&self) -> bool {
+        self.settings.mode.as_deref() == Some("ISTIO_MUTUAL")
+    }
+
     /// Calls `with` with the path of a field of the block.
     pub(super) fn field<T>(&self, name: &str, with: impl FnOnce(&Path<'_>) -> T) -> T {
         let subsets = Path::SPEC.key("subsets");

@@ -6,6 +6,7 @@
 //! wrong keeps the rest from being compiled.
 
 pub(crate) mod action;
+mod client_tls;
 mod clusters;
 mod destination_rules;
 pub(crate) mod headers;
@@ -29,8 +30,8 @@ pub use plugins::declarations;
 pub(crate) use server_hosts::{ServerHosts, parse as parse_host};
 
 use self::{
-    clusters::Clusters, destination_rules::DestinationRules, listeners::Kind, policies::Policies, routes::Context,
-    services::Services, tls::Material,
+    client_tls::Transports, clusters::Clusters, destination_rules::DestinationRules, listeners::Kind,
+    policies::Policies, routes::Context, services::Services, tls::Material,
 };
 use super::{Options, Surroundings, credentials::Credentials, problem::Problem, resources::Resources};
 use crate::{
@@ -52,7 +53,11 @@ pub fn compile(
     if options.resolve_unknown_hosts {
         routes::add_unknown_hosts(resources, options, &mut services);
     }
-    let clusters = Clusters::new(&services, &DestinationRules::new(resources, options));
+    let clusters = Clusters::new(
+        &services,
+        &DestinationRules::new(resources, options),
+        Transports::new(&material, &mut out.problems),
+    );
     let policies = Policies::new(resources, options, &mut out.problems);
     let planned = listeners::plan(resources, options, &mut out.problems);
     let bindings = virtual_hosts::bindings(resources, options);

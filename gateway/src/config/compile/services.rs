@@ -62,6 +62,8 @@ pub(super) struct Port {
     /// Whether it is declared as HTTP, so that a DestinationRule may choose the version.
     pub(super) plain_http: bool,
     pub(super) places: Vec<Place>,
+    /// Names that the service's certificate may have, if its DestinationRule names none.
+    pub(super) subject_alt_names: Vec<String>,
 }
 
 /// Where a port runs.
@@ -131,7 +133,13 @@ impl Services {
         let ports = ports.iter().map(|number| {
             let named = NamedEndpoint { name: host.into(), port: *number, weight: 1, take: Take::Foreign };
             let place = Place { to: To::Name(named), labels: Labels::new() };
-            NewPort { number: *number, protocol: UpstreamProtocol::Http1, plain_http: true, places: vec![place] }
+            NewPort {
+                number: *number,
+                protocol: UpstreamProtocol::Http1,
+                plain_http: true,
+                places: vec![place],
+                subject_alt_names: Vec::new(),
+            }
         });
         self.add(host, host, "", ports.collect(), None);
     }
@@ -236,6 +244,7 @@ impl Services {
                         protocol: port.protocol,
                         plain_http: port.plain_http,
                         places: port.places,
+                        subject_alt_names: port.subject_alt_names,
                     });
                 }
             }
@@ -257,12 +266,13 @@ struct NewPort {
     protocol: UpstreamProtocol,
     plain_http: bool,
     places: Vec<Place>,
+    subject_alt_names: Vec<String>,
 }
 
 impl NewPort {
     fn new(number: u16, declared: &str, name: &str, places: Vec<Place>) -> Self {
         let (protocol, plain_http) = protocol(declared, name);
-        Self { number, protocol, plain_http, places }
+        Self { number, protocol, plain_http, places, subject_alt_names: Vec::new() }
     }
 }
 
@@ -294,7 +304,8 @@ fn entry_port(entry: &ServiceEntry, port: &EntryPort, host: &str) -> Option<NewP
     if dns && entry.endpoints.is_empty() && entry.workload_selector.is_none() {
         places.push(Place { to: named(host, default, 1), labels: Labels::new() });
     }
-    Some(NewPort::new(number, &port.protocol, &port.name, places))
+    let subject_alt_names = entry.subject_alt_names.clone();
+    Some(NewPort { subject_alt_names, ..NewPort::new(number, &port.protocol, &port.name, places) })
 }
 
 /// `NAME.NAMESPACE.svc.cluster.local`

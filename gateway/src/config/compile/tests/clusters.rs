@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::snapshot::{Balance, Cluster, Take, UpstreamProtocol};
+use crate::snapshot::{Balance, Cluster, Take, Transport, UpstreamProtocol};
 
 fn rule(metadata: &str, spec: &str) -> String {
     format!("apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{{metadata}}}\nspec: {{{spec}}}\n")
@@ -223,4 +223,55 @@ fn unknown_hosts_are_looked_up_only_if_that_was_asked_for() {
     );
     let taken: Vec<_> = picture.cluster("outbound|80||far.example.com").names.iter().map(|name| name.take).collect();
     assert_eq!(taken, [Take::Foreign]);
+}
+
+#[test]
+fn tls_that_cannot_be_had_is_never_clear_text() {
+    let plain = service("s");
+    for (tls, expected) in [
+        ("mode: DISABLE", None),
+        (
+            "mode: SIMPLE, credentialName: none",
+            Some("spec.trafficPolicy.tls.credentialName: Referenced credentialName not found: \"default/none\""),
+        ),
+        ("mode: SIMPLE, caCertificates: none.pem", Some("spec.trafficPolicy.tls.caCertificates: file dir/none.pem")),
+        (
+            "mode: MUTUAL, clientCertificate: a, privateKey: b",
+            Some("spec.trafficPolicy.tls.clientCertificate: file dir/a"),
+        ),
+        (
+            "mode: SIMPLE, insecureSkipVerify: true, sni: 'a b'",
+            Some("spec.trafficPolicy.tls.sni: \"a b\" is not a host name"),
+        ),
+    ] {
+        let picture = Picture::of(&[&plain, &rule("name: d", &format!("host: s, trafficPolicy: {{tls: {{{tls}}}}}"))]);
+        let transport = &picture.cluster("outbound|80||s").transport;
+        match expected {
+            None => assert_eq!((transport, picture.problems.len()), (&Transport::Plain, 0)),
+            Some(expected) => {
+                assert!(matches!(transport, Transport::Unusable(_)), "{tls}: {transport:?}");
+                assert!(transport.server_name("a").is_err());
+                let problem = picture.problems.first().unwrap();
+                assert!(picture.problems.len() == 1 && problem.contains(expected), "{tls}: {:#?}", picture.problems);
+                assert!(problem.ends_with("no connection is made, requests are answered 503"), "{problem}");
+            }
+        }
+    }
+}
+
+#[test]
+fn clusters_with_the_same_tls_share_it() {
+    let rule = rule(
+        "name: d",
+        "host: s, trafficPolicy: {tls: {mode: SIMPLE, insecureSkipVerify: true}}, subsets: [{name: all}, {name: own, trafficPolicy: {tls: {mode: SIMPLE, insecureSkipVerify: true, sni: b.com}}}]",
+    );
+    let picture = Picture::clean(&[&service("s"), &rule]);
+    let of = |subset: &str| match &picture.cluster(&format!("outbound|80|{subset}|s")).transport {
+        Transport::Tls(tls) => Arc::clone(tls),
+        other => panic!("{subset}: {other:?}"),
+    };
+    assert!(Arc::ptr_eq(&of(""), &of("all")));
+    assert_ne!(of(""), of("own"));
+    let again = Picture::clean(&[&service("s"), &rule]);
+    assert_eq!(picture.snapshot.clusters, again.snapshot.clusters, "what is the same stays in use");
 }

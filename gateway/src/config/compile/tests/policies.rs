@@ -45,7 +45,7 @@ fn hosts_whose_policies_cannot_be_enforced_are_closed() {
 }
 
 #[test]
-fn hosts_that_need_tls_to_their_service_are_closed() {
+fn hosts_that_need_tls_of_the_mesh_to_their_service_are_closed() {
     let rule = |host: &str, policy: &str| {
         format!(
             "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: d}}\nspec: {{host: '{host}', trafficPolicy: {policy}}}\n"
@@ -53,10 +53,11 @@ fn hosts_that_need_tls_to_their_service_are_closed() {
     };
     let route = "  hosts: [a]\n  gateways: [g]\n  http:\n  - {match: [{uri: {prefix: /x}}], route: [{destination: {host: s}}]}\n  - {directResponse: {status: 200}}";
     for (host, policy, expected) in [
-        ("s", "{tls: {mode: SIMPLE}}", "403 policy not supported"),
+        ("s", "{tls: {mode: ISTIO_MUTUAL}}", "403 policy not supported"),
+        ("s", "{tls: {mode: SIMPLE, insecureSkipVerify: true}}", "200 "),
         ("*", "{portLevelSettings: [{port: {number: 80}, tls: {mode: ISTIO_MUTUAL}}]}", "403 policy not supported"),
         ("s", "{tls: {mode: DISABLE}}", "200 "),
-        ("other", "{tls: {mode: SIMPLE}}", "200 "),
+        ("other", "{tls: {mode: ISTIO_MUTUAL}}", "200 "),
     ] {
         let picture = Picture::of(&[GATEWAY, &virtual_service("name: v", route), &service("s"), &rule(host, policy)]);
         assert_eq!(picture.answer("a/y"), expected, "{host} {policy}");
