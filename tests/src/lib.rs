@@ -6,6 +6,7 @@
 //! * [`upstream`]: a service behind the gateway that records what arrives and answers as it is told;
 //! * [`client`]: an HTTP/1.1 client that sends exactly the bytes it is given, and an HTTP/2 client;
 //! * [`certificates`] and [`tls`]: authorities, what they issue, and a TLS client;
+//! * [`dns`]: a name server;
 //! * [`body`]: bodies that a test sends piece by piece, for both;
 //! * [`server`]: HTTP/1.1 or HTTP/2 over one accepted connection, also what `sample-service` runs on.
 //!
@@ -15,6 +16,7 @@
 pub mod body;
 pub mod certificates;
 pub mod client;
+pub mod dns;
 pub mod gateway;
 pub mod metrics;
 pub mod plugins;

@@ -15,7 +15,10 @@ use anyhow::bail;
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 
-use super::publish::{BindFailure, BoundListener, PublishError, Publisher};
+use super::{
+    names::Names,
+    publish::{BindFailure, BoundListener, PublishError, Publisher},
+};
 use crate::{
     config::{
         Options, Store, Surroundings, compile,
@@ -23,6 +26,7 @@ use crate::{
         source::{FileSource, SourceFile, Watch},
     },
     plugins::{ApiError, Command, Outcome, Registry, Staged},
+    snapshot::{Cluster, ClusterId, Snapshot},
     telemetry::Telemetry,
 };
 
@@ -33,6 +37,8 @@ pub struct Progress {
     pub read: u64,
     /// Version of the snapshot that every worker serves.
     pub version: u64,
+    /// Times that endpoints were exchanged in it, because DNS had news.
+    pub endpoints: u64,
     /// The listeners of that snapshot.
     pub listeners: Vec<BoundListener>,
 }
@@ -45,6 +51,10 @@ pub(super) struct Control {
     options: Options,
     registry: Registry,
     publisher: Publisher,
+    /// Where endpoints are that are known by name.
+    names: Names,
+    /// The clusters with such endpoints, as they were compiled, by their place in the snapshot.
+    named: Vec<(ClusterId, Arc<Cluster>)>,
     telemetry: Telemetry,
     problems: Arc<ArcSwap<Vec<Problem>>>,
     progress: watch::Sender<Progress>,
@@ -66,6 +76,7 @@ impl Control {
         options: Options,
         registry: Registry,
         publisher: Publisher,
+        names: Names,
         telemetry: Telemetry,
         problems: Arc<ArcSwap<Vec<Problem>>>,
         progress: watch::Sender<Progress>,
@@ -81,6 +92,8 @@ impl Control {
             options,
             registry,
             publisher,
+            names,
+            named: Vec::new(),
             telemetry,
             problems,
             progress,
@@ -114,6 +127,7 @@ impl Control {
                     }
                     self.files_changed().await;
                 }
+                () = self.names.changed() => self.names_changed().await,
                 command = commands.recv() => {
                     let Some(Command { change, reply }) = command else { return };
                     let outcome = self.change(change).await;
@@ -201,10 +215,12 @@ impl Control {
         loop {
             let (declarations, declared) = compile::declarations(self.store.resources(), &self.options);
             let mut resolved = self.registry.resolve(&declarations, staged.as_ref()).await;
-            let (snapshot, compiled) =
+            let (mut snapshot, compiled) =
                 compile::compile(self.store.resources(), &self.options, &resolved.attached, &self.surroundings);
+            let named = self.resolve(&mut snapshot).await;
             match self.publisher.publish(snapshot).await {
                 Ok(published) => {
+                    self.named = named;
                     let mut problems = self.store.problems().to_vec();
                     problems.extend(declared);
                     problems.append(&mut resolved.problems);
@@ -234,6 +250,32 @@ impl Control {
                     return Err(Refused::Worker(error));
                 }
             }
+        }
+    }
+
+    /// Gives clusters the addresses of their named endpoints, as far as they are known. Returns them as they were.
+    async fn resolve(&mut self, snapshot: &mut Snapshot) -> Vec<(ClusterId, Arc<Cluster>)> {
+        let ids = 0..ClusterId::MAX;
+        let of_names = |(_, cluster): &(_, &Arc<Cluster>)| !cluster.names.is_empty();
+        let named: Vec<_> =
+            ids.zip(&snapshot.clusters).filter(of_names).map(|(id, cluster)| (id, Arc::clone(cluster))).collect();
+        self.names.follow(named.iter().map(|(_, cluster)| cluster)).await;
+        for (id, cluster) in &named {
+            if let Some(place) = snapshot.clusters.get_mut(*id as usize) {
+                let endpoints = self.names.endpoints(cluster);
+                *place = Arc::new(Cluster { endpoints, ..Cluster::clone(cluster) });
+            }
+        }
+        named
+    }
+
+    /// DNS has news: endpoints are exchanged, the rest of the configuration stays.
+    async fn names_changed(&mut self) {
+        let endpoints = self.named.iter().map(|(id, cluster)| (*id, self.names.endpoints(cluster)));
+        match self.publisher.exchange_endpoints(endpoints.collect()).await {
+            Ok(false) => {}
+            Ok(true) => self.progress.send_modify(|progress| progress.endpoints += 1),
+            Err(error) => tracing::error!(%error, "a worker has not acknowledged endpoints that the others use"),
         }
     }
 

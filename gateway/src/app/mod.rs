@@ -6,6 +6,7 @@
 
 mod control;
 mod drain;
+mod names;
 mod plugin_output;
 mod publish;
 mod spares;
@@ -38,6 +39,7 @@ use crate::{
 };
 use control::Control;
 use drain::Drain;
+use names::Names;
 use plugin_output::{PluginLog, PluginMetrics};
 use publish::{Publisher, Workers};
 
@@ -67,6 +69,8 @@ pub struct Options {
     pub log_filter: Option<LogFilter>,
     /// Host name and address for headers.
     pub identity: Identity,
+    /// Which name server is asked for the names of endpoints; `None`: those of the system (`/etc/resolv.conf`).
+    pub dns_server: Option<SocketAddr>,
     /// Budgets of plugins and limits of uploads.
     pub limits: plugins::Limits,
 }
@@ -84,6 +88,7 @@ impl Default for Options {
             telemetry: TelemetryOptions::default(),
             log_filter: None,
             identity: Identity::default(),
+            dns_server: None,
             limits: plugins::Limits::default(),
         }
     }
@@ -205,9 +210,20 @@ pub async fn start(options: Options) -> anyhow::Result<Gateway> {
     };
     let admin = control_runtime.run(async move { bound.serve(state) }).await?.context("cannot serve the admin API")?;
 
+    let dns_server = options.dns_server;
+    let names_telemetry = telemetry.clone();
+    let names = control_runtime.run(async move { Names::new(dns_server, &names_telemetry) }).await??;
     let publisher = Publisher::new(Arc::clone(&workers), snapshot);
-    let mut control =
-        Control::new(source, options.config, registry, publisher, telemetry.clone(), Arc::clone(&problems), progress)?;
+    let mut control = Control::new(
+        source,
+        options.config,
+        registry,
+        publisher,
+        names,
+        telemetry.clone(),
+        Arc::clone(&problems),
+        progress,
+    )?;
     // On the control runtime, so that a test may call us on a runtime of its own.
     let control = control_runtime.run(async move { control.first().await.map(|()| control) }).await??;
     let control = control_runtime.spawn(control.run(command_inbox));

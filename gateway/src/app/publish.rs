@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use crate::{
     http::Prepared,
     net, plugins,
-    snapshot::{Listener, Plugin, PluginId, Snapshot},
+    snapshot::{Cluster, ClusterId, Endpoint, Listener, Plugin, PluginId, Snapshot},
     worker::{self, Command, ListenerKey, Socket},
 };
 
@@ -177,6 +177,32 @@ impl Publisher {
             tracing::error!(worker, "a worker has not acknowledged the configuration that the others serve");
         }
         Ok(Published { failures, listeners: self.describe(&snapshot) })
+    }
+
+    /// Exchanges endpoints of clusters of the current snapshot, without anything else. Says whether any changed.
+    pub(super) async fn exchange_endpoints(
+        &self,
+        wanted: Vec<(ClusterId, Arc<[Endpoint]>)>,
+    ) -> Result<bool, PublishError> {
+        let current = self.current.load();
+        let mut clusters = current.clusters.clone();
+        let mut changed = Vec::new();
+        for (id, endpoints) in wanted {
+            let Some(cluster) = clusters.get_mut(id as usize).filter(|cluster| cluster.endpoints != endpoints) else {
+                continue;
+            };
+            *cluster = Arc::new(Cluster { endpoints, ..Cluster::clone(cluster) });
+            changed.push((id, Arc::clone(cluster)));
+        }
+        if changed.is_empty() {
+            return Ok(false);
+        }
+        let (listeners, routes) = (current.listeners.clone(), current.routes.clone());
+        self.current.store(Arc::new(Snapshot { version: current.version, listeners, routes, clusters }));
+        let taken = self
+            .workers
+            .ask(ACKNOWLEDGE, |_, acknowledge| Command::Endpoints { clusters: changed.clone(), acknowledge });
+        taken.await.map(|()| true).map_err(PublishError::Worker)
     }
 
     /// Binds listeners that are new. Those that cannot be bound are taken out of the snapshot.

@@ -64,6 +64,9 @@ pub(super) struct Args {
     /// Seconds that new connections are served at least after SIGTERM, while load balancers notice it.
     #[arg(long, env = "GATEWAY_MINIMUM_DRAIN_SECONDS", default_value = "5", value_parser = clap::value_parser!(u64).range(0..=86_400))]
     minimum_drain_seconds: u64,
+    /// Name server for the names of endpoints, instead of those of /etc/resolv.conf.
+    #[arg(long, env = "GATEWAY_DNS_SERVER", value_name = "ADDRESS:PORT")]
+    dns_server: Option<SocketAddr>,
     /// Address of this pod, for x-forwarded-for of clients on the loopback interface.
     #[arg(long, env = "INSTANCE_IP")]
     instance_ip: Option<IpAddr>,
@@ -147,6 +150,7 @@ fn options(args: Args) -> anyhow::Result<app::Options> {
         log_filter: None,
         identity: Identity { hostname, instance_ip: args.instance_ip, topology: topology(&mesh.gateway_topology) },
         config,
+        dns_server: args.dns_server,
         limits: crate::plugins::Limits::default(),
     })
 }

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    snapshot::{self, Action, Listener, RouteId, Snapshot},
+    snapshot::{self, Action, ClusterId, Listener, RouteId, Snapshot},
     telemetry::{Destination, WorkerTelemetry},
     upstream::Usage,
 };
@@ -150,6 +150,15 @@ impl Config {
             *slot = Some(Rc::clone(&pinned));
         }
         Some(pinned)
+    }
+
+    /// Exchanges the endpoints of a cluster, for requests from now on.
+    pub(crate) fn set_endpoints(&self, id: ClusterId, wanted: &snapshot::Cluster) {
+        if let Some((cluster, _)) = self.clusters.get(id as usize)
+            && cluster.settings().name == wanted.name
+        {
+            cluster.set_endpoints(&wanted.endpoints);
+        }
     }
 
     /// Closes upstream connections that are too old or that the upstream closed. Returns how many are left.

@@ -228,6 +228,7 @@ limits! {
     PluginSharedData "plugin_shared_data" "A plugin wanted more shared data than its limit";
     PluginQueueItems "plugin_queue_items" "A shared queue of a plugin is full";
     PluginMetrics "plugin_metrics" "A plugin defined more metrics than its limit";
+    DnsAddresses "dns_addresses" "A name of an endpoint has more addresses than are used";
     AdminConnections "admin_connections" "Too many connections to the admin API";
     AdminBodyBytes "admin_body_bytes" "The body of an admin request is too large";
     PluginUploads "plugin_uploads" "Too many uploaded plugins, or too many bytes of them";

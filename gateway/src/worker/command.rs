@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     http::Prepared,
-    snapshot::{Listener, Plugin, PluginId, Snapshot},
+    snapshot::{Cluster, ClusterId, Listener, Plugin, PluginId, Snapshot},
 };
 
 /// What makes two listeners of successive snapshots the same socket.
@@ -35,6 +35,8 @@ pub(crate) enum Command {
     Prepare { plugins: Vec<Arc<Plugin>>, prepared: Vec<Prepared>, acknowledge: oneshot::Sender<()> },
     /// Serve this from now on.
     Commit { snapshot: Arc<Snapshot>, sockets: Vec<Socket>, acknowledge: oneshot::Sender<()> },
+    /// These clusters of the current configuration have other endpoints; nothing else has changed.
+    Endpoints { clusters: Vec<(ClusterId, Arc<Cluster>)>, acknowledge: oneshot::Sender<()> },
     /// The coming configuration does not come: forget what was prepared for it.
     Forget,
     /// An instance to replace a crashed one; `None`: it could not be started now.

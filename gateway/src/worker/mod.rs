@@ -112,6 +112,12 @@ async fn run(settings: Settings, mut inbox: mpsc::UnboundedReceiver<Command>) {
                 commit(&worker, &mut served.borrow_mut(), &snapshot, sockets);
                 let _ = acknowledge.send(());
             }
+            Command::Endpoints { clusters, acknowledge } => {
+                if let Some(config) = &served.borrow().config {
+                    clusters.iter().for_each(|(id, cluster)| config.set_endpoints(*id, cluster));
+                }
+                let _ = acknowledge.send(());
+            }
             Command::Forget => {
                 if let Some(config) = &served.borrow().config {
                     worker.plugins.retain(&config.snapshot.plugins());
