@@ -216,7 +216,18 @@ impl Upstream {
     }
 
     async fn start_with(protocol: Protocol, tls: Option<TlsAcceptor>) -> anyhow::Result<Upstream> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        Upstream::serve(TcpListener::bind("127.0.0.1:0").await?, protocol, tls)
+    }
+
+    /// The same on a socket of the test's.
+    ///
+    /// # Errors
+    /// The socket has no address.
+    pub fn on(listener: TcpListener, protocol: Protocol) -> anyhow::Result<Upstream> {
+        Upstream::serve(listener, protocol, None)
+    }
+
+    fn serve(listener: TcpListener, protocol: Protocol, tls: Option<TlsAcceptor>) -> anyhow::Result<Upstream> {
         let address = listener.local_addr()?;
         let otherwise: Fallback = Box::new(|_| Answer::new(200));
         let state = Arc::new(State {

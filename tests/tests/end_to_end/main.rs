@@ -8,6 +8,7 @@ mod faults;
 mod headers;
 mod hosts;
 mod house;
+mod names;
 mod operation;
 mod plugins;
 mod protocols;
