@@ -233,6 +233,7 @@ impl Control {
                         progress.listeners = published.listeners;
                     });
                     self.telemetry.set_config_version(self.progress.borrow().version);
+                    self.telemetry.set_served(&self.publisher.current());
                     return kept.map(|()| published.failures).map_err(Refused::Upload);
                 }
                 Err(PublishError::Plugin { plugin, error }) => {

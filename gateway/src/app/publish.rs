@@ -142,6 +142,11 @@ impl Publisher {
         Self { workers, current, sockets: BTreeMap::new(), installed: HashSet::new() }
     }
 
+    /// What the workers serve.
+    pub(super) fn current(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+
     /// Makes `snapshot` what every worker serves.
     pub(super) async fn publish(&mut self, mut snapshot: Snapshot) -> Result<Published, PublishError> {
         snapshot.version = self.current.load().version + 1;

@@ -236,6 +236,7 @@ impl Drop for Record {
                     .as_ref()
                     .and_then(Secured::server_name)
                     .map(str::as_bytes),
+                tls: self.connection.secured.as_ref().map(Secured::log_entry),
                 route_name: log.route.as_deref().unwrap_or_default(),
             });
         }

@@ -14,7 +14,7 @@ use rustls::{ProtocolVersion, server::ClientHello};
 use super::{connection::Connection, reply::Reply, route::authority, serving::Serving};
 use crate::{
     snapshot::{HostTable, TlsServer, TlsServers},
-    telemetry::ResponseFlags,
+    telemetry::{ResponseFlags, TlsEntry},
     tls::{Certificate, Peer, ServerTls, version_name},
 };
 
@@ -69,6 +69,21 @@ impl Secured {
     /// The name that the client asked for.
     pub(super) fn server_name(&self) -> Option<&str> {
         Some(self.facts.server_name.as_str()).filter(|name| !name.is_empty())
+    }
+
+    /// What the access log may show of it.
+    pub(super) fn log_entry(&self) -> TlsEntry<'_> {
+        let facts = &*self.facts;
+        TlsEntry {
+            version: facts.version,
+            peer_subject: &facts.subject_peer,
+            peer_uri: &facts.uri_san_peer,
+            peer_dns: &facts.dns_san_peer,
+            peer_sha256: &facts.sha256_peer,
+            local_subject: &facts.subject_local,
+            local_uri: &facts.uri_san_local,
+            local_dns: &facts.dns_san_local,
+        }
     }
 
     /// Envoy's `x-forwarded-client-cert` for this client; `None` if it has no certificate.

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::Instant,
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use prometheus::{
@@ -17,6 +17,7 @@ use super::{
     destination::{Child, ChildKey, ServiceLabels},
     histogram::{ISTIO_BOUNDS, IstioHistogram, LogHistogram},
     plugin::{Callback, PluginCells, PluginLabels},
+    process::{self, ProcessNumber},
     streams::StreamCells,
     worker::Sample,
 };
@@ -40,6 +41,11 @@ const PLUGIN_LOCAL_RESPONSES: &str = "gateway_plugin_local_responses_total";
 const PLUGIN_FAILED: &str = "gateway_plugin_failed_streams_total";
 const PLUGIN_MEMORY: &str = "gateway_plugin_memory_bytes";
 const PLUGIN_INSTANCES: &str = "gateway_plugin_instances";
+const UPTIME: &str = "envoy_server_uptime";
+const CONCURRENCY: &str = "envoy_server_concurrency";
+const EXPIRY: &str = "envoy_server_days_until_first_cert_expiring";
+const LISTENERS: &str = "envoy_listener_manager_total_listeners_active";
+const CLUSTERS: &str = "envoy_cluster_manager_active_clusters";
 const LIMITS: &str = "gateway_limit_exceeded_total";
 const CONFIG_VERSION: &str = "gateway_config_version";
 const CONFIG_PROBLEMS: &str = "gateway_config_problems";
@@ -68,6 +74,11 @@ const HELP: &[(&str, &str)] = &[
     (PLUGIN_FAILED, "Streams that had to do without a plugin, by what the plugin's fail strategy made of them."),
     (PLUGIN_MEMORY, "Memory of a plugin's instances."),
     (PLUGIN_INSTANCES, "Instances of a plugin, spares included."),
+    (UPTIME, "Seconds since the process started."),
+    (CONCURRENCY, "Worker threads, under Envoy's name."),
+    (EXPIRY, "Whole days until the first certificate that clients are shown expires."),
+    (LISTENERS, "Listeners that are served."),
+    (CLUSTERS, "Clusters that requests can be sent to."),
     (LIMITS, "How often a limit was hit."),
     (CONFIG_VERSION, "Version of the configuration that all workers use."),
     (CONFIG_PROBLEMS, "Problems of the current configuration."),
@@ -104,8 +115,19 @@ impl Collector for Sums {
 
         families.gauge(BUILD, &[("component", "proxy"), ("tag", &process.build_tag)], 1);
         families.gauge(WORKERS, &[], process.workers.holders() as u64);
+        families.gauge(CONCURRENCY, &[], process.workers.holders() as u64);
+        families.gauge(UPTIME, &[], process.started.elapsed().as_secs());
+        for number in process::numbers() {
+            families.process(&number);
+        }
         families.gauge(CONFIG_VERSION, &[], process.config.version.load(Relaxed));
         let config = &process.config;
+        families.gauge(LISTENERS, &[], config.listeners.load(Relaxed));
+        families.gauge(CLUSTERS, &[], config.clusters.load(Relaxed));
+        if let expiry @ 1.. = config.first_expiry.load(Relaxed) {
+            let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+            families.gauge(EXPIRY, &[], expiry.saturating_sub(since_epoch) / 86_400);
+        }
         for (level, count) in [("error", &config.errors), ("warning", &config.warnings), ("info", &config.infos)] {
             families.gauge(CONFIG_PROBLEMS, &[("level", level)], count.load(Relaxed));
         }
@@ -158,7 +180,7 @@ pub(super) fn render(families: &[proto::MetricFamily]) -> Vec<u8> {
 }
 
 fn names() -> impl Iterator<Item = (&'static str, &'static str)> {
-    HELP.iter().chain(WorkerCounters::NAMES).copied()
+    HELP.iter().chain(process::HELP).chain(WorkerCounters::NAMES).copied()
 }
 
 type Labels<'a> = [(&'a str, &'a str)];
@@ -194,6 +216,22 @@ impl Families {
         let mut metric = proto::Metric::from_label(pairs(labels));
         metric.set_gauge(gauge);
         self.family(name, proto::MetricType::GAUGE).push(metric);
+    }
+
+    fn process(&mut self, number: &ProcessNumber) {
+        let mut metric = proto::Metric::default();
+        let kind = if number.is_counter {
+            let mut counter = proto::Counter::default();
+            counter.set_value(number.value);
+            metric.set_counter(counter);
+            proto::MetricType::COUNTER
+        } else {
+            let mut gauge = proto::Gauge::default();
+            gauge.set_value(number.value);
+            metric.set_gauge(gauge);
+            proto::MetricType::GAUGE
+        };
+        self.family(number.name, kind).push(metric);
     }
 
     fn histogram(&mut self, name: &'static str, labels: &Labels<'_>, histogram: proto::Histogram) {

@@ -5,7 +5,7 @@
 //! plain loads and stores; whoever scrapes adds up what all workers have. A request costs no lock, no look-up by
 //! name and no allocation. Access-log lines are formatted on the worker and written by a thread of their own.
 //!
-//! This module knows a cluster's names and a plugin's fail strategy from the snapshot, and nothing else of it;
+//! This module knows of the snapshot a cluster's names, a plugin's fail strategy, and how much there is of everything;
 //! it knows neither HTTP types nor who calls it.
 
 mod access_log;
@@ -17,6 +17,7 @@ mod flags;
 mod histogram;
 mod log_filter;
 mod plugin;
+mod process;
 mod streams;
 #[cfg(test)]
 mod tests;
@@ -28,10 +29,12 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, UNIX_EPOCH},
 };
 
-pub use access_log::{AccessLog, AccessLogOptions, Captured, Entry, FormatErrors, LogFormat, LogSink, WantedHeaders};
+pub use access_log::{
+    AccessLog, AccessLogOptions, Captured, Entry, FormatErrors, LogFormat, LogSink, TlsEntry, WantedHeaders,
+};
 pub use cells::{Counter, Gauge};
 pub use destination::{Destination, Observation, RequestProtocol};
 pub use flags::ResponseFlags;
@@ -43,6 +46,8 @@ pub use worker::{Limit, WorkerCounters, WorkerTelemetry};
 use destination::{DestinationSeries, ServiceLabels};
 use directory::{Directory, Shared};
 use plugin::{PluginCells, PluginLabels};
+
+use crate::snapshot::Snapshot;
 
 /// Everything that is counted and logged in this process. Cloning shares it.
 #[derive(Debug, Clone)]
@@ -110,6 +115,7 @@ pub enum TelemetryError {
 struct Process {
     identity: SourceIdentity,
     build_tag: String,
+    started: Instant,
     workers: Shared<WorkerCounters>,
     destinations: Directory<ServiceLabels, DestinationSeries>,
     plugins: Directory<PluginLabels, Shared<PluginCells>>,
@@ -126,6 +132,10 @@ struct ConfigGauges {
     errors: AtomicU64,
     warnings: AtomicU64,
     infos: AtomicU64,
+    listeners: AtomicU64,
+    clusters: AtomicU64,
+    /// When the first certificate expires, in seconds since 1970; 0 if there is none.
+    first_expiry: AtomicU64,
 }
 
 impl Telemetry {
@@ -140,6 +150,7 @@ impl Telemetry {
         let process = Arc::new(Process {
             identity: options.identity.clone(),
             build_tag: build_tag.to_owned(),
+            started: Instant::now(),
             workers: Shared::default(),
             destinations: Directory::default(),
             plugins: Directory::default(),
@@ -198,6 +209,17 @@ impl Telemetry {
     /// The version of the configuration that all workers acknowledged.
     pub fn set_config_version(&self, version: u64) {
         self.process.config.version.store(version, Relaxed);
+    }
+
+    /// What all workers serve.
+    pub fn set_served(&self, snapshot: &Snapshot) {
+        let config = &self.process.config;
+        config.listeners.store(snapshot.listeners.len() as u64, Relaxed);
+        config.clusters.store(snapshot.clusters.len() as u64, Relaxed);
+        let expiry = snapshot.certificates().map(|shown| shown.certificate.not_after).min();
+        let seconds =
+            expiry.and_then(|expiry| expiry.duration_since(UNIX_EPOCH).ok()).map_or(0, |since| since.as_secs());
+        config.first_expiry.store(seconds, Relaxed);
     }
 
     /// How many problems the configuration has now, by level.

@@ -397,6 +397,7 @@ fn logged(headers: &Captured) -> Entry<'_> {
         downstream_local_address: None,
         downstream_remote_address: None,
         requested_server_name: None,
+        tls: None,
         route_name: "",
     }
 }

@@ -2,12 +2,14 @@
 
 use gateway::telemetry::{LogFormat, SourceIdentity};
 use gateway_tests::body::Outgoing;
+use gateway_tests::certificates::Authority;
 use gateway_tests::client::{RawClient, RawServer};
 use gateway_tests::eventually;
 use gateway_tests::gateway::Setup;
 use gateway_tests::process::Process;
-use gateway_tests::resources::{GATEWAY, everything_to, service, virtual_service};
+use gateway_tests::resources::{GATEWAY, everything_to, https_gateway, secret, service, virtual_service};
 use gateway_tests::server::Protocol::{Http1, Http2};
+use gateway_tests::tls::TlsClient;
 use gateway_tests::upstream::{Answer, Upstream};
 use http::Request;
 
@@ -366,4 +368,41 @@ async fn grpc_messages_are_counted_while_the_stream_lasts() {
     drop(body);
     drop(http_body_util::BodyExt::collect(response.into_body()).await.unwrap());
     gateway.metric_becomes("istio_requests_total", &[("request_protocol", "grpc")], 1.0).await.unwrap();
+}
+
+#[tokio::test]
+async fn certificates_are_listed_and_tls_is_logged() {
+    let authority = Authority::new("tests").unwrap();
+    let issued = authority.server(&["a.example.dev", "*.example.dev"]).unwrap();
+    let answer = "  - directResponse: {status: 200, body: {string: 'here'}}";
+    let format =
+        "%DOWNSTREAM_TLS_VERSION% %REQUESTED_SERVER_NAME% %DOWNSTREAM_LOCAL_DNS_SAN% %DOWNSTREAM_PEER_SUBJECT%";
+    let gateway = Setup::new()
+        .file("gateway.yaml", https_gateway("gateway", &["*.example.dev"], "mode: SIMPLE, credentialName: own"))
+        .file("secret.yaml", secret("own", &issued, None))
+        .file("route.yaml", virtual_service("v", &["a.example.dev"], answer))
+        .access_log(LogFormat::CustomText(format.to_owned()))
+        .start()
+        .await
+        .unwrap();
+    let shown = gateway.admin("/certs").await.unwrap().text();
+    assert!(!shown.contains("PRIVATE") && !shown.contains("key"), "{shown}");
+    let certificates: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    let certificate = &certificates["certificates"][0]["cert_chain"][0];
+    assert_eq!(
+        certificate["subject_alt_names"],
+        serde_json::json!([{ "dns": "a.example.dev" }, { "dns": "*.example.dev" }])
+    );
+    assert!(certificate["name"].as_str().unwrap().starts_with("https.443."), "{certificate}");
+    assert!(!certificate["serial_number"].as_str().unwrap().is_empty());
+    let days: f64 = certificate["days_until_expiration"].as_str().unwrap().parse().unwrap();
+    let metrics = gateway.metrics().await.unwrap();
+    assert_eq!(metrics.sum("envoy_server_days_until_first_cert_expiring", &[]), days);
+    assert_eq!(metrics.sum("envoy_listener_manager_total_listeners_active", &[]), 1.0);
+    assert!(metrics.sum("process_resident_memory_bytes", &[]) > 1e6);
+
+    let client = TlsClient::new(&[&authority]).unwrap();
+    let mut client = client.http1(gateway.address(443).unwrap(), "a.example.dev").await.unwrap();
+    assert_eq!(client.get("a.example.dev", "/").await.unwrap().text(), "here");
+    assert_eq!(gateway.access_log(1).await.unwrap(), ["TLSv1.3 a.example.dev a.example.dev -"]);
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Entry, escape,
+    Entry, TlsEntry, escape,
     timestamp::{Clock, TimeFormat},
 };
 use crate::telemetry::ResponseFlags;
@@ -47,6 +47,7 @@ pub(super) enum Field {
     UpstreamAttempts,
     Address(Endpoint, AddressPart),
     RequestedServerName,
+    Tls(TlsPart),
     RouteName,
     ConnectionId,
     /// By name (`NotFound`) or number.
@@ -58,6 +59,19 @@ pub(super) enum Field {
     Either(Box<[Field; 2]>),
     /// At most so many bytes.
     Cut(Box<Field>, usize),
+}
+
+/// What is shown of the client's TLS connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TlsPart {
+    Version,
+    PeerSubject,
+    PeerUri,
+    PeerDns,
+    PeerSha256,
+    LocalSubject,
+    LocalUri,
+    LocalDns,
 }
 
 /// One of the ends of the two connections.
@@ -133,6 +147,7 @@ impl Field {
             Self::UpstreamAttempts => Value::Number(entry.upstream_attempts.into()),
             Self::Address(endpoint, part) => endpoint.of(entry).map_or(Value::Missing, |address| part.of(address)),
             Self::RequestedServerName => entry.requested_server_name.map_or(Value::Missing, Value::word),
+            Self::Tls(part) => entry.tls.map_or(Value::Missing, |tls| Value::words(Some(part.of(tls).as_bytes()))),
             Self::RouteName => Value::word(entry.route_name.as_bytes()),
             Self::ConnectionId => Value::Number(entry.connection_id),
             Self::GrpcStatus => entry.grpc_status.map_or(Value::Missing, |status| match grpc_name(status) {
@@ -158,6 +173,21 @@ impl Field {
                 value => value,
             },
             _ => Value::Missing,
+        }
+    }
+}
+
+impl TlsPart {
+    fn of(self, tls: TlsEntry<'_>) -> &str {
+        match self {
+            Self::Version => tls.version,
+            Self::PeerSubject => tls.peer_subject,
+            Self::PeerUri => tls.peer_uri,
+            Self::PeerDns => tls.peer_dns,
+            Self::PeerSha256 => tls.peer_sha256,
+            Self::LocalSubject => tls.local_subject,
+            Self::LocalUri => tls.local_uri,
+            Self::LocalDns => tls.local_dns,
         }
     }
 }

@@ -202,7 +202,10 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::{super::Captured, *};
+    use super::{
+        super::{Captured, TlsEntry},
+        *,
+    };
     use crate::telemetry::ResponseFlags;
 
     const IDS: [&str; 3] = [
@@ -239,6 +242,7 @@ mod tests {
             downstream_local_address: Some(([127, 0, 0, 1], 28800).into()),
             downstream_remote_address: Some(([127, 0, 0, 1], 43708).into()),
             requested_server_name: None,
+            tls: None,
             route_name: "",
         }
     }
@@ -369,7 +373,7 @@ mod tests {
     #[test]
     fn text_as_users_want_it() {
         let format = LogFormat::CustomText(
-            "%START_TIME(%s.%3f)% %HOSTNAME% %REQ(X-A):3%|%REQ(X-B?USER-AGENT)%|%RESP(Content-Type)%|%TRAILER(X-T)% \
+            "%START_TIME(%s.%3f)% %HOSTNAME% %DOWNSTREAM_TLS_VERSION%/%DOWNSTREAM_PEER_SUBJECT%/%DOWNSTREAM_LOCAL_DNS_SAN% %REQ(X-A):3%|%REQ(X-B?USER-AGENT)%|%RESP(Content-Type)%|%TRAILER(X-T)% \
              %DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% %UPSTREAM_REMOTE_PORT% %RESPONSE_FLAGS_LONG% \
              %DYNAMIC_METADATA(x:y)% %UPSTREAM_REQUEST_ATTEMPT_COUNT% %DOWNSTREAM_WIRE_BYTES_SENT% %CONNECTION_ID% \
              %GRPC_STATUS%/%GRPC_STATUS_NUMBER% 100%%\n"
@@ -378,10 +382,15 @@ mod tests {
         let headers: [(&str, &[u8]); 4] =
             [("x-a", b"12345"), ("user-agent", b"an agent"), ("content-type", b"text/\"x\""), ("x-t", b"end")];
         let log = Log::new(&format, &headers);
-        let entry = Entry { grpc_status: Some(5), flags: ResponseFlags::UPSTREAM_CONNECTION_FAILURE, ..log.entry() };
+        let entry = Entry {
+            grpc_status: Some(5),
+            flags: ResponseFlags::UPSTREAM_CONNECTION_FAILURE,
+            tls: Some(TlsEntry { version: "TLSv1.3", peer_subject: "CN=a client", ..TlsEntry::default() }),
+            ..log.entry()
+        };
         assert_eq!(
             log.line(&entry),
-            "1795346080.066 gateway-1 123|an agent|text/\\x22x\\x22|end 127.0.0.1 28811 UpstreamConnectionFailure - 2 558 \
+            "1795346080.066 gateway-1 TLSv1.3/CN=a client/- 123|an agent|text/\\x22x\\x22|end 127.0.0.1 28811 UpstreamConnectionFailure - 2 558 \
              7 NotFound/5 100%\n"
         );
     }

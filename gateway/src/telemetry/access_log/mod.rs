@@ -192,8 +192,31 @@ pub struct Entry<'a> {
     pub connection_id: u64,
     /// SNI.
     pub requested_server_name: Option<&'a [u8]>,
+    /// What the client's TLS connection is; `None` in clear text.
+    pub tls: Option<TlsEntry<'a>>,
     /// Name of the route.
     pub route_name: &'a str,
+}
+
+/// A TLS connection for the log.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TlsEntry<'a> {
+    /// `TLSv1.3`
+    pub version: &'a str,
+    /// Subject of the client's certificate.
+    pub peer_subject: &'a str,
+    /// First URI that the client's certificate is for.
+    pub peer_uri: &'a str,
+    /// First DNS name that the client's certificate is for.
+    pub peer_dns: &'a str,
+    /// SHA-256 of the client's certificate, hexadecimal.
+    pub peer_sha256: &'a str,
+    /// Subject of our certificate.
+    pub local_subject: &'a str,
+    /// First URI that our certificate is for.
+    pub local_uri: &'a str,
+    /// First DNS name that our certificate is for.
+    pub local_dns: &'a str,
 }
 
 impl AccessLog {

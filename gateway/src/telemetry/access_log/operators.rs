@@ -5,7 +5,7 @@
 
 use super::{
     FormatErrors, WantedHeaders,
-    field::{AddressPart, Endpoint, Field},
+    field::{AddressPart, Endpoint, Field, TlsPart},
     timestamp::TimeFormat,
 };
 
@@ -232,6 +232,14 @@ fn plain(name: &str) -> Option<Field> {
             address(Endpoint::DownstreamRemote, AddressPart::Port)
         }
         "REQUESTED_SERVER_NAME" => Field::RequestedServerName,
+        "DOWNSTREAM_TLS_VERSION" => Field::Tls(TlsPart::Version),
+        "DOWNSTREAM_PEER_SUBJECT" => Field::Tls(TlsPart::PeerSubject),
+        "DOWNSTREAM_PEER_URI_SAN" => Field::Tls(TlsPart::PeerUri),
+        "DOWNSTREAM_PEER_DNS_SAN" => Field::Tls(TlsPart::PeerDns),
+        "DOWNSTREAM_PEER_FINGERPRINT_256" => Field::Tls(TlsPart::PeerSha256),
+        "DOWNSTREAM_LOCAL_SUBJECT" => Field::Tls(TlsPart::LocalSubject),
+        "DOWNSTREAM_LOCAL_URI_SAN" => Field::Tls(TlsPart::LocalUri),
+        "DOWNSTREAM_LOCAL_DNS_SAN" => Field::Tls(TlsPart::LocalDns),
         "ROUTE_NAME" => Field::RouteName,
         "CONNECTION_ID" => Field::ConnectionId,
         "GRPC_STATUS_NUMBER" => Field::GrpcStatusNumber,
@@ -248,22 +256,14 @@ const NEVER: &[&str] = &[
     "CLUSTER_METADATA",
     "COMMON_DURATION",
     "DOWNSTREAM_HANDSHAKE_DURATION",
-    "DOWNSTREAM_LOCAL_DNS_SAN",
-    "DOWNSTREAM_LOCAL_SUBJECT",
-    "DOWNSTREAM_LOCAL_URI_SAN",
     "DOWNSTREAM_PEER_CERT",
     "DOWNSTREAM_PEER_CERT_V_END",
     "DOWNSTREAM_PEER_CERT_V_START",
-    "DOWNSTREAM_PEER_DNS_SAN",
     "DOWNSTREAM_PEER_FINGERPRINT_1",
-    "DOWNSTREAM_PEER_FINGERPRINT_256",
     "DOWNSTREAM_PEER_ISSUER",
     "DOWNSTREAM_PEER_SERIAL",
-    "DOWNSTREAM_PEER_SUBJECT",
-    "DOWNSTREAM_PEER_URI_SAN",
     "DOWNSTREAM_TLS_CIPHER",
     "DOWNSTREAM_TLS_SESSION_ID",
-    "DOWNSTREAM_TLS_VERSION",
     "DOWNSTREAM_TRANSPORT_FAILURE_REASON",
     "DYNAMIC_METADATA",
     "EMIT_TIME",
