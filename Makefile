@@ -1,12 +1,13 @@
 # The commands of this project. Each of them installs what it needs and is missing (.ci/setup says what).
 
-.PHONY: help run test lint plugins
+.PHONY: help run test lint plugins image
 
 help:
 	@echo 'make run      build everything, run the gateway on config/quickstart with a sample service'
 	@echo 'make test     compile the plugins, run every test'
 	@echo 'make lint     formatting, clippy, documentation, shell scripts; warnings are errors'
 	@echo 'make plugins  compile plugins/* to target/plugins/NAME.wasm'
+	@echo 'make image    build the image of the Dockerfile and start it once (as root, with buildah)'
 
 run:
 	@config/quickstart/run
@@ -24,8 +25,11 @@ lint:
 	if [ "$$(plugins/build --toolchain)" = rustup ]; then \
 		cargo clippy --package wasm-sdk --target wasm32-wasip1 -- -D warnings; fi
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps
-	if command -v shellcheck; then shellcheck .ci/setup .ci/run plugins/build config/quickstart/run; fi
+	if command -v shellcheck; then shellcheck .ci/setup .ci/run .ci/image plugins/build config/quickstart/run; fi
 
 plugins:
 	.ci/setup plugins
 	plugins/build
+
+image:
+	.ci/image
