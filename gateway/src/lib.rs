@@ -15,6 +15,7 @@ pub mod istio;
 pub mod net;
 pub mod plugins;
 pub mod snapshot;
+mod tcp;
 pub mod telemetry;
 pub mod tls;
 pub mod upstream;

@@ -109,6 +109,7 @@ async fn control(
             gateways: Vec::new(),
             hosts: crate::snapshot::HostTable::default(),
             tls: None,
+            tcp: None,
             plugins: resolved.attached.iter().map(|attached| Arc::clone(&attached.plugin)).collect(),
         };
         published.store(Arc::new(Snapshot { listeners: vec![Arc::new(listener)], ..Snapshot::default() }));
@@ -402,6 +403,7 @@ async fn dumps_show_the_configuration_and_no_secret() {
         gateways: vec!["default/edge".into()],
         hosts,
         tls: None,
+        tcp: None,
         plugins: Vec::new(),
     };
     state.snapshot.store(Arc::new(Snapshot {

@@ -21,9 +21,9 @@ use super::{
     activity::{Activity, with_orders},
     client_io::ClientIo,
     handshake::{self, Shaken},
-    limits,
+    limits, other,
     proxy_protocol::{self, Refused, Said},
-    secured::Secured,
+    secured::{self, Secured},
     service::{self, Aborted},
     upgrade::Switch,
 };
@@ -63,8 +63,17 @@ struct Opened {
     local: SocketAddr,
     /// What was read to tell.
     prefix: Bytes,
-    http2: bool,
+    spoken: Spoken,
     secured: Option<Secured>,
+}
+
+/// What a connection carries.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Spoken {
+    Http1,
+    Http2,
+    /// The listener or server does not want to know.
+    Other,
 }
 
 /// Serves a connection until it ends.
@@ -80,7 +89,7 @@ pub(crate) async fn serve(stream: TcpStream, remote: SocketAddr, port: Rc<Port>,
     let entry = worker.connections.enter(&activity, &port);
     let peers = (remote, local);
     let opened = with_orders(&activity, false, pin!(open(stream, peers, &port, &activity, &worker)), |_| {}).await;
-    if let Some(Some(Opened { stream, remote, local, prefix, http2, secured })) = opened {
+    if let Some(Some(Opened { stream, remote, local, prefix, spoken, secured })) = opened {
         let connection = Rc::new(Connection {
             remote,
             local,
@@ -92,9 +101,19 @@ pub(crate) async fn serve(stream: TcpStream, remote: SocketAddr, port: Rc<Port>,
             switch: Cell::default(),
             secured,
         });
-        activity.set_multiplexed(http2);
-        let io = ClientIo::new(stream, prefix, Rc::clone(&activity));
-        if http2 { serve_http2(io, connection).await } else { serve_http1(io, connection).await }
+        let io = |stream| ClientIo::new(stream, prefix, Rc::clone(&activity));
+        match spoken {
+            Spoken::Http1 => serve_http1(io(stream), connection).await,
+            Spoken::Http2 => {
+                activity.set_multiplexed(true);
+                serve_http2(io(stream), connection).await;
+            }
+            Spoken::Other => {
+                activity.begin();
+                // Told to drain, it goes on until the drain time is over.
+                with_orders(&activity, false, pin!(other::serve(stream, &connection)), |_| {}).await;
+            }
+        }
     }
     drop(entry);
     counters.downstream_connections.dec();
@@ -109,20 +128,26 @@ async fn open(
     worker: &Worker,
 ) -> Option<Opened> {
     let (remote, local) = introduce(&mut tcp, peers, worker).await?;
-    if port.serving().listener.tls.is_none() {
+    let serving = port.serving();
+    if serving.listener.tls.is_none() {
         let mut stream = Stream::Plain(tcp);
-        let (prefix, http2) = sniff(&mut stream).await.ok()?;
-        return Some(Opened { stream, remote, local, prefix, http2, secured: None });
+        let (prefix, spoken) = match &serving.listener.tcp {
+            Some(_) => (Bytes::new(), Spoken::Other),
+            None => sniff(&mut stream).await.ok()?,
+        };
+        return Some(Opened { stream, remote, local, prefix, spoken, secured: None });
     }
     activity.begin_handshake();
     // In a box, so that connections without TLS do not carry its room.
     let Shaken { mut stream, secured, http2 } = Box::pin(handshake::accept(tcp, port, worker)).await?;
     activity.end_handshake();
-    let (prefix, http2) = match http2 {
-        Some(http2) => (Bytes::new(), http2),
+    let (prefix, spoken) = match http2 {
+        _ if secured::tcp_route(Some(&secured), &port.serving()).is_some() => (Bytes::new(), Spoken::Other),
+        Some(true) => (Bytes::new(), Spoken::Http2),
+        Some(false) => (Bytes::new(), Spoken::Http1),
         None => sniff(&mut stream).await.ok()?,
     };
-    Some(Opened { stream, remote, local, prefix, http2, secured: Some(secured) })
+    Some(Opened { stream, remote, local, prefix, spoken, secured: Some(secured) })
 }
 
 /// The client and where it connected to: as the socket says, or as a load balancer in between says where that is wanted.
@@ -155,12 +180,12 @@ async fn introduce(
 }
 
 /// Reads just enough to tell HTTP/2 from HTTP/1. Returns what was read.
-async fn sniff(stream: &mut Stream) -> io::Result<(Bytes, bool)> {
+async fn sniff(stream: &mut Stream) -> io::Result<(Bytes, Spoken)> {
     let mut read = BytesMut::new();
     loop {
         if read.len() >= HTTP2_PREFACE.len() || !HTTP2_PREFACE.starts_with(&read) {
             let http2 = read.starts_with(HTTP2_PREFACE);
-            return Ok((read.freeze(), http2));
+            return Ok((read.freeze(), if http2 { Spoken::Http2 } else { Spoken::Http1 }));
         }
         if stream.read_buf(&mut read).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());

@@ -82,7 +82,7 @@ pub(super) async fn send(
     forward: &Forward,
     record: &mut Record,
 ) -> Result<Answer, Failed> {
-    let (index, destination) = choose(forward).ok_or_else(no_cluster)?;
+    let (index, destination) = choose(&forward.destinations, forward.total_weight).ok_or_else(no_cluster)?;
     if let Some(log) = &mut record.log {
         log.cluster = Some(destination.cluster_name.clone());
     }
@@ -252,11 +252,11 @@ fn no_cluster() -> Failed {
 }
 
 /// A destination by weight; one that stands alone gets everything.
-fn choose(forward: &Forward) -> Option<(usize, &Destination)> {
-    match &*forward.destinations {
+pub(super) fn choose(destinations: &[Destination], total_weight: u64) -> Option<(usize, &Destination)> {
+    match destinations {
         [only] => Some((0, only)),
         several => {
-            let mut ticket = fastrand::u64(..forward.total_weight.max(1));
+            let mut ticket = fastrand::u64(..total_weight.max(1));
             several.iter().enumerate().find(|(_, destination)| {
                 let weight = u64::from(destination.weight);
                 let hit = ticket < weight;

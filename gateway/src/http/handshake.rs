@@ -98,7 +98,7 @@ async fn shake(mut tcp: TcpStream, port: &Port) -> Result<(Shaken, bool), Refuse
             return Err(reset(&tcp, Refused::Name));
         };
         let Some(tls) = &server.tls else { return Err(reset(&tcp, Refused::Server)) };
-        let config = Arc::clone(tls.config(&hello));
+        let config = Arc::clone(if server.tcp.is_some() { tls.foreign() } else { tls.config(&hello) });
         (config, Secured::begin(&serving, place, server, tls, &hello))
     };
     let (stream, peer) = finish(accepted, tcp, config).await?;

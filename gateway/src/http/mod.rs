@@ -36,6 +36,7 @@ mod handshake;
 mod host;
 pub mod limits;
 mod log_headers;
+mod other;
 mod plugins;
 mod proxy_protocol;
 mod record;

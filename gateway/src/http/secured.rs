@@ -13,7 +13,7 @@ use rustls::{ProtocolVersion, server::ClientHello};
 
 use super::{connection::Connection, reply::Reply, route::authority, serving::Serving};
 use crate::{
-    snapshot::{HostTable, TlsServer, TlsServers},
+    snapshot::{HostTable, TcpRoute, TlsServer, TlsServers},
     telemetry::{ResponseFlags, TlsEntry},
     tls::{Certificate, Peer, ServerTls, version_name},
 };
@@ -140,6 +140,15 @@ pub(super) fn hosts<'a>(connection: &Connection, serving: &'a Serving) -> Option
     match (&connection.secured, &serving.listener.tls) {
         (None, None) => Some(&serving.listener.hosts),
         (Some(secured), Some(servers)) => secured.server(serving, servers).map(|server| &server.hosts),
+        _ => None,
+    }
+}
+
+/// Where the connection goes if its listener or server is not for HTTP. `secured`: it is inside TLS.
+pub(super) fn tcp_route<'a>(secured: Option<&Secured>, serving: &'a Serving) -> Option<&'a TcpRoute> {
+    match (secured, &serving.listener.tls) {
+        (Some(secured), Some(servers)) => secured.server(serving, servers)?.tcp.as_ref(),
+        (None, None) => serving.listener.tcp.as_ref(),
         _ => None,
     }
 }

@@ -161,6 +161,11 @@ impl Config {
         }
     }
 
+    /// A cluster with its counters.
+    pub(super) fn cluster(&self, id: ClusterId) -> Option<&(Rc<Cluster>, Rc<Destination>)> {
+        self.clusters.get(id as usize)
+    }
+
     /// Closes upstream connections that are too old or that the upstream closed. Returns how many are left.
     pub(crate) fn sweep(&self) -> usize {
         self.clusters.iter().map(|(cluster, _)| cluster.sweep()).sum()

@@ -35,7 +35,7 @@ pub use service::{PortReference, Service, ServicePort};
 pub use service_entry::{EntryPort, ServiceEntry, WorkloadEntry, WorkloadSelector};
 pub use virtual_service::{
     Body, Delegate, Destination, DirectResponse, HeaderEdits, Headers, HttpMatch, HttpRoute, PortSelector, Redirect,
-    RegexRewrite, Retries, Rewrite, RouteDestination, StringMatch, VirtualService,
+    RegexRewrite, Retries, Rewrite, RouteDestination, StringMatch, TcpMatch, TcpRoute, VirtualService,
 };
 pub use wasm_plugin::{EnvVar, PluginMatch, PortNumber, VmConfig, WasmPlugin};
 

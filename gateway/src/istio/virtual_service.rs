@@ -18,10 +18,39 @@ pub struct VirtualService {
     pub http: Vec<HttpRoute>,
     /// Routes for TLS that is passed through.
     pub tls: Vec<Opaque>,
-    /// Routes for TCP.
-    pub tcp: Vec<Opaque>,
+    /// Routes for TCP, and for TLS that ends here and carries something else than HTTP.
+    pub tcp: Vec<TcpRoute>,
     /// Namespaces that see this resource; empty: all.
     pub export_to: Vec<String>,
+}
+
+/// One entry of `tcp`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct TcpRoute {
+    /// Any of these; empty: every connection.
+    #[serde(rename = "match")]
+    pub matches: Vec<TcpMatch>,
+    /// Weighted destinations.
+    pub route: Vec<RouteDestination>,
+}
+
+/// Conditions on a connection; all of them have to hold.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct TcpMatch {
+    /// Networks of the address that was connected to.
+    pub destination_subnets: Vec<String>,
+    /// Port in the Gateway.
+    pub port: Option<u32>,
+    /// Network of the client.
+    pub source_subnet: String,
+    /// Labels of this gateway.
+    pub source_labels: Labels,
+    /// Gateways, instead of those of the VirtualService.
+    pub gateways: Vec<String>,
+    /// Namespace of this gateway.
+    pub source_namespace: String,
 }
 
 /// One entry of `http`.

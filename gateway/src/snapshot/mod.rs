@@ -15,6 +15,7 @@ mod plugin;
 mod retry;
 mod route;
 mod table;
+mod tcp;
 mod tls;
 
 pub use cluster::{
@@ -29,6 +30,7 @@ pub use plugin::{Code, FailStrategy, Phase, Plugin, PluginId};
 pub use retry::{RetryOn, RetryPolicy};
 pub use route::{Action, Destination, DirectResponse, Forward, PathRewrite, Redirect, RedirectPort, Route};
 pub use table::{RouteTable, Rule};
+pub use tcp::TcpRoute;
 pub use tls::{CertificateInUse, TlsServer, TlsServers};
 
 use std::{net::SocketAddr, sync::Arc};
@@ -64,6 +66,8 @@ pub struct Listener {
     pub hosts: HostTable,
     /// The servers of a listener that speaks TLS.
     pub tls: Option<TlsServers>,
+    /// For a listener that proxies connections, whatever they carry.
+    pub tcp: Option<TcpRoute>,
     /// The plugins that every request of this listener passes, in execution order.
     pub plugins: Vec<Arc<Plugin>>,
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    HostPattern, HostTable,
+    HostPattern, HostTable, TcpRoute,
     host::{PatternIndex, without_port},
 };
 use crate::tls::{Certificate, ServerTls};
@@ -18,6 +18,8 @@ pub struct TlsServer {
     pub server_names: Vec<HostPattern>,
     /// What is served there. Other servers of the listener serve other hosts.
     pub hosts: HostTable,
+    /// Instead of hosts, for a server whose protocol is not HTTP.
+    pub tcp: Option<TcpRoute>,
     /// Certificates and settings; `None` if they cannot be used, then nobody gets in.
     pub tls: Option<ServerTls>,
 }
@@ -112,7 +114,7 @@ mod tests {
 
     fn server(name: &str, patterns: &[&str]) -> TlsServer {
         let server_names = patterns.iter().map(|pattern| HostPattern::parse(pattern).unwrap()).collect();
-        TlsServer { name: name.into(), server_names, hosts: HostTable::default(), tls: None }
+        TlsServer { name: name.into(), server_names, hosts: HostTable::default(), tcp: None, tls: None }
     }
 
     #[test]

@@ -57,11 +57,23 @@ pub enum ClientError {
 #[error("{0:?} is neither a host name nor an address, so no certificate can be for it")]
 pub struct InvalidHost(String);
 
+/// What is spoken inside TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Inside {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+    /// Anything else: nothing is agreed on.
+    Other,
+}
+
 /// Everything that connections of a cluster need. Two are equal if they were made of the same.
 #[derive(Debug)]
 pub struct ClientTls {
     http1: Arc<ClientConfig>,
     http2: Arc<ClientConfig>,
+    other: Arc<ClientConfig>,
     server_name: Option<ServerName<'static>>,
     digest: [u8; 32],
 }
@@ -97,24 +109,29 @@ impl ClientTls {
         let Parameters { provider, versions } = Parameters::default();
         let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(&versions)?;
         let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
-        let mut http1 = match credential {
+        let mut other = match credential {
             Some(credential) => {
                 builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(credential.key()))))
             }
             None => builder.with_no_client_auth(),
         };
-        http1.resumption = Resumption::in_memory_sessions(limits::CLIENT_SESSIONS);
+        other.resumption = Resumption::in_memory_sessions(limits::CLIENT_SESSIONS);
+        let mut http1 = other.clone();
         http1.alpn_protocols = vec![ALPN_HTTP1.to_vec()];
         let mut http2 = http1.clone();
         http2.alpn_protocols = vec![ALPN_HTTP2.to_vec()];
         let server_name = server_name.map(ServerName::DnsName);
-        Ok(Self { http1: Arc::new(http1), http2: Arc::new(http2), server_name, digest })
+        Ok(Self { http1: Arc::new(http1), http2: Arc::new(http2), other: Arc::new(other), server_name, digest })
     }
 
-    /// For connections that speak HTTP/2 or do not; they differ in ALPN.
+    /// For connections that speak one of the protocols that ALPN can name, or another one.
     #[must_use]
-    pub fn config(&self, http2: bool) -> &Arc<ClientConfig> {
-        if http2 { &self.http2 } else { &self.http1 }
+    pub fn config(&self, inside: Inside) -> &Arc<ClientConfig> {
+        match inside {
+            Inside::Http1 => &self.http1,
+            Inside::Http2 => &self.http2,
+            Inside::Other => &self.other,
+        }
     }
 
     /// The name to ask for, and that the certificate has to be for, when a request is for `host` (without a port).

@@ -30,7 +30,7 @@ use std::sync::{Arc, LazyLock};
 use rustls::crypto::CryptoProvider;
 
 pub use certificate::Certificate;
-pub use client::{ClientError, ClientSettings, ClientTls, InvalidHost, Trust};
+pub use client::{ClientError, ClientSettings, ClientTls, Inside, InvalidHost, Trust};
 pub use clients::{ClientPolicy, Verification};
 pub use credential::{Credential, CredentialError};
 pub use parameters::{Parameters, ParametersError, Version};

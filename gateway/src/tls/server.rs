@@ -40,7 +40,7 @@ pub enum ServerError {
 /// A server that is ready for handshakes.
 pub struct ServerTls {
     http: Arc<ServerConfig>,
-    /// For clients that offer other protocols only: the handshake goes on without ALPN.
+    /// For clients that offer other protocols only, and servers that are not for HTTP: the handshake goes on without ALPN.
     foreign: Arc<ServerConfig>,
     credentials: Vec<Arc<Credential>>,
     verifier: Option<Arc<dyn ClientCertVerifier>>,
@@ -95,6 +95,12 @@ impl ServerTls {
         let ours = |name: &[u8]| name == ALPN_HTTP2 || name == ALPN_HTTP1;
         let speaks_http = hello.alpn().is_none_or(|mut offered| offered.any(ours));
         if speaks_http { &self.http } else { &self.foreign }
+    }
+
+    /// The same for a server that is not for HTTP: no protocol is agreed on.
+    #[must_use]
+    pub fn foreign(&self) -> &Arc<ServerConfig> {
+        &self.foreign
     }
 
     /// The certificate that a client with these signature schemes gets.

@@ -8,11 +8,14 @@ use rustls::pki_types::ServerName;
 use super::{
     Endpoint, Failure, RequestBody, Sent, UpstreamError, Usage,
     balance::Endpoints,
+    connect::connect,
     usage::{Allowance, Permit, Resource},
 };
 use crate::{
     clock::Clock,
+    net::Stream,
     snapshot::{self, UpstreamProtocol},
+    tls::Inside,
 };
 
 /// A cluster's settings with its endpoints.
@@ -119,6 +122,18 @@ impl<B: RequestBody> Cluster<B> {
             Ok(permit) => endpoint.send(self, request, attempt, permit).await,
             Err(failure) => Err(UpstreamError { failure, request: Some(request) }),
         }
+    }
+
+    /// Opens a connection that its user keeps for itself; it counts as one of the cluster's as long as the permit lives.
+    ///
+    /// # Errors
+    /// See [`Failure`]: there is no connection.
+    pub async fn open(&self, endpoint: &Endpoint<B>) -> Result<(Stream, Permit), Failure> {
+        let permit = self.take(Resource::Connections)?;
+        // There is no request that says which host is meant; the service's own name is as good.
+        let server_name = self.settings.transport.server_name(&self.settings.host).map_err(Failure::Tls)?;
+        let stream = connect(endpoint.address(), &self.settings, Inside::Other, server_name.as_ref()).await?;
+        Ok((stream, permit))
     }
 
     /// Takes a part of what the cluster may use over all workers: a retry, say, for as long as it takes.

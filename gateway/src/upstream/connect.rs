@@ -9,14 +9,15 @@ use tokio_rustls::{TlsConnector, TlsStream};
 use super::Failure;
 use crate::{
     net::Stream,
-    snapshot::{Cluster, TcpKeepalive, Transport, UpstreamProtocol},
+    snapshot::{Cluster, TcpKeepalive, Transport},
+    tls::Inside,
 };
 
 /// Connects, and shakes hands if a name to ask for is given, within the time that the settings give.
 pub(super) async fn connect(
     address: SocketAddr,
     cluster: &Cluster,
-    protocol: UpstreamProtocol,
+    inside: Inside,
     server_name: Option<&ServerName<'static>>,
 ) -> Result<Stream, Failure> {
     let settings = &cluster.connections;
@@ -29,7 +30,7 @@ pub(super) async fn connect(
             (Transport::Tls(_), None) => return Err(Failure::Tls("there is no name to ask for".to_owned())),
             (Transport::Unusable(reason), _) => return Err(Failure::Tls(reason.to_string())),
         };
-        let config = tls.0.config(protocol == UpstreamProtocol::Http2);
+        let config = tls.0.config(inside);
         let shaken = TlsConnector::from(Arc::clone(config)).connect(tls.1.clone(), stream).await;
         let stream = shaken.map_err(|error| Failure::Tls(error.to_string()))?;
         Ok(Stream::Tls(Box::new(TlsStream::Client(stream))))

@@ -22,6 +22,7 @@ use super::{
 use crate::{
     clock::{Clock, Moment},
     snapshot::UpstreamProtocol,
+    tls::Inside,
 };
 
 /// An address and the connections that this worker holds to it.
@@ -156,7 +157,7 @@ impl<B: RequestBody> Endpoint<B> {
         let _pending = cluster.take(Resource::Pending)?;
         loop {
             if let Some(slot) = self.place(cluster) {
-                let stream = connect(self.address, cluster.settings(), attempt.protocol, attempt.server_name).await?;
+                let stream = connect(self.address, cluster.settings(), Inside::Http1, attempt.server_name).await?;
                 let life = Life::new(self.clock.now(), &cluster.settings().connections);
                 return Ok((Http1::new(stream, attempt.server_name.cloned(), slot, life).await?, false));
             }
@@ -229,7 +230,7 @@ impl<B: RequestBody> Endpoint<B> {
             }
             if let Some(slot) = self.place(cluster) {
                 let settings = &cluster.settings().connections;
-                let stream = connect(self.address, cluster.settings(), attempt.protocol, attempt.server_name).await?;
+                let stream = connect(self.address, cluster.settings(), Inside::Http2, attempt.server_name).await?;
                 let life = Life::new(self.clock.now(), settings);
                 let server_name = attempt.server_name.cloned();
                 let connection = Http2::new(stream, server_name, slot, life, settings.http2_keepalive).await?;

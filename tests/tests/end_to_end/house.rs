@@ -61,8 +61,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     // The one arrow that points up: plugins report what is wrong in the words of the configuration.
     ("plugins", &["config::problem", "proxy_wasm_host", "snapshot"]),
     ("worker", &["clock", "http", "proxy_wasm_host", "snapshot", "telemetry"]),
-    ("http", &["clock", "net", "proxy_wasm_host", "snapshot", "telemetry", "tls", "upstream"]),
-    ("upstream", &["clock", "net", "snapshot"]),
+    ("http", &["clock", "net", "proxy_wasm_host", "snapshot", "tcp", "telemetry", "tls", "upstream"]),
+    ("tcp", &["net", "telemetry", "upstream"]),
+    ("upstream", &["clock", "net", "snapshot", "tls"]),
     ("telemetry", &["snapshot"]),
     ("snapshot", &["proxy_wasm_host", "tls"]),
     ("tls", &[]),

@@ -14,6 +14,7 @@ mod plugins;
 mod protocols;
 mod retries;
 mod routes;
+mod tcp;
 mod tls;
 mod topology;
 mod upgrades;

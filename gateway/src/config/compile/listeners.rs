@@ -36,8 +36,10 @@ pub(super) struct PlannedListener<'a> {
 pub(super) enum Kind {
     /// HTTP in clear text.
     Http,
-    /// HTTP inside TLS, which ends here.
-    Https,
+    /// TLS that ends here; inside is HTTP or, with the protocol TLS, any other.
+    Tls,
+    /// Connections of any protocol.
+    Tcp,
 }
 
 impl Kind {
@@ -45,7 +47,8 @@ impl Kind {
     fn of(server: &Server) -> Option<Self> {
         match server.port.protocol.to_ascii_uppercase().as_str() {
             "HTTP" | "HTTP2" | "GRPC" | "GRPC-WEB" => Some(Self::Http),
-            "HTTPS" if server.tls.as_ref().is_some_and(ServerTls::terminates) => Some(Self::Https),
+            "HTTPS" | "TLS" if server.tls.as_ref().is_some_and(ServerTls::terminates) => Some(Self::Tls),
+            "TCP" | "MONGO" => Some(Self::Tcp),
             _ => None,
         }
     }
@@ -74,8 +77,8 @@ pub(super) fn plan<'a>(
                 } else {
                     let other = listener.servers.first().map(|(gateway, _)| gateway.full_name()).unwrap_or_default();
                     let message = format!(
-                        "port {declared_port} has the protocol of Gateway {other}, which is older: HTTP and HTTPS cannot \
-                         share a port; this server is not served"
+                        "port {declared_port} has the protocol of Gateway {other}, which is older: HTTP, TLS and TCP \
+                         cannot share a port; this server is not served"
                     );
                     problems.push(gateway.problem(Level::Error, "GW0104", &path.key("port").key("protocol"), message));
                 }

@@ -18,6 +18,7 @@ pub(crate) mod retry;
 mod routes;
 mod server_hosts;
 mod services;
+mod tcp;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -67,22 +68,33 @@ pub fn compile(
         let context = Context { options, services: &services, clusters: &clusters, policies: &policies, declared_port };
         let mut gateways: Vec<String> = listener.servers.iter().map(|(gateway, _)| gateway.full_name()).collect();
         gateways.dedup();
-        let mut build = |servers: &[_]| virtual_hosts::build(servers, &bindings, context, &mut out);
-        let (hosts, tls) = match listener.kind {
-            Kind::Http => (build(&listener.servers), None),
-            Kind::Https => {
-                let hosts = listener.servers.iter().map(|server| build(std::slice::from_ref(server))).collect();
-                (HostTable::default(), Some(tls::build(&listener, hosts, &material, &mut out.problems)))
-            }
-        };
-        listeners.push(Arc::new(Listener {
+        let mut served = Listener {
             declared_port,
             bind: listener.bind,
             gateways,
-            hosts,
-            tls,
+            hosts: HostTable::default(),
+            tls: None,
+            tcp: None,
             plugins: plugins::chain(attached, listener.rule_port),
-        }));
+        };
+        match listener.kind {
+            Kind::Http => served.hosts = virtual_hosts::build(&listener.servers, &bindings, context, &mut out),
+            Kind::Tcp => served.tcp = Some(tcp::build(&listener.servers, &bindings, context, &mut out)),
+            Kind::Tls => {
+                let contents = listener.servers.iter().map(|server| {
+                    let http = server.1.port.protocol.eq_ignore_ascii_case("HTTPS");
+                    let server = std::slice::from_ref(server);
+                    if http {
+                        (virtual_hosts::build(server, &bindings, context, &mut out), None)
+                    } else {
+                        (HostTable::default(), Some(tcp::build(server, &bindings, context, &mut out)))
+                    }
+                });
+                let contents = contents.collect();
+                served.tls = Some(tls::build(&listener, contents, &material, &mut out.problems));
+            }
+        }
+        listeners.push(Arc::new(served));
     }
     // The same VirtualService on several ports has the same problems.
     out.problems.sort_by(Problem::by_place);

@@ -24,10 +24,10 @@ use crate::{
         resources::{Resource, Resources},
         validate::full_gateway_name,
     },
-    istio::{HttpMatch, HttpRoute, RouteDestination, VirtualService},
+    istio::{self, HttpMatch, HttpRoute, Labels, RouteDestination, VirtualService},
     snapshot::{
         Action, Conditions, Destination, DirectResponse, Forward, HeaderOps, HeaderTemplate, HeaderWrite, Redirect,
-        RedirectPort, RetryPolicy, Route, RouteId, Rule, UriMatch,
+        RedirectPort, RetryPolicy, Route, RouteId, Rule, TcpRoute, UriMatch,
     },
 };
 
@@ -99,6 +99,40 @@ pub(super) fn compile(
     compiler.chunk
 }
 
+/// The route for connections without HTTP that arrive through `gateway`: the first of the VirtualService that applies.
+pub(super) fn tcp(
+    service: &Resource<VirtualService>,
+    gateway: &str,
+    context: Context<'_>,
+    out: &mut Output,
+) -> Option<TcpRoute> {
+    let name: Arc<str> = service.full_name().into();
+    let mut compiler = Compiler { service, name, gateway, context, out, chunk: Chunk::default() };
+    let applies = |route: &&istio::TcpRoute| {
+        route.matches.is_empty()
+            || route.matches.iter().any(|block| {
+                // Validation has said that matching by network is not supported.
+                block.destination_subnets.is_empty()
+                    && block.source_subnet.is_empty()
+                    && compiler.concerns(block.port, &block.gateways, &block.source_labels, &block.source_namespace)
+            })
+    };
+    let (at, route) = service.spec.tcp.iter().enumerate().find(|(_, route)| applies(route))?;
+    let tcp = Path::SPEC.key("tcp");
+    let path = tcp.index(at);
+    let routes = path.key("route");
+    let lone = route.route.len() == 1;
+    let mut destinations = Vec::with_capacity(route.route.len());
+    for (at, weighted) in route.route.iter().enumerate() {
+        if weighted.weight != 0 || lone {
+            destinations.push(compiler.destination(weighted, &routes.index(at)));
+        }
+    }
+    let total_weight = destinations.iter().map(|destination| u64::from(destination.weight)).sum();
+    // A service that must be spoken to in a way that this version cannot is not spoken to at all.
+    (!compiler.chunk.blocked).then(|| TcpRoute { destinations: destinations.into(), total_weight })
+}
+
 struct Compiler<'a, 'b> {
     service: &'a Resource<VirtualService>,
     name: Arc<str>,
@@ -125,17 +159,20 @@ impl Compiler<'_, '_> {
 
     /// Whether a match block is for this port and gateway. If it names gateways, they alone decide.
     fn applies(&self, block: &HttpMatch) -> bool {
-        if block.port.is_some_and(|port| port != 0 && port != u32::from(self.context.declared_port)) {
+        !matching::needs_claims(block)
+            && self.concerns(block.port, &block.gateways, &block.source_labels, &block.source_namespace)
+    }
+
+    /// The part of that which HTTP and TCP have in common.
+    fn concerns(&self, port: Option<u32>, gateways: &[String], labels: &Labels, namespace: &str) -> bool {
+        if port.is_some_and(|port| port != 0 && port != u32::from(self.context.declared_port)) {
             return false;
         }
-        if matching::needs_claims(block) {
-            return false;
-        }
-        if block.gateways.is_empty() {
-            self.context.options.selected_by(&block.source_labels)
-                && (block.source_namespace.is_empty() || block.source_namespace == self.context.options.namespace)
+        if gateways.is_empty() {
+            self.context.options.selected_by(labels)
+                && (namespace.is_empty() || namespace == self.context.options.namespace)
         } else {
-            block.gateways.iter().any(|name| full_gateway_name(name, &self.service.namespace) == self.gateway)
+            gateways.iter().any(|name| full_gateway_name(name, &self.service.namespace) == self.gateway)
         }
     }
 

@@ -17,7 +17,7 @@ use crate::{
         validate::{certificate_hash, key_hash},
     },
     istio::{Gateway, Server, ServerTls as Settings},
-    snapshot::{HostPattern, HostTable, TlsServer, TlsServers},
+    snapshot::{HostPattern, HostTable, TcpRoute, TlsServer, TlsServers},
     tls::{
         Authorities, ClientPolicy, Credential, Parameters, RevocationLists, ServerSettings, ServerTls, Verification,
         Version, limits,
@@ -31,15 +31,15 @@ pub(super) struct Material<'a> {
     pub(super) surroundings: &'a Surroundings,
 }
 
-/// Builds the servers of a listener; `hosts` is what each serves.
+/// Builds the servers of a listener; `contents` is what each serves.
 pub(super) fn build(
     listener: &PlannedListener<'_>,
-    hosts: Vec<HostTable>,
+    contents: Vec<(HostTable, Option<TcpRoute>)>,
     material: &Material<'_>,
     problems: &mut Vec<Problem>,
 ) -> TlsServers {
     let mut servers = TlsServers::default();
-    for ((gateway, server), hosts) in listener.servers.iter().zip(hosts) {
+    for ((gateway, server), (hosts, tcp)) in listener.servers.iter().zip(contents) {
         let place = gateway.spec.servers.iter().position(|other| std::ptr::eq(other, *server)).unwrap_or_default();
         let path = Path::SPEC.key("servers");
         let path = path.index(place);
@@ -56,7 +56,7 @@ pub(super) fn build(
         let name = format!("{name}.{}", gateway.namespace).into();
         let mut builder = Builder { gateway, path: path.key("tls"), material, problems };
         let tls = server.tls.as_ref().and_then(|tls| builder.server(server, tls));
-        servers.insert(TlsServer { name, server_names, hosts, tls });
+        servers.insert(TlsServer { name, server_names, hosts, tcp, tls });
     }
     servers
 }

@@ -88,15 +88,14 @@ fn check_protocol(server: &Server, path: &Path<'_>, report: &mut Report<'_, Gate
             }
             None => {}
         },
-        protocol @ ("HTTPS" | "TLS") => match &server.tls {
+        "HTTPS" | "TLS" => match &server.tls {
             None => report.reject(&tls, "server must have TLS settings for HTTPS/TLS protocols"),
-            Some(settings) if protocol == "HTTPS" => server_tls::check(settings, &tls, report),
-            Some(_) => {
-                report.unsupported(&field, "protocol TLS", "this server is not served, the others are");
-            }
+            Some(settings) => server_tls::check(settings, &tls, report),
         },
-        protocol @ ("TCP" | "MONGO") => {
-            report.unsupported(&field, &format!("protocol {protocol}"), "this server is not served, the others are");
+        "TCP" | "MONGO" => {
+            if server.tls.is_some() {
+                report.warn("IST0133", &tls, "Schema validation warning: tls has no effect on a TCP server; use TLS");
+            }
         }
         "" => report.reject(&field, "is required: HTTP, HTTP2, GRPC, GRPC-WEB, HTTPS, TLS, TCP or MONGO"),
         other => report.reject(&field, format!("unsupported protocol: {other}")),
@@ -144,7 +143,8 @@ mod tests {
                 "{port: {number: 443, name: h, protocol: TLS}, hosts: ['*'], tls: {mode: SIMPLE}}".into(),
                 "Error [GW0102]",
             ),
-            ("{port: {number: 9, name: h, protocol: TCP}, hosts: ['*']}".into(), "Error [GW0102]"),
+            ("{port: {number: 9, name: h, protocol: TCP}, hosts: ['*']}".into(), ""),
+            ("{port: {number: 9, name: h, protocol: TCP}, hosts: ['*'], tls: {mode: SIMPLE}}".into(), "IST0133"),
             (format!("{{{port}, hosts: ['*'], host: x}}"), "did you mean \"hosts\""),
         ];
         let cases: Vec<(&str, &str)> = cases.iter().map(|(snippet, expected)| (snippet.as_str(), *expected)).collect();

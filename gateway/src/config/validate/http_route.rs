@@ -120,7 +120,7 @@ fn check_action(route: &HttpRoute, delegate: bool, path: &Path<'_>, report: &mut
     }
 }
 
-fn check_destinations(destinations: &[RouteDestination], path: &Path<'_>, report: &mut VsReport<'_>) {
+pub(super) fn check_destinations(destinations: &[RouteDestination], path: &Path<'_>, report: &mut VsReport<'_>) {
     let routes = path.key("route");
     let mut total: i64 = 0;
     for (at, route) in destinations.iter().enumerate() {

@@ -12,6 +12,7 @@ mod report;
 mod secret;
 mod server_tls;
 mod service;
+mod tcp_route;
 mod virtual_service;
 mod wasm_plugin;
 

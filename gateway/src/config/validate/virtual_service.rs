@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{Report, export_to, host_pattern_error, http_route, is_label, is_subdomain};
+use super::{Report, export_to, host_pattern_error, http_route, is_label, is_subdomain, tcp_route};
 use crate::{
     config::{compile::matching, path::Path, resources::Resource},
     istio::{HttpMatch, VirtualService},
@@ -34,11 +34,16 @@ pub(crate) fn virtual_service(resource: &Resource<VirtualService>, report: &mut 
     if spec.http.is_empty() && spec.tls.is_empty() && spec.tcp.is_empty() {
         report.reject(&Path::SPEC, "http, tcp or tls must be provided in virtual service");
     }
-    for (name, routes) in [("tls", &spec.tls), ("tcp", &spec.tcp)] {
-        if !routes.is_empty() {
-            let path = Path::SPEC.key(name);
-            report.unsupported(&path, &format!("{name} routing"), "these routes have no effect");
-        }
+    if !spec.tls.is_empty() {
+        report.unsupported(
+            &Path::SPEC.key("tls"),
+            "routing of TLS that is passed through",
+            "these routes have no effect",
+        );
+    }
+    let tcp = Path::SPEC.key("tcp");
+    for (at, route) in spec.tcp.iter().enumerate() {
+        tcp_route::check(route, &tcp.index(at), report);
     }
     let http = Path::SPEC.key("http");
     for (at, route) in spec.http.iter().enumerate() {

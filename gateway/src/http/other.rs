@@ -1,0 +1,36 @@
+//! Connections of a listener, or of a TLS server, whose protocol is not HTTP: which cluster they go to.
+
+use super::{connection::Connection, forward::choose, secured};
+use crate::{
+    net::{End, Stream},
+    tcp::{self, Client, Target},
+    telemetry::ResponseFlags,
+};
+
+/// Serves such a connection until it ends.
+pub(super) async fn serve(stream: Stream, connection: &Connection) {
+    let serving = connection.port.serving();
+    let worker = &connection.worker;
+    let client = Client {
+        id: connection.id,
+        remote: connection.remote,
+        local: connection.local,
+        server_name: connection.secured.as_ref().and_then(|secured| secured.server_name()),
+    };
+    let route = secured::tcp_route(connection.secured.as_ref(), &serving);
+    let chosen = route.and_then(|route| choose(&route.destinations, route.total_weight));
+    let target = match chosen {
+        None => Target { name: "", cluster: Err(ResponseFlags::NO_ROUTE), destination: &worker.nowhere },
+        Some((_, chosen)) => match chosen.cluster.and_then(|id| serving.config.cluster(id)) {
+            Some((cluster, counted)) => {
+                Target { name: &chosen.cluster_name, cluster: Ok(cluster), destination: counted }
+            }
+            None => Target {
+                name: &chosen.cluster_name,
+                cluster: Err(ResponseFlags::NO_CLUSTER),
+                destination: &worker.nowhere,
+            },
+        },
+    };
+    tcp::proxy(End { stream, read_ahead: bytes::Bytes::new() }, client, target, &worker.telemetry).await;
+}
