@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     config::{
-        Options, Store, Surroundings, compile,
+        Changed, Options, Store, Surroundings, compile,
         problem::{Level, Problem},
         source::{FileSource, SourceFile, Watch},
     },
@@ -37,7 +37,7 @@ pub struct Progress {
     pub read: u64,
     /// Version of the snapshot that every worker serves.
     pub version: u64,
-    /// Times that endpoints were exchanged in it, because DNS had news.
+    /// Times that endpoints were exchanged in it, because DNS had news or EndpointSlices changed.
     pub endpoints: u64,
     /// The listeners of that snapshot.
     pub listeners: Vec<BoundListener>,
@@ -58,8 +58,21 @@ pub(super) struct Control {
     telemetry: Telemetry,
     problems: Arc<ArcSwap<Vec<Problem>>>,
     progress: watch::Sender<Progress>,
-    /// What the files and modules looked like when they were last taken over.
-    seen: Option<u64>,
+    /// What the files looked like when they were last taken over.
+    seen: Option<Fingerprint>,
+    /// What is wrong besides the resources and what compiling them finds: plugins, addresses.
+    other_problems: Vec<Problem>,
+    /// Whether every listener of the configuration is bound.
+    all_bound: bool,
+}
+
+/// Numbers that change when files change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Fingerprint {
+    /// Those with resources.
+    files: u64,
+    /// Those that resources name: modules and certificates.
+    named: u64,
 }
 
 /// Why a change did not take place.
@@ -98,6 +111,8 @@ impl Control {
             problems,
             progress,
             seen: None,
+            other_problems: Vec::new(),
+            all_bound: false,
         })
     }
 
@@ -149,10 +164,14 @@ impl Control {
     async fn files_changed(&mut self) {
         let files = self.read();
         let seen = self.fingerprint(&files);
-        if self.seen.replace(seen) == Some(seen) {
+        let before = self.seen.replace(seen);
+        if before == Some(seen) {
             return;
         }
-        self.store.update(files);
+        let only_endpoints = self.store.update(files) == Changed::Endpoints;
+        if only_endpoints && self.all_bound && before.is_some_and(|before| before.named == seen.named) {
+            return self.slices_changed().await;
+        }
         match self.apply(None).await {
             Ok(failures) => {
                 for failure in &failures {
@@ -173,8 +192,25 @@ impl Control {
         self.registry.watched_files().iter().chain(self.surroundings.watched_files())
     }
 
-    /// A number that changes when the files, or those that resources name, change.
-    fn fingerprint(&self, files: &[SourceFile]) -> u64 {
+    /// EndpointSlices have changed and nothing else: the clusters are the same but for their endpoints.
+    async fn slices_changed(&mut self) {
+        let (mut snapshot, compiled) = compile::compile(self.store.resources(), &self.options, &[], &self.surroundings);
+        self.named = self.resolve(&mut snapshot).await;
+        let endpoints = (0..).zip(&snapshot.clusters).map(|(id, cluster)| (id, Arc::clone(&cluster.endpoints)));
+        let exchanged = self.publisher.exchange_endpoints(endpoints.collect()).await;
+        let problems = self.store.problems().iter().chain(&self.other_problems).chain(&compiled);
+        self.report(problems.cloned().collect());
+        match exchanged {
+            Ok(changed) => self.progress.send_modify(|progress| progress.endpoints += u64::from(changed)),
+            Err(error) => {
+                // The next event, or the slow comparison, tries again.
+                self.seen = None;
+                tracing::error!(%error, "a worker has not acknowledged endpoints that the others use");
+            }
+        }
+    }
+
+    fn fingerprint(&self, files: &[SourceFile]) -> Fingerprint {
         let mut hasher = DefaultHasher::new();
         for file in files {
             file.path.hash(&mut hasher);
@@ -183,10 +219,11 @@ impl Control {
                 Err(error) => error.to_string().hash(&mut hasher),
             }
         }
+        let mut named = DefaultHasher::new();
         for path in self.watched_files() {
-            state(path).hash(&mut hasher);
+            state(path).hash(&mut named);
         }
-        hasher.finish()
+        Fingerprint { files: hasher.finish(), named: named.finish() }
     }
 
     /// An upload or a deletion.
@@ -221,12 +258,13 @@ impl Control {
             match self.publisher.publish(snapshot).await {
                 Ok(published) => {
                     self.named = named;
-                    let mut problems = self.store.problems().to_vec();
-                    problems.extend(declared);
-                    problems.append(&mut resolved.problems);
-                    problems.extend(compiled);
-                    problems.extend(published.failures.iter().map(problem));
-                    self.report(problems);
+                    self.names.retain(self.named.iter().map(|(_, cluster)| cluster));
+                    self.all_bound = published.failures.is_empty();
+                    self.other_problems = declared;
+                    self.other_problems.append(&mut resolved.problems);
+                    self.other_problems.extend(published.failures.iter().map(problem));
+                    let problems = self.store.problems().iter().chain(&self.other_problems).chain(&compiled);
+                    self.report(problems.cloned().collect());
                     let kept = self.registry.commit(resolved, staged.take());
                     self.progress.send_modify(|progress| {
                         progress.version += 1;

@@ -92,19 +92,10 @@ impl Names {
         Ok(Self { lookup, known: BTreeMap::new(), inbox, outbox })
     }
 
-    /// Looks up the names of these clusters from now on, and no others. Waits a moment for the first answers, so that a
-    /// new service does not begin without endpoints.
+    /// Looks up the names of these clusters from now on, too. Waits a moment for the first answers, so that a new service
+    /// does not begin without endpoints.
     pub(super) async fn follow<'a>(&mut self, clusters: impl Iterator<Item = &'a Arc<Cluster>>) {
-        let names = clusters.flat_map(|cluster| cluster.names.iter());
-        let wanted: BTreeSet<Arc<str>> = names.map(|named| Arc::clone(&named.name)).collect();
-        self.known.retain(|name, known| {
-            let stays = wanted.contains(name);
-            if !stays {
-                known.task.abort();
-            }
-            stays
-        });
-        for name in wanted {
+        for name in names(clusters) {
             if !self.known.contains_key(&name) {
                 let task = tokio::spawn(follow(self.lookup.clone(), Arc::clone(&name), self.outbox.clone()));
                 let known = Known { task: task.abort_handle(), addresses: Vec::new(), settled: false };
@@ -118,6 +109,14 @@ impl Names {
         };
         // Whoever has not answered by then is taken over later.
         let _ = tokio::time::timeout(FIRST_ANSWERS, settled).await;
+    }
+
+    /// Looks up the names of these clusters only, and forgets what it knows of others.
+    pub(super) fn retain<'a>(&mut self, clusters: impl Iterator<Item = &'a Arc<Cluster>>) {
+        let wanted = names(clusters);
+        for (_, known) in self.known.extract_if(.., |name, _| !wanted.contains(name)) {
+            known.task.abort();
+        }
     }
 
     /// Waits until something is known that was not known before. May be dropped at any time.
@@ -153,6 +152,10 @@ impl Names {
         }
         all.into()
     }
+}
+
+fn names<'a>(clusters: impl Iterator<Item = &'a Arc<Cluster>>) -> BTreeSet<Arc<str>> {
+    clusters.flat_map(|cluster| cluster.names.iter()).map(|named| Arc::clone(&named.name)).collect()
 }
 
 /// The order of an answer means nothing; name servers turn it.

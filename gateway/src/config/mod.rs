@@ -39,7 +39,7 @@ pub(crate) mod yaml;
 
 pub use options::{Options, PrivilegedPorts};
 pub use resources::{Origin, Resource, Resources};
-pub use store::Store;
+pub use store::{Changed, Store};
 pub use surroundings::Surroundings;
 pub(crate) use yaml::to_text as to_yaml;
 

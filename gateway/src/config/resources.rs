@@ -153,6 +153,25 @@ impl Resources {
         resources
     }
 
+    /// Whether some EndpointSlices are others, and everything else is the very same (read from files that did not
+    /// change).
+    pub(crate) fn differ_in_endpoints_only(&self, before: &Self) -> bool {
+        fn same<T>(one: &[Arc<Resource<T>>], other: &[Arc<Resource<T>>]) -> bool {
+            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| Arc::ptr_eq(one, other))
+        }
+        !same(&self.endpoint_slices, &before.endpoint_slices)
+            && same(&self.gateways, &before.gateways)
+            && same(&self.virtual_services, &before.virtual_services)
+            && same(&self.service_entries, &before.service_entries)
+            && same(&self.services, &before.services)
+            && same(&self.wasm_plugins, &before.wasm_plugins)
+            && same(&self.destination_rules, &before.destination_rules)
+            && same(&self.authorization_policies, &before.authorization_policies)
+            && same(&self.request_authentications, &before.request_authentications)
+            && same(&self.secrets, &before.secrets)
+            && same(&self.config_maps, &before.config_maps)
+    }
+
     /// How many resources there are.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -32,6 +32,15 @@ pub struct Store {
     problems: Vec<Problem>,
 }
 
+/// What an update of the [`Store`] changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Changed {
+    /// EndpointSlices, and nothing else.
+    Endpoints,
+    /// Anything else, or nothing.
+    Any,
+}
+
 /// The last state of a file.
 #[derive(Debug)]
 struct File {
@@ -54,7 +63,8 @@ impl Store {
     }
 
     /// Takes what the source shows now: all files, in order. Files whose bytes did not change are not read again.
-    pub fn update(&mut self, files: Vec<SourceFile>) {
+    /// Says what that changes.
+    pub fn update(&mut self, files: Vec<SourceFile>) -> Changed {
         let mut problems = Vec::new();
         let mut before = std::mem::take(&mut self.files);
         let mut order = Vec::with_capacity(files.len());
@@ -77,11 +87,15 @@ impl Store {
             self.files.insert(path, now);
         }
         let in_use = self.choose(&order, &mut problems);
-        self.resources = Resources::collect(in_use);
+        let resources = Resources::collect(in_use);
+        let changed =
+            if resources.differ_in_endpoints_only(&self.resources) { Changed::Endpoints } else { Changed::Any };
+        self.resources = resources;
         problems.extend(validate::references(&self.resources, &self.options));
         problems.sort_by(Problem::by_place);
         problems.dedup();
         self.problems = problems;
+        changed
     }
 
     /// Decides which version of each resource is in use, in the order of files and documents.

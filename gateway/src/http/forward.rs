@@ -22,7 +22,7 @@ use super::{
     serving::PinnedRoute,
 };
 use crate::{
-    snapshot::{Destination, Forward, TemplateContext, UpstreamProtocol},
+    snapshot::{Destination, Forward, TemplateContext, Transport, UpstreamProtocol},
     telemetry::{Limit, ResponseFlags},
     upstream::{Attempt, Failure, Permit, Resource, Sent, UpstreamError},
 };
@@ -89,9 +89,13 @@ pub(super) async fn send(
     let (cluster, counted) = route.destinations.get(index).and_then(Option::as_ref).ok_or_else(no_cluster)?;
     record.destination = Rc::clone(counted);
     // Envoy asks for the host before it is rewritten.
-    let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let server_name = cluster.settings().transport.server_name(host);
-    let server_name = server_name.map_err(|reason| no_tls(reason, connection, record))?;
+    let server_name = match &cluster.settings().transport {
+        Transport::Plain => None,
+        transport => {
+            let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+            transport.server_name(host).map_err(|reason| no_tls(reason, connection, record))?
+        }
+    };
     edit(connection, record, version, &mut head, route, forward, destination)?;
 
     let counters = connection.worker.telemetry.counters();

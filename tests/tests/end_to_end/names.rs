@@ -172,3 +172,60 @@ async fn unknown_hosts_never_lead_to_this_host() {
     }
     assert_eq!(upstream.connections(), 0);
 }
+
+#[tokio::test]
+async fn endpoint_slices_that_change_alone_change_nothing_else() {
+    let (one, two) = two_addresses().await;
+    let service = "
+apiVersion: v1
+kind: Service
+metadata: {name: sample, namespace: default}
+spec: {clusterIP: None, ports: [{name: http, port: 80}]}
+---
+";
+    let slice = |addresses: &[&str]| {
+        let endpoints: Vec<_> = addresses.iter().map(|address| format!("{{addresses: [{address}]}}")).collect();
+        format!(
+            "
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: sample-1, namespace: default, labels: {{kubernetes.io/service-name: sample}}}}
+addressType: IPv4
+endpoints: [{}]
+ports: [{{name: http, port: {}}}]
+",
+            endpoints.join(", "),
+            one.address().port()
+        )
+    };
+    let setup = Setup::new().file("all.yaml", GATEWAY.to_owned() + service + &route("sample"));
+    let gateway = setup.file("slice.yaml", slice(&["127.0.0.1"])).start().await.unwrap();
+    let mut client = gateway.client().await.unwrap();
+    assert_eq!(client.get(HOST, "/").await.unwrap().status, 200);
+    let before = gateway.gateway().progress().borrow().clone();
+
+    gateway.write("slice.yaml", &slice(&["127.0.0.2"])).await.unwrap();
+    let after = gateway.gateway().progress().borrow().clone();
+    assert_eq!((after.version, after.endpoints), (before.version, before.endpoints + 1));
+    assert_eq!(client.get(HOST, "/").await.unwrap().status, 200);
+    assert_eq!((one.requests().len(), two.requests().len()), (1, 1));
+
+    // What it leads to is reported as ever.
+    gateway.write("slice.yaml", &slice(&[])).await.unwrap();
+    assert_eq!(client.get(HOST, "/").await.unwrap().status, 503);
+    assert!(gateway.problems().iter().any(|problem| problem.code == "GW0106"), "{:#?}", gateway.problems());
+    gateway.write("slice.yaml", &slice(&["127.0.0.1", "127.0.0.2"])).await.unwrap();
+    assert!(gateway.problems().is_empty(), "{:#?}", gateway.problems());
+    assert_eq!(client.get(HOST, "/").await.unwrap().status, 200);
+
+    // Together with something else it is a new configuration.
+    gateway
+        .change(|folder| {
+            std::fs::write(folder.join("slice.yaml"), slice(&["127.0.0.1"]))?;
+            Ok(std::fs::write(folder.join("other.yaml"), entry("other.example.dev", "STATIC", 1))?)
+        })
+        .await
+        .unwrap();
+    assert!(gateway.gateway().progress().borrow().version > before.version);
+    assert_eq!(client.get(HOST, "/").await.unwrap().status, 200);
+}
