@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     net::{End, Ended, Tunnel},
-    telemetry::{Captured, Destination, Entry, ResponseFlags, TcpConnection, WorkerTelemetry},
+    telemetry::{Captured, Destination, Entry, ResponseFlags, TcpConnection, TlsEntry, WorkerTelemetry},
     upstream::{Cluster, Failure, RequestBody},
 };
 
@@ -30,6 +30,8 @@ pub(crate) struct Client<'a> {
     pub(crate) local: SocketAddr,
     /// SNI, of a connection inside TLS.
     pub(crate) server_name: Option<&'a str>,
+    /// The rest of what the log shows of TLS.
+    pub(crate) tls: Option<TlsEntry<'a>>,
 }
 
 /// Where a connection goes.
@@ -190,6 +192,7 @@ impl Drop for Session<'_> {
             connection_id: self.client.id,
             requested_server_name: self.client.server_name.map(str::as_bytes),
             route_name: "",
+            tls: self.client.tls,
         });
     }
 }

@@ -16,6 +16,7 @@ pub(super) async fn serve(stream: Stream, connection: &Connection) {
         remote: connection.remote,
         local: connection.local,
         server_name: connection.secured.as_ref().and_then(|secured| secured.server_name()),
+        tls: connection.secured.as_ref().map(|secured| secured.log_entry()),
     };
     let route = secured::tcp_route(connection.secured.as_ref(), &serving);
     let chosen = route.and_then(|route| choose(&route.destinations, route.total_weight));
