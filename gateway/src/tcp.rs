@@ -191,7 +191,6 @@ impl Drop for Session<'_> {
             downstream_remote_address: Some(self.client.remote),
             connection_id: self.client.id,
             requested_server_name: self.client.server_name.map(str::as_bytes),
-            tls: None,
             route_name: "",
             tls: self.client.tls,
         });
