@@ -7,6 +7,7 @@
 //! * [`client`]: an HTTP/1.1 client that sends exactly the bytes it is given, and an HTTP/2 client;
 //! * [`certificates`] and [`tls`]: authorities, what they issue, and a TLS client;
 //! * [`dns`]: a name server;
+//! * [`grpc`]: a gRPC server and client;
 //! * [`body`]: bodies that a test sends piece by piece, for both;
 //! * [`server`]: HTTP/1.1 or HTTP/2 over one accepted connection, also what `sample-service` runs on.
 //!
@@ -18,6 +19,7 @@ pub mod certificates;
 pub mod client;
 pub mod dns;
 pub mod gateway;
+pub mod grpc;
 pub mod metrics;
 pub mod plugins;
 pub mod process;

@@ -279,6 +279,10 @@ impl Stream {
         if let Some(filters) = &self.filters {
             filters.set_upstream(endpoint);
         }
+        if head.status == StatusCode::NO_CONTENT {
+            // RFC 9110 8.6; hyper leaves it out for HTTP/1 only.
+            head.headers.remove(header::CONTENT_LENGTH);
+        }
         let (body, upgraded) = if head.status == StatusCode::SWITCHING_PROTOCOLS {
             // What follows is not a body, whatever the head says (CVE-2024-23326); nor does it have to end in time.
             head.headers.remove(header::CONTENT_LENGTH);

@@ -2,9 +2,11 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod configuration;
+mod crossings;
 mod destinations;
 mod drain;
 mod faults;
+mod grpc;
 mod headers;
 mod hosts;
 mod house;
