@@ -2,6 +2,7 @@
 
 use std::{
     cell::Cell,
+    future::poll_fn,
     io,
     net::SocketAddr,
     pin::{Pin, pin},
@@ -51,6 +52,8 @@ pub(super) struct Connection {
     pub(super) activity: Rc<Activity>,
     /// What the connection becomes when HTTP has ended on it, if it does not end.
     pub(super) switch: Cell<Option<Box<Switch>>>,
+    /// Whether some request had an `Upgrade` header, whatever became of it.
+    pub(super) upgrade_seen: Cell<bool>,
     /// Inside TLS: for whom, and who the client is.
     pub(super) secured: Option<Secured>,
 }
@@ -99,6 +102,7 @@ pub(crate) async fn serve(stream: TcpStream, remote: SocketAddr, port: Rc<Port>,
             activity: Rc::clone(&activity),
             worker: Rc::clone(&worker),
             switch: Cell::default(),
+            upgrade_seen: Cell::default(),
             secured,
         });
         let io = |stream| ClientIo::new(stream, prefix, Rc::clone(&activity));
@@ -213,6 +217,13 @@ async fn serve_http1(io: ClientIo, connection: Rc<Connection>) {
         // Told to drain, it goes on until the drain time is over.
         with_orders(&activity, false, pin!(tunnel), |_| {}).await;
         return;
+    }
+    if ended.is_some() && connection.upgrade_seen.get() {
+        // hyper thinks that somebody else goes on with it, and has not said goodbye.
+        let mut io = http1.into_parts().io;
+        let goodbye = poll_fn(|cx| hyper::rt::Write::poll_shutdown(Pin::new(&mut io), cx));
+        // A client that is gone need not hear it.
+        let _ = with_orders(&activity, false, pin!(goodbye), |_| {}).await;
     }
     log_end(ended);
 }

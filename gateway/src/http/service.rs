@@ -70,6 +70,10 @@ pub(super) async fn serve(
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Aborted> {
     let (parts, incoming) = request.into_parts();
+    // hyper has nothing else to say there.
+    if !parts.extensions.is_empty() {
+        connection.upgrade_seen.set(true);
+    }
     let version = parts.version;
     let grpc = reply::is_grpc(&parts.headers);
     let record = Record::start(&connection, &parts, grpc);

@@ -2,10 +2,12 @@
 
 use gateway::http::Topology;
 use gateway::telemetry::LogFormat;
+use gateway_tests::certificates::Authority;
 use gateway_tests::client::RawClient;
 use gateway_tests::gateway::{Setup, TestGateway};
-use gateway_tests::resources::{GATEWAY, service_at, virtual_service};
+use gateway_tests::resources::{GATEWAY, everything_to, https_gateway, secret, service, service_at, virtual_service};
 use gateway_tests::server::Protocol;
+use gateway_tests::tls::TlsClient;
 use gateway_tests::upstream::{Received, Upstream};
 use std::net::SocketAddr;
 
@@ -15,7 +17,7 @@ const GET: &str = "GET /path HTTP/1.1\r\nhost: test.example.dev\r\n\r\n";
 async fn start(topology: Topology) -> (TestGateway, Upstream) {
     let upstream = Upstream::start(Protocol::Http1).await.unwrap();
     let resources = GATEWAY.to_owned()
-        + &gateway_tests::resources::service("sample", &[&upstream])
+        + &service("sample", &[&upstream])
         + &virtual_service(
             "everything",
             &["*"],
@@ -267,4 +269,53 @@ async fn ipv6_on_both_sides() {
     let received = gateway_tests::within("both requests", server).await.unwrap().unwrap();
     assert!(received.iter().all(|headers| headers.iter().any(|(n, v)| n == "host" && v == &format!("[::1]:{port}"))));
     assert_eq!(gateway.admin("/config_dump").await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn tls_follows_what_the_balancer_says() {
+    let authority = Authority::new("tests").unwrap();
+    let issued = authority.server(&[HOST]).unwrap();
+    let upstream = Upstream::start(Protocol::Http1).await.unwrap();
+    let gateway = Setup::new()
+        .options(|options| options.identity.topology.proxy_protocol = true)
+        .file("gateway.yaml", https_gateway("gateway", &[HOST], "mode: SIMPLE, credentialName: cert"))
+        .file("secret.yaml", secret("cert", &issued, None))
+        .file("service.yaml", service("sample", &[&upstream]))
+        .file("route.yaml", virtual_service("all", &["*"], "  - route: [{destination: {host: sample}}]"))
+        .start()
+        .await
+        .unwrap();
+    for header in [
+        b"PROXY TCP4 192.0.2.7 198.51.100.1 1234 443\r\n".to_vec(),
+        binary("192.0.2.7:1".parse().unwrap(), "192.0.2.8:2".parse().unwrap(), b"tlv"),
+    ] {
+        let mut tcp = tokio::net::TcpStream::connect(gateway.address(443).unwrap()).await.unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut tcp, &header).await.unwrap();
+        let tls = TlsClient::new(&[&authority]).unwrap().connect_over(tcp, HOST, &["http/1.1"]).await.unwrap();
+        assert_eq!(RawClient::over(tls).get(HOST, "/").await.unwrap().status, 200);
+    }
+    for request in upstream.received(2).await.unwrap() {
+        assert_eq!(request.header("x-forwarded-for"), Some("192.0.2.7"));
+        assert_eq!(request.header("x-forwarded-proto"), Some("https"));
+    }
+    // Without a header there is no handshake.
+    assert!(TlsClient::new(&[&authority]).unwrap().http1(gateway.address(443).unwrap(), HOST).await.is_err());
+}
+
+#[tokio::test]
+async fn a_trusted_proxy_may_end_tls() {
+    for (proxies, proto, status) in [(0, "https", 301), (1, "https", 200), (1, "http", 301), (1, "HTTPS, http", 301)] {
+        let upstream = Upstream::start(Protocol::Http1).await.unwrap();
+        let redirecting = GATEWAY.replace("hosts: ['*']", "hosts: ['*']\n    tls: {httpsRedirect: true}");
+        let gateway = Setup::new()
+            .options(|options| options.identity.topology.trusted_proxies = proxies)
+            .file("all.yaml", everything_to(&upstream).replace(GATEWAY, &redirecting))
+            .start()
+            .await
+            .unwrap();
+        assert!(gateway.problems().is_empty(), "{:#?}", gateway.problems());
+        let mut client = gateway.client().await.unwrap();
+        client.send(format!("GET / HTTP/1.1\r\nhost: {HOST}\r\nx-forwarded-proto: {proto}\r\n\r\n")).await.unwrap();
+        assert_eq!(client.response().await.unwrap().status, status, "{proxies} {proto}");
+    }
 }

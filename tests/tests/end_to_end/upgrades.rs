@@ -2,13 +2,17 @@
 
 use futures_util::{SinkExt, StreamExt};
 use gateway::telemetry::LogFormat;
+use gateway_tests::certificates::Authority;
 use gateway_tests::client::{RawClient, RawServer};
 use gateway_tests::gateway::{Setup, TestGateway};
-use gateway_tests::resources::{GATEWAY, everything_to, service_at, virtual_service};
+use gateway_tests::plugins::probe;
+use gateway_tests::resources::{GATEWAY, everything_to, https_gateway, secret, service_at, virtual_service};
 use gateway_tests::server::Protocol;
+use gateway_tests::tls::TlsClient;
 use gateway_tests::upstream::{Answer, Upstream};
 use gateway_tests::{eventually, within};
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::tungstenite::Message;
 
 const HOST: &str = "test.example.dev";
@@ -352,4 +356,90 @@ async fn a_side_that_breaks_ends_the_other() {
     })
     .await
     .unwrap();
+}
+
+#[tokio::test]
+async fn a_websocket_inside_tls() {
+    let authority = Authority::new("tests").unwrap();
+    let issued = authority.server(&[HOST]).unwrap();
+    let server = RawServer::start().await.unwrap();
+    let gateway = Setup::new()
+        .file("gateway.yaml", https_gateway("gateway", &[HOST], "mode: SIMPLE, credentialName: cert"))
+        .file("secret.yaml", secret("cert", &issued, None))
+        .file("service.yaml", service_at("sample", "HTTP", &[server.address().unwrap()]))
+        .file("route.yaml", virtual_service("all", &["*"], "  - route: [{destination: {host: sample}}]"))
+        .start()
+        .await
+        .unwrap();
+    let tls = TlsClient::new(&[&authority]).unwrap();
+    let mut client = tls.http1(gateway.address(443).unwrap(), HOST).await.unwrap();
+    client.send(handshake("/chat", "websocket")).await.unwrap();
+    let mut service = server.answer(SWITCH.to_owned() + "first").await.unwrap();
+    assert_eq!(client.response().await.unwrap().status, 101);
+    assert_eq!(client.read(5).await.unwrap(), b"first");
+    // More than TLS takes at once, both ways.
+    let large: Vec<u8> = (0..1 << 20).map(|at| (at % 251) as u8).collect();
+    let (sent, received) = tokio::join!(client.send(&large), service.read(large.len()));
+    sent.unwrap();
+    assert!(received.unwrap() == large);
+    let (sent, received) = tokio::join!(service.send(&large), client.read(large.len()));
+    sent.unwrap();
+    assert!(received.unwrap() == large);
+    service.finish_sending().await.unwrap();
+    client.closed().await.unwrap();
+    client.finish_sending().await.unwrap();
+    service.closed().await.unwrap();
+    gateway.metric_becomes("gateway_downstream_connections", &[], 0.0).await.unwrap();
+    // A handshake that is refused leaves the connection in order.
+    let mut client = tls.connect(gateway.address(443).unwrap(), HOST, &["http/1.1"]).await.unwrap();
+    client.write_all(handshake("/chat", "tls/1.3").as_bytes()).await.unwrap();
+    let mut all = Vec::new();
+    // Without TLS's own goodbye this would be an error.
+    within("the end of a refused connection", client.read_to_end(&mut all)).await.unwrap().unwrap();
+    assert!(all.starts_with(b"HTTP/1.1 403 "), "{}", String::from_utf8_lossy(&all));
+}
+
+#[tokio::test]
+async fn plugins_see_the_handshake_and_nothing_after_it() {
+    let server = RawServer::start().await.unwrap();
+    let script = "request_headers=add:x-plugin,1;response_headers=add:x-plugin,2;request_body=trap;response_body=trap";
+    let gateway = Setup::new()
+        .file("all.yaml", to(&server, "HTTP"))
+        .file("plugins.yaml", probe("a", script, ""))
+        .start()
+        .await
+        .unwrap();
+    assert!(gateway.problems().is_empty(), "{:#?}", gateway.problems());
+    let mut client = gateway.client().await.unwrap();
+    client.send(handshake("/chat", "websocket")).await.unwrap();
+    let mut service = server.accept().await.unwrap();
+    let (_, headers) = service.request_head().await.unwrap();
+    assert_eq!((value(&headers, "upgrade"), value(&headers, "x-plugin")), (Some("websocket"), Some("1")));
+    service.send(SWITCH).await.unwrap();
+    let response = client.response().await.unwrap();
+    assert_eq!((response.status, response.header("x-plugin")), (101, Some("2")));
+    client.send("ping").await.unwrap();
+    assert_eq!(service.read(4).await.unwrap(), b"ping");
+    drop(client);
+    service.closed().await.unwrap();
+}
+
+#[tokio::test]
+async fn plugins_may_prevent_a_websocket() {
+    let upstream = Upstream::start(Protocol::Http1).await.unwrap();
+    let gateway = Setup::new()
+        .file("all.yaml", everything_to(&upstream))
+        .file("plugins.yaml", probe("a", "", ""))
+        .start()
+        .await
+        .unwrap();
+    let mut client = gateway.client().await.unwrap();
+    let asking =
+        |script: &str| handshake("/", "websocket").replace("\r\n\r\n", &format!("\r\nx-probe-a: {script}\r\n\r\n"));
+    client.send(asking("request_headers=remove:upgrade")).await.unwrap();
+    assert_eq!(client.response().await.unwrap().status, 200);
+    let request = upstream.received(1).await.unwrap().remove(0);
+    assert_eq!((request.header("upgrade"), request.header("connection")), (None, None));
+    client.send(asking("request_headers=reply:418")).await.unwrap();
+    assert_eq!(client.response().await.unwrap().status, 418);
 }
