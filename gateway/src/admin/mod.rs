@@ -111,7 +111,7 @@ impl Readiness {
     }
 }
 
-const PATHS: [(&str, &str); 18] = [
+const PATHS: [(&str, &str); 19] = [
     ("GET /", "this list"),
     ("GET /plugins", "all plugins in chain order"),
     ("GET, PUT, DELETE /plugins/{name}", "show, upload or change, remove a plugin"),
@@ -129,6 +129,7 @@ const PATHS: [(&str, &str); 18] = [
     ("GET /server_info", "version and state"),
     ("POST /healthcheck/fail, /healthcheck/ok", "not ready, and clients are asked to leave; ready again"),
     ("POST /drain_listeners?graceful", "the same as /healthcheck/fail"),
+    ("POST /reopen_logs", "open the access log's file anew, after it was renamed; SIGUSR1 does the same"),
     ("POST /quitquitquit", "finish what is in flight and end; only from this machine"),
 ];
 
@@ -162,6 +163,7 @@ impl Routers {
             .route("/logging", get(operate::logging).post(operate::set_logging))
             .route("/ready", get(envoy_ready))
             .route("/server_info", get(server_info))
+            .route("/reopen_logs", post(operate::reopen_logs))
             .route("/healthcheck/fail", post(operate::fail))
             .route("/healthcheck/ok", post(operate::recover))
             .route("/drain_listeners", post(operate::drain));

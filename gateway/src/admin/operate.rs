@@ -93,6 +93,12 @@ fn log_filter(admin: &Admin) -> Result<&LogFilter, Failure> {
     admin.state.log_filter.as_ref().ok_or_else(|| Failure(ApiError::new(404, "log-unknown", message)))
 }
 
+/// `POST /reopen_logs`
+pub(super) async fn reopen_logs(State(admin): State<Arc<Admin>>) -> Response {
+    admin.state.telemetry.reopen_access_log();
+    reply::text(StatusCode::OK, "OK")
+}
+
 /// `POST /quitquitquit`, only from this machine: the agent's address is open to all.
 pub(super) async fn quit(
     State(admin): State<Arc<Admin>>,

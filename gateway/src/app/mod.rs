@@ -154,6 +154,8 @@ pub async fn start(options: Options) -> anyhow::Result<Gateway> {
         .context("cannot start the WebAssembly engine")?;
     let shared = proxy_wasm_host::Shared::new(Arc::new(PluginLog));
     telemetry.add_collector(Box::new(PluginMetrics::new(shared.clone())?))?;
+    let quotas = shared.clone();
+    telemetry.add_limits(move || plugin_output::limits(&quotas));
     let registry = Registry::new(RegistryOptions {
         data_dir: options.data_dir,
         namespace: options.config.namespace.clone(),
@@ -244,6 +246,11 @@ pub async fn start(options: Options) -> anyhow::Result<Gateway> {
 }
 
 impl Gateway {
+    /// Opens the access log's file anew, after somebody renamed it (log rotation).
+    pub fn reopen_access_log(&self) {
+        self.telemetry.reopen_access_log();
+    }
+
     /// The listeners that serve now, with their real addresses.
     #[must_use]
     pub fn listeners(&self) -> Vec<BoundListener> {

@@ -4,7 +4,9 @@ use prometheus::{
     core::{Collector, Desc},
     proto::{self, MetricFamily, MetricType},
 };
-use proxy_wasm_host::{HISTOGRAM_BUCKETS, LogLevel, LogLine, LogSink, MetricSample, MetricValue, Shared};
+use proxy_wasm_host::{HISTOGRAM_BUCKETS, LogLevel, LogLine, LogSink, MetricSample, MetricValue, Quota, Shared};
+
+use crate::telemetry::Limit;
 
 /// Plugins' log lines go where ours go, under the target `plugin`.
 pub(super) struct PluginLog;
@@ -97,6 +99,22 @@ impl Collector for PluginMetrics {
         }
         families
     }
+}
+
+/// The quotas that are limits of the gateway, under its names.
+pub(super) fn limits(shared: &Shared) -> Vec<(Limit, u64)> {
+    let hits = shared.quotas().into_iter().filter_map(|sample| {
+        let limit = match sample.quota {
+            Quota::Log => Limit::PluginLogLines,
+            Quota::Metrics => Limit::PluginMetrics,
+            Quota::SharedData => Limit::PluginSharedData,
+            Quota::Queues => Limit::PluginQueueItems,
+            // The request path counts memory and bodies; the others have no name there.
+            Quota::Memory | Quota::Body | Quota::Headers | Quota::Properties => return None,
+        };
+        Some((limit, sample.refused))
+    });
+    hits.collect()
 }
 
 fn kind(sample: &MetricSample) -> MetricType {

@@ -100,12 +100,22 @@ pub(super) fn run(args: Args) -> ExitCode {
 async fn serve(args: Args, log_filter: LogFilter) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    // As Envoy.
+    let mut reopen = signal(SignalKind::user_defined1()).context("cannot listen for SIGUSR1")?;
     let gateway = app::start(app::Options { log_filter: Some(log_filter), ..options(args)? }).await?;
     announce(&gateway);
-    tokio::select! {
-        _ = terminate.recv() => tracing::info!("SIGTERM: asking clients to leave"),
-        _ = interrupt.recv() => tracing::info!("SIGINT: asking clients to leave; once more ends at once"),
-        () = gateway.stopped() => tracing::info!("/quitquitquit: asking clients to leave"),
+    loop {
+        tokio::select! {
+            _ = reopen.recv() => {
+                tracing::info!("SIGUSR1: opening the access log anew");
+                gateway.reopen_access_log();
+                continue;
+            }
+            _ = terminate.recv() => tracing::info!("SIGTERM: asking clients to leave"),
+            _ = interrupt.recv() => tracing::info!("SIGINT: asking clients to leave; once more ends at once"),
+            () = gateway.stopped() => tracing::info!("/quitquitquit: asking clients to leave"),
+        }
+        break;
     }
     tokio::select! {
         () = gateway.shutdown() => {}

@@ -353,6 +353,9 @@ fn failed(failure: &Failure, retries: u32, verdict: Verdict, connection: &Connec
     if record.is_broken_off() {
         return Failed::Client;
     }
+    if failure.is_too_large() {
+        connection.worker.telemetry.counters().limit_exceeded(Limit::ResponseHeadBytes);
+    }
     let (mut flags, details, reason) = match failure {
         Failure::RequestBody(_) => return Failed::Client,
         Failure::Connect(_) | Failure::Tls(_) => (

@@ -15,6 +15,7 @@ use prometheus::{
 use super::{
     Process, WorkerCounters,
     destination::{Child, ChildKey, ServiceLabels},
+    directory::lock,
     histogram::{ISTIO_BOUNDS, IstioHistogram, LogHistogram},
     plugin::{Callback, PluginCells, PluginLabels},
     process::{self, ProcessNumber},
@@ -143,8 +144,10 @@ impl Collector for Sums {
                 Sample::Gauge(value) => families.gauge(name, &[], value),
             }
         }
+        let others: Vec<_> = lock(&process.limit_sources).iter().flat_map(|source| (source.0)()).collect();
         for ((limit, hits), elsewhere) in workers.limits().zip(&process.limits) {
-            families.counter(LIMITS, &[("limit", limit.as_str())], hits + elsewhere.load(Relaxed));
+            let others: u64 = others.iter().filter(|(other, _)| *other == limit).map(|(_, hits)| hits).sum();
+            families.counter(LIMITS, &[("limit", limit.as_str())], hits + elsewhere.load(Relaxed) + others);
         }
 
         for (service, series) in process.destinations.entries(now) {

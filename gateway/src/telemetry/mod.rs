@@ -26,7 +26,7 @@ mod worker;
 use std::{
     rc::Rc,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant, UNIX_EPOCH},
@@ -44,7 +44,7 @@ pub use streams::TcpConnection;
 pub use worker::{Limit, WorkerCounters, WorkerTelemetry};
 
 use destination::{DestinationSeries, ServiceLabels};
-use directory::{Directory, Shared};
+use directory::{Directory, Shared, lock};
 use plugin::{PluginCells, PluginLabels};
 
 use crate::snapshot::Snapshot;
@@ -121,8 +121,18 @@ struct Process {
     plugins: Directory<PluginLabels, Shared<PluginCells>>,
     /// Limits that are hit outside of workers; any thread writes.
     limits: [AtomicU64; worker::LIMITS],
+    limit_sources: Mutex<Vec<LimitSource>>,
     config: ConfigGauges,
     access_log: Option<access_log::Writer>,
+}
+
+/// Somebody else who counts limits.
+struct LimitSource(Box<dyn Fn() -> Vec<(Limit, u64)> + Send + Sync>);
+
+impl std::fmt::Debug for LimitSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LimitSource")
+    }
 }
 
 /// What the control side last said about the configuration.
@@ -155,6 +165,7 @@ impl Telemetry {
             destinations: Directory::default(),
             plugins: Directory::default(),
             limits: std::array::from_fn(|_| AtomicU64::default()),
+            limit_sources: Mutex::default(),
             config: ConfigGauges::default(),
             access_log,
         });
@@ -193,10 +204,17 @@ impl Telemetry {
         total.summary()
     }
 
-    /// Requests that are being served by all workers.
+    /// Requests and TCP connections that are being served by all workers.
     #[must_use]
     pub fn in_flight(&self) -> u64 {
-        self.process.workers.total().requests_in_flight.get()
+        let destinations = self.process.destinations.entries(Instant::now());
+        let tcp: u64 = destinations.iter().map(|(_, series)| series.streams.total().tcp_open()).sum();
+        self.process.workers.total().requests_in_flight.get() + tcp
+    }
+
+    /// Limits that others count: `hits` is asked when somebody scrapes, for how often each was hit since the start.
+    pub fn add_limits(&self, hits: impl Fn() -> Vec<(Limit, u64)> + Send + Sync + 'static) {
+        lock(&self.process.limit_sources).push(LimitSource(Box::new(hits)));
     }
 
     /// A limit was hit outside of a worker (admin API, control side).

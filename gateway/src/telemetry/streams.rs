@@ -41,6 +41,11 @@ pub(super) struct TcpCells {
 }
 
 impl StreamCells {
+    /// Connections that are open.
+    pub(super) fn tcp_open(&self) -> u64 {
+        self.tcp.iter().map(|cells| cells.opened.get().saturating_sub(cells.closed.get())).sum()
+    }
+
     /// The flags that there are connections with, and their cells.
     pub(super) fn tcp(&self) -> impl Iterator<Item = (ResponseFlags, &TcpCells)> {
         TCP_FLAGS.into_iter().zip(&self.tcp).filter(|(_, cells)| cells.opened.get() > 0)
@@ -123,8 +128,10 @@ mod tests {
             (tcp.collect::<Vec<_>>(), total.request_messages.get(), total.response_messages.get())
         };
         assert_eq!(shown(), (vec![("-".to_owned(), 1, 0, 200, 10), ("UF".to_owned(), 1, 1, 0, 0)], 2, 3));
+        assert_eq!(series.streams.total().tcp_open(), 1);
         drop(open);
         drop(destination);
+        assert_eq!(series.streams.total().tcp_open(), 0);
         assert_eq!(shown(), (vec![("-".to_owned(), 1, 1, 200, 10), ("UF".to_owned(), 1, 1, 0, 0)], 2, 3));
     }
 }

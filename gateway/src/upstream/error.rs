@@ -4,7 +4,7 @@ use std::io;
 
 use http::Request;
 
-use super::Resource;
+use super::{Resource, limits};
 
 /// At which point it failed; decides status, response flag and retry.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +62,16 @@ impl Failure {
     #[must_use]
     pub fn is_connect(&self) -> bool {
         matches!(self, Self::Connect(_) | Self::ConnectTimeout | Self::Tls(_))
+    }
+
+    /// Whether the head of the response is more than the limits allow.
+    #[must_use]
+    pub fn is_too_large(&self) -> bool {
+        match self {
+            Self::Protocol(error) => error.is_parse_too_large(),
+            Self::Malformed(what) => *what == limits::TOO_MANY_HEADERS,
+            _ => false,
+        }
     }
 
     /// Sorts an error of a connection.

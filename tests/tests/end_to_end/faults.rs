@@ -210,6 +210,8 @@ async fn a_service_that_talks_nonsense() {
         );
         over(&gateway, "502", "UPE", (at + 1) as f64).await;
     }
+    let counted = [("limit", "response_head_bytes")];
+    gateway.metric_becomes("gateway_limit_exceeded_total", &counted, 3.0).await.unwrap();
 }
 
 #[tokio::test]

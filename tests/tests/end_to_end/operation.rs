@@ -406,3 +406,32 @@ async fn certificates_are_listed_and_tls_is_logged() {
     assert_eq!(client.get("a.example.dev", "/").await.unwrap().text(), "here");
     assert_eq!(gateway.access_log(1).await.unwrap(), ["TLSv1.3 a.example.dev a.example.dev -"]);
 }
+
+#[tokio::test]
+async fn a_renamed_access_log_is_opened_anew() {
+    let home = tempfile::tempdir().unwrap();
+    let answer = "  - directResponse: {status: 200, body: {string: 'here'}}";
+    std::fs::create_dir(home.path().join("config")).unwrap();
+    let text = GATEWAY.to_owned() + &virtual_service("v", &[HOST], answer);
+    std::fs::write(home.path().join("config/all.yaml"), text).unwrap();
+    let (log, mesh) = (home.path().join("access.log"), home.path().join("mesh.yaml"));
+    let settings = format!("accessLogFile: {}\naccessLogFormat: '%REQ(:PATH)%'\n", log.display());
+    std::fs::write(&mesh, settings).unwrap();
+    let program = env!("CARGO_BIN_EXE_gateway-command");
+    let mesh_config = format!("--mesh-config={}", mesh.display());
+    let process = Process::start(program, &home.path().join("config"), &[&mesh_config]).await.unwrap();
+    let mut client = RawClient::connect(process.address().unwrap()).await.unwrap();
+    let lines = async |path: &std::path::Path, text: &str| {
+        let written = async || Ok(std::fs::read_to_string(path).is_ok_and(|found| found == text).then_some(()));
+        eventually("lines in the access log", written).await.unwrap();
+    };
+    client.get(HOST, "/before").await.unwrap();
+    lines(&log, "/before\n").await;
+    let renamed = home.path().join("access.log.1");
+    std::fs::rename(&log, &renamed).unwrap();
+    process.signal("USR1").unwrap();
+    eventually("the signal to be taken", async || Ok(process.log().contains("SIGUSR1").then_some(()))).await.unwrap();
+    client.get(HOST, "/after").await.unwrap();
+    lines(&log, "/after\n").await;
+    lines(&renamed, "/before\n").await;
+}
