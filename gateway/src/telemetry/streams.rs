@@ -11,10 +11,11 @@ use super::{
 };
 
 /// Why a TCP connection got nowhere; the first: it did not fail. What is not in this list counts as the last.
-const TCP_FLAGS: [ResponseFlags; 4] = [
+const TCP_FLAGS: [ResponseFlags; 5] = [
     ResponseFlags::NONE,
     ResponseFlags::UPSTREAM_CONNECTION_FAILURE,
     ResponseFlags::NO_HEALTHY_UPSTREAM,
+    ResponseFlags::UPSTREAM_OVERFLOW,
     ResponseFlags::NO_CLUSTER,
 ];
 
