@@ -78,7 +78,8 @@ impl<'a> Body<'a> {
     }
 
     /// The trailers of the message, to read, to change, or to give it some: only when the body
-    /// [is complete](Body::is_complete), an error before. Over HTTP/1.1 they make the body chunked.
+    /// [is complete](Body::is_complete), an error before. Over HTTP/1.1 only those arrive that the
+    /// head's `trailer` names: add their names to it in the headers handler.
     pub fn trailers(&mut self) -> Headers<'_> {
         Headers::new(self.host, self.side.trailers())
     }

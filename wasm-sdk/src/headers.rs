@@ -3,6 +3,9 @@
 use crate::host::{Current, Host, Map, Status};
 use crate::{HeaderValue, HostError};
 
+/// The status for a map that is not there.
+const BAD_ARGUMENT: Status = 2;
+
 /// The headers of a request or a response, or its trailers.
 ///
 /// They stay in the host: every method is one call to it, and nothing is copied that is not asked for. Names are
@@ -21,8 +24,11 @@ impl<'a> Headers<'a> {
     /// The first value of a header, or `None` if there is none. See [`get_all`](Headers::get_all) for headers that
     /// may occur several times.
     pub fn get(&self, name: &str) -> Result<Option<HeaderValue>, HostError> {
-        let value = self.host.field(self.map, name).map_err(self.refused("reading", name))?;
-        Ok(value.map(HeaderValue::from))
+        match self.host.field(self.map, name) {
+            // What hosts answer for a message without trailers.
+            Err(BAD_ARGUMENT) if self.map.kind() == "trailer" => Ok(None),
+            value => Ok(value.map_err(self.refused("reading", name))?.map(HeaderValue::from)),
+        }
     }
 
     /// Every value of a header in the order of arrival. Fetches all headers once.

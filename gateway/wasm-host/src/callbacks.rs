@@ -25,6 +25,8 @@ pub struct Callbacks {
     pub log: bool,
     /// `proxy_on_tick`
     pub tick: bool,
+    /// `proxy_on_queue_ready`
+    pub queue_ready: bool,
 }
 
 impl Callbacks {
@@ -41,6 +43,7 @@ impl Callbacks {
                 "proxy_on_response_trailers" => callbacks.response_trailers = true,
                 "proxy_on_log" => callbacks.log = true,
                 "proxy_on_tick" => callbacks.tick = true,
+                "proxy_on_queue_ready" => callbacks.queue_ready = true,
                 _ => {}
             }
         }
@@ -94,6 +97,7 @@ pub(crate) struct Exports {
     pub(crate) validate_configuration: Option<TypedFunc<(u32, u32), u32>>,
     pub(crate) on_configure: Option<TypedFunc<(u32, u32), u32>>,
     pub(crate) on_tick: Option<TypedFunc<u32, ()>>,
+    pub(crate) on_queue_ready: Option<TypedFunc<(u32, u32), ()>>,
     pub(crate) on_request_headers: Option<OnHeaders>,
     pub(crate) on_request_body: Option<TypedFunc<(u32, u32, u32), u32>>,
     pub(crate) on_request_trailers: Option<TypedFunc<(u32, u32), u32>>,
@@ -119,6 +123,7 @@ impl Exports {
             validate_configuration: find(instance, &mut store, "proxy_validate_configuration"),
             on_configure: find(instance, &mut store, "proxy_on_configure"),
             on_tick: find(instance, &mut store, "proxy_on_tick"),
+            on_queue_ready: find(instance, &mut store, "proxy_on_queue_ready"),
             on_request_headers: headers(&mut store, "proxy_on_request_headers"),
             on_request_body: find(instance, &mut store, "proxy_on_request_body"),
             on_request_trailers: find(instance, &mut store, "proxy_on_request_trailers"),

@@ -20,6 +20,7 @@ pub(crate) struct Outline {
     pub(crate) abi: AbiVersion,
     pub(crate) callbacks: Callbacks,
     pub(crate) edits_bodies: bool,
+    pub(crate) reads_heads: bool,
 }
 
 /// Most functions, types, imports and exports that a module may declare, of each. A function costs the
@@ -74,8 +75,16 @@ pub(crate) fn inspect(wasm: &[u8]) -> Result<Outline, ModuleError> {
         return Err(ModuleError::AllocatorMissing);
     }
     let functions = sections.exports.iter().filter(|(_, kind, _)| *kind == ExternalKind::Func);
-    let edits_bodies = sections.imports.iter().any(|(_, name, _)| *name == "proxy_set_buffer_bytes");
-    Ok(Outline { abi, callbacks: Callbacks::of(functions.map(|(name, _, _)| *name)), edits_bodies })
+    let imports = |names: &[&str]| sections.imports.iter().any(|(_, name, _)| names.contains(name));
+    let edits_bodies = imports(&["proxy_set_buffer_bytes"]);
+    let reads_heads = imports(&[
+        "proxy_get_header_map_value",
+        "proxy_get_header_map_pairs",
+        "proxy_get_header_map_size",
+        "proxy_get_property",
+    ]);
+    let callbacks = Callbacks::of(functions.map(|(name, _, _)| *name));
+    Ok(Outline { abi, callbacks, edits_bodies, reads_heads })
 }
 
 fn read(wasm: &[u8]) -> Result<Sections<'_>, ModuleError> {

@@ -1,5 +1,6 @@
 //! One live VM of a plugin: the callbacks of HTTP streams, ticks, and what happens when one fails.
 
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use wasmtime::{Store, TypedFunc, WasmParams, WasmResults};
@@ -182,6 +183,21 @@ impl Instance {
         }
     }
 
+    /// The next queue that the plugin has registered and that has got an item: call [`Instance::on_queue_ready`]. From
+    /// the first time on this instance is one that hears of them.
+    pub fn poll_queue_ready(&self, cx: &Context<'_>) -> Poll<u32> {
+        self.vm.store.data().inbox.poll(cx)
+    }
+
+    /// `on_queue_ready` of the root context.
+    pub fn on_queue_ready(&mut self, queue: u32) -> Result<(), Trap> {
+        self.vm.alive()?;
+        match &self.exports.on_queue_ready {
+            Some(ready) => self.vm.enter("proxy_on_queue_ready", ready, None, (ROOT, queue)),
+            None => Ok(()),
+        }
+    }
+
     /// How often the plugin wants to be woken at present; may change in any callback.
     pub fn tick_period(&self) -> Option<Duration> {
         self.vm.store.data().tick_period.filter(|_| self.exports.on_tick.is_some())
@@ -294,6 +310,8 @@ impl Vm {
             Err(error) => {
                 let trap = Trap::explain(callback, &error, self.store.data().growth.refused);
                 self.life = Life::Dead(trap.clone());
+                // Others may hear of what is in its queues.
+                self.store.data().inbox.close();
                 Err(trap)
             }
         }

@@ -20,6 +20,7 @@ struct Inner {
     abi: AbiVersion,
     callbacks: Callbacks,
     edits_bodies: bool,
+    reads_heads: bool,
     size: usize,
 }
 
@@ -104,8 +105,15 @@ impl Module {
         // All names are known, so what does not fit is a type.
         let pre =
             engine.linker.instantiate_pre(&module).map_err(|error| ModuleError::ImportType(format!("{error:#}")))?;
-        let (abi, callbacks, edits_bodies) = (outline.abi, outline.callbacks, outline.edits_bodies);
-        Ok(Self(Arc::new(Inner { engine: engine.clone(), pre, abi, callbacks, edits_bodies, size: wasm.len() })))
+        Ok(Self(Arc::new(Inner {
+            engine: engine.clone(),
+            pre,
+            abi: outline.abi,
+            callbacks: outline.callbacks,
+            edits_bodies: outline.edits_bodies,
+            reads_heads: outline.reads_heads,
+            size: wasm.len(),
+        })))
     }
 
     /// The ABI version the module was written for.
@@ -121,6 +129,12 @@ impl Module {
     /// Whether the module imports the function that changes bodies. If not, a body leaves it as long as it came.
     pub fn edits_bodies(&self) -> bool {
         self.0.edits_bodies
+    }
+
+    /// Whether the module may read heads in `on_log`, long after they have been sent: it exports that callback, and
+    /// imports functions that read.
+    pub fn reads_late(&self) -> bool {
+        self.0.callbacks.log && self.0.reads_heads
     }
 
     /// Size of the module as it was given, in bytes.

@@ -11,7 +11,7 @@ use crate::contexts::{Contexts, ROOT};
 use crate::deadline::{Budget, Deadline};
 use crate::log::{self, LogLine, Rate, Verdict};
 use crate::plugin::Inner;
-use crate::shared::{MetricIds, Quota};
+use crate::shared::{Inbox, MetricIds, Quota};
 use crate::{ContextId, Effects, Exchange, Limits};
 
 /// Log lines kept from the start-up, for the error message.
@@ -48,6 +48,8 @@ pub(crate) struct State {
     pub(crate) growth: Growth,
     pub(crate) tick_period: Option<Duration>,
     pub(crate) metrics: MetricIds,
+    /// News about queues it has registered.
+    pub(crate) inbox: Arc<Inbox>,
     /// An outbound call was refused and the operator told.
     pub(crate) calls_refused: bool,
     rate: Rate,
@@ -76,6 +78,7 @@ impl State {
             growth,
             tick_period: None,
             metrics: MetricIds::default(),
+            inbox: Arc::default(),
             calls_refused: false,
             rate: Rate::default(),
             start_log: Some(VecDeque::new()),

@@ -12,6 +12,7 @@ mod pauses;
 mod replacement;
 mod replies;
 mod rewrite_body;
+mod services;
 
 /// Sends a `GET` with these header lines and reads the response.
 async fn get(client: &mut RawClient, path: &str, headers: &str) -> RawResponse {

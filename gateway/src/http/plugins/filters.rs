@@ -15,7 +15,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, header, response, uri::PathAndQuery};
-use proxy_wasm_host::{Action, Exchange, Half, HeadState, Instance, RequestHead, ResponseHead};
+use proxy_wasm_host::{Action, Exchange, Half, HeadState, Instance, RequestHead, ResponseHead, Scheme};
 
 use super::{
     passage::{Interrupted, Passage, sees_body, trailers_of},
@@ -120,23 +120,21 @@ impl Filters {
             .any(|filter| filter.vm.is_some() && sees_body(filter.callbacks, half) && filter.live.edits_bodies())
     }
 
-    /// The request head, on its way to the upstream. Plugins see no such map from here on, as in Envoy.
+    /// The request head, on its way to the upstream. From here on plugins see a copy of it that they cannot change if
+    /// one of them may read it late, else no such map, as in Envoy.
     pub(in crate::http) fn take_request(&self) -> RequestHead {
         let mut inner = self.0.borrow_mut();
-        let empty = |scheme| RequestHead {
-            method: Method::GET,
-            target: PathAndQuery::from_static("/"),
-            scheme,
-            headers: HeaderMap::new(),
+        let kept = inner.reads_late();
+        let rest = |head: Option<&RequestHead>| RequestHead {
+            method: head.map_or(Method::GET, |head| head.method.clone()),
+            target: head.map_or(PathAndQuery::from_static("/"), |head| head.target.clone()),
+            scheme: head.map_or(Scheme::Http, |head| head.scheme),
+            headers: head.map(|head| head.headers.clone()).unwrap_or_default(),
         };
-        match inner.home() {
-            Some(exchange) => {
-                exchange.request_state = HeadState::Gone;
-                let scheme = exchange.request.scheme;
-                std::mem::replace(&mut exchange.request, empty(scheme))
-            }
-            None => empty(proxy_wasm_host::Scheme::Http),
-        }
+        let Some(exchange) = inner.home() else { return rest(None) };
+        let left = rest(Some(&exchange.request).filter(|_| kept));
+        exchange.request_state = if kept { HeadState::Sent } else { HeadState::Gone };
+        std::mem::replace(&mut exchange.request, left)
     }
 
     /// The response head, on its way to the client.
@@ -144,9 +142,13 @@ impl Filters {
         let mut inner = self.0.borrow_mut();
         let (mut parts, ()) = Response::new(()).into_parts();
         parts.version = inner.version;
+        let kept = inner.reads_late();
         if let Some(exchange) = inner.home() {
-            exchange.response_state = HeadState::Gone;
+            exchange.response_state = if kept { HeadState::Sent } else { HeadState::Gone };
             if let Some(head) = exchange.response.take() {
+                if kept {
+                    exchange.response = Some(ResponseHead { status: head.status, headers: head.headers.clone() });
+                }
                 parts.status = head.status;
                 parts.headers = head.headers;
             }
@@ -201,7 +203,8 @@ impl Filters {
             properties.response_code_details = Some(details.into());
             properties.response_flags = u64::from(flags.bits());
             properties.duration = Some(duration);
-            if exchange.response.is_none()
+            // None was kept, or another one has been sent in its place.
+            if exchange.response.as_ref().is_none_or(|head| head.status.as_u16() != code)
                 && let Ok(status) = StatusCode::from_u16(code)
             {
                 exchange.response = Some(ResponseHead { status, headers: HeaderMap::new() });
@@ -260,7 +263,10 @@ impl Filters {
     }
 
     pub(super) fn take_trailers(&self, half: Half) -> Option<HeaderMap> {
-        trailers_of(self.0.borrow_mut().home()?, half).take()
+        let mut inner = self.0.borrow_mut();
+        let kept = inner.reads_late();
+        let trailers = trailers_of(inner.home()?, half);
+        if kept { trailers.clone() } else { trailers.take() }
     }
 
     /// Whether some stage holds the body back.

@@ -136,6 +136,11 @@ impl Passage {
         }
     }
 
+    /// Whether some plugin may read heads when the stream is over.
+    pub(super) fn reads_late(&self) -> bool {
+        self.filters.iter().any(|filter| filter.vm.is_some() && filter.live.reads_late())
+    }
+
     /// The exchange, called back from wherever it is lent to.
     pub(super) fn home(&mut self) -> Option<&mut Exchange> {
         if let Some(index) = self.lent.take()

@@ -7,9 +7,10 @@
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
+    future::poll_fn,
     rc::{Rc, Weak},
     sync::{Arc, LazyLock},
-    task::Waker,
+    task::{Poll, Waker},
     time::{Duration, Instant},
 };
 
@@ -103,7 +104,7 @@ impl PluginSet {
             live
         });
         // Plugins that want to be woken are, also when there are no requests.
-        if live.callbacks.tick {
+        if live.callbacks.tick || live.callbacks.queue_ready {
             live.vm();
         }
         Link { live, fail: plugin.fail_strategy }
@@ -163,6 +164,11 @@ impl Live {
     /// The module may change bodies, so their length is not known before they have passed.
     pub(super) fn edits_bodies(&self) -> bool {
         self.plugin.as_ref().is_some_and(|plugin| plugin.module().edits_bodies())
+    }
+
+    /// It may read heads when the stream is over.
+    pub(super) fn reads_late(&self) -> bool {
+        self.plugin.as_ref().is_some_and(|plugin| plugin.module().reads_late())
     }
 
     /// What it may do to a stream. A plugin without code does nothing.
@@ -229,6 +235,8 @@ pub(super) struct Vm {
     ticks: bool,
     period: Cell<Option<Duration>>,
     ticker: RefCell<Option<AbortHandle>>,
+    /// Tells it of items in its queues.
+    listener: Cell<Option<AbortHandle>>,
 }
 
 impl Vm {
@@ -245,8 +253,12 @@ impl Vm {
             ticks: live.callbacks.tick,
             period: Cell::new(None),
             ticker: RefCell::default(),
+            listener: Cell::default(),
         });
         vm.update_ticker();
+        if live.callbacks.queue_ready {
+            vm.listen();
+        }
         vm
     }
 
@@ -326,6 +338,25 @@ impl Vm {
         }
     }
 
+    /// Has the plugin told of items that come into its queues, from whichever thread.
+    fn listen(self: &Rc<Self>) {
+        let vm = Rc::downgrade(self);
+        let listener = tokio::task::spawn_local(async move {
+            loop {
+                let ready = poll_fn(|cx| match vm.upgrade() {
+                    Some(vm) => vm.instance.borrow().poll_queue_ready(cx).map(Some),
+                    None => Poll::Ready(None),
+                });
+                let Some(queue) = ready.await else { return };
+                let Some(vm) = vm.upgrade() else { return };
+                if vm.call(Callback::QueueReady, |instance| instance.on_queue_ready(queue)).is_err() {
+                    return;
+                }
+            }
+        });
+        self.listener.set(Some(listener.abort_handle()));
+    }
+
     /// Follows the plugin's wish to be called regularly.
     fn update_ticker(self: &Rc<Self>) {
         let period = self.instance.borrow().tick_period();
@@ -359,8 +390,8 @@ impl Vm {
 
 impl Drop for Vm {
     fn drop(&mut self) {
-        if let Some(ticker) = self.ticker.borrow_mut().take() {
-            ticker.abort();
+        for task in [self.ticker.take(), self.listener.take()].into_iter().flatten() {
+            task.abort();
         }
         self.stats.instance_ended(self.memory.get());
     }

@@ -40,6 +40,7 @@ pub(super) fn register(call: &mut Call<'_>, name: Span, out: u32) -> HostResult 
         return Err(Status::InternalFailure.into());
     };
     put_u32(memory, out, queue.id)?;
+    queue.listen(&state.inbox);
     plugin.data.keep(queue);
     Ok(())
 }

@@ -6,6 +6,7 @@
 //! gone, so are they. Locks are held for a look-up or a copy, never while plugin code runs.
 
 mod data;
+mod inbox;
 mod metrics;
 mod queues;
 mod quota;
@@ -15,6 +16,7 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 pub(crate) use data::{SetError, SharedData};
+pub(crate) use inbox::Inbox;
 pub use metrics::{HISTOGRAM_BUCKETS, HistogramSample, MetricSample, MetricValue};
 pub(crate) use metrics::{MetricIds, PluginScope, RecordError};
 pub(crate) use queues::{EnqueueError, Queue, Queues};

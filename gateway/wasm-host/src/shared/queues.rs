@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use bytes::Bytes;
 
-use super::{lock, sweep};
+use super::{Inbox, lock, sweep};
 
 /// All queues of the process, by name and by number.
 #[derive(Default)]
@@ -23,6 +23,8 @@ type Name = (String, Box<[u8]>);
 pub(crate) struct Queue {
     pub(crate) id: u32,
     items: Mutex<Items>,
+    /// Instances that have registered it, the last one at the end.
+    listeners: Mutex<Vec<Weak<Inbox>>>,
 }
 
 #[derive(Default)]
@@ -55,7 +57,7 @@ impl Queues {
             return None;
         }
         let id = self.last.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
-        let queue = Arc::new(Queue { id, items: Mutex::default() });
+        let queue = Arc::new(Queue { id, items: Mutex::default(), listeners: Mutex::default() });
         names.insert(key, Arc::downgrade(&queue));
         let mut numbers = lock(&self.numbers);
         sweep(&mut numbers);
@@ -87,7 +89,18 @@ impl Queue {
         }
         items.bytes = bytes;
         items.list.push_back(Bytes::copy_from_slice(item));
+        drop(items);
+        // As in Envoy, one of them: the last that registered it, and that is at work. Spares are not.
+        lock(&self.listeners).iter().rev().filter_map(Weak::upgrade).find(|inbox| inbox.put(self.id, max_items));
         Ok(())
+    }
+
+    /// From now on this instance hears of items.
+    pub(crate) fn listen(&self, inbox: &Arc<Inbox>) {
+        let mut listeners = lock(&self.listeners);
+        listeners
+            .retain(|listener| listener.strong_count() > 0 && !std::ptr::eq(listener.as_ptr(), Arc::as_ptr(inbox)));
+        listeners.push(Arc::downgrade(inbox));
     }
 
     /// Takes the first item.
@@ -131,7 +144,7 @@ mod tests {
 
     #[test]
     fn items_come_out_in_order_and_within_limits() {
-        let queue = Queue { id: 1, items: Mutex::default() };
+        let queue = Queue { id: 1, items: Mutex::default(), listeners: Mutex::default() };
         assert_eq!(queue.enqueue(b"one", 2, 5), Ok(()));
         assert_eq!(queue.enqueue(b"two", 2, 5), Err(EnqueueError), "bytes");
         assert_eq!(queue.enqueue(b"2", 2, 5), Ok(()));

@@ -120,6 +120,63 @@ async fn a_client_that_leaves_while_its_stream_is_paused_leaves_nothing_behind()
 }
 
 #[tokio::test]
+async fn a_client_that_leaves_while_its_trailers_are_held_leaves_nothing_behind() {
+    let upstream = Upstream::start(Protocol::Http2).await.unwrap();
+    let gateway = start(&upstream).await;
+    let trailers = || -> http::HeaderMap {
+        [(http::HeaderName::from_static("x-end"), http::HeaderValue::from_static("1"))].into_iter().collect()
+    };
+    for script in ["request_trailers=hang", "response_trailers=hang", "response_body=whole;response_trailers=hang"] {
+        upstream.answer_next(Answer::new(200).body(Outgoing::chunks(["hello"], trailers())));
+        let mut client = gateway.h2_client().await.unwrap();
+        let request = Request::post("http://a/").header("x-probe-b", script);
+        let body = Outgoing::chunks(["hello"], trailers());
+        let sent = tokio::spawn(async move { client.fetch(request.body(body).unwrap()).await });
+        let callback = script.rsplit(';').next().unwrap().trim_end_matches("=hang");
+        let labels = [("callback", callback), ("plugin", "b")];
+        let before = |name: &str| name == "response_trailers" && script.contains("whole");
+        let calls = if before(callback) { 2.0 } else { 1.0 };
+        gateway.metric_becomes("gateway_plugin_callback_duration_seconds_count", &labels, calls).await.unwrap();
+        sent.abort();
+        let _ = sent.await;
+        gateway.metric_becomes("probe_open_streams", &[], 0.0).await.unwrap();
+        gateway.metric_becomes("gateway_requests_in_flight", &[], 0.0).await.unwrap();
+    }
+    // Each of them was logged by both plugins.
+    gateway.metric_becomes("probe_logged_streams", &[("plugin", "default.a")], 3.0).await.unwrap();
+    gateway.metric_becomes("probe_logged_streams", &[("plugin", "default.b")], 3.0).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_held_for_clients_that_left_is_given_back() {
+    let upstream = Upstream::start(Protocol::Http1).await.unwrap();
+    let gateway = start(&upstream).await;
+    let body = vec![b'x'; 1 << 20];
+    let head = format!(
+        "POST / HTTP/1.1\r\nhost: a\r\nx-probe-b: request_body=whole\r\ncontent-length: {}\r\n\r\n",
+        body.len() + 1
+    );
+    // More than a worker may hold for all of its streams together, one after the other.
+    for count in 1..=70 {
+        let mut client = gateway.client().await.unwrap();
+        client.send(&head).await.unwrap();
+        client.send(&body).await.unwrap();
+        gateway.metric_becomes("probe_open_streams", &[("plugin", "default.b")], 1.0).await.unwrap();
+        drop(client);
+        gateway.metric_becomes("probe_logged_streams", &[("plugin", "default.b")], f64::from(count)).await.unwrap();
+    }
+    let metrics = gateway.metrics().await.unwrap();
+    assert_eq!(metrics.sum("gateway_limit_exceeded_total", &[("limit", "plugin_worker_bytes")]), 0.0);
+    assert_eq!(metrics.sum("probe_open_streams", &[]), 0.0);
+    // The memory of the instances has not grown with them.
+    assert!(metrics.sum("gateway_plugin_memory_bytes", &[]) < 32e6);
+    let mut client = gateway.client().await.unwrap();
+    client.send([head.as_bytes(), &body, b"x"].concat()).await.unwrap();
+    assert_eq!(client.response().await.unwrap().status, 200);
+    gateway.metric_becomes("gateway_requests_in_flight", &[], 0.0).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_pause_ends_some_time_by_fail_strategy() {
     let upstream = Upstream::start(Protocol::Http1).await.unwrap();
     upstream.answer_with(|_| Answer::echo());
