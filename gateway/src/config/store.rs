@@ -6,7 +6,7 @@
 
 use std::{
     collections::{HashMap, hash_map},
-    io,
+    fmt, io,
 };
 
 use bytes::Bytes;
@@ -41,12 +41,17 @@ pub enum Changed {
     Any,
 }
 
-/// The last state of a file.
-#[derive(Debug)]
+/// The last state of a file. Its text may hold keys, so `Debug` does not show it.
 struct File {
     /// What `contents` was read from.
     bytes: Bytes,
     contents: Contents,
+}
+
+impl fmt::Debug for File {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("File").field("bytes", &self.bytes.len()).field("contents", &self.contents).finish()
+    }
 }
 
 impl Store {

@@ -99,7 +99,7 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 }
 
 /// Certificates may lie before 1970; that is the same as 1970 to us.
-fn time(seconds: i64) -> SystemTime {
+pub(super) fn time(seconds: i64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }
 

@@ -1,6 +1,6 @@
 //! PEM text (RFC 7468) → what it stands for. Bounded, and clear about what is missing.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::SystemTime};
 
 use rustls::{
     RootCertStore,
@@ -10,8 +10,9 @@ use rustls::{
     },
 };
 use sha2::{Digest, Sha256};
+use x509_parser::{prelude::FromDer, revocation_list::CertificateRevocationList};
 
-use super::limits;
+use super::{certificate, limits};
 
 /// Why PEM text cannot be used. No message quotes the text: it may be a key.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +29,9 @@ pub enum PemError {
     /// More than are accepted.
     #[error("has more than {0} certificates")]
     TooMany(usize),
+    /// A revocation list that is malformed.
+    #[error("revocation list {0} cannot be read")]
+    RevocationList(usize),
     /// A certificate that rustls does not accept as an authority.
     #[error("certificate {0} cannot be used as an authority: {1}")]
     Authority(usize, rustls::Error),
@@ -133,23 +137,35 @@ impl fmt::Debug for Authorities {
 pub struct RevocationLists {
     pub(super) lists: Vec<CertificateRevocationListDer<'static>>,
     pub(super) digest: [u8; 32],
+    expires: Option<SystemTime>,
 }
 
 impl RevocationLists {
     /// Reads one list or several.
     ///
     /// # Errors
-    /// There is none, or it is no PEM text. Whether a list is well-formed is found when it is used.
+    /// There is none, or one is malformed.
     pub fn from_pem(text: &[u8]) -> Result<Self, PemError> {
         let lists = items::<CertificateRevocationListDer<'static>>(text, limits::AUTHORITIES)?;
         if lists.is_empty() {
             return Err(PemError::Missing("revocation list", "X509 CRL"));
         }
         let mut digest = Sha256::new();
-        for list in &lists {
+        let mut expires: Option<SystemTime> = None;
+        for (at, list) in lists.iter().enumerate() {
+            let (_, parsed) =
+                CertificateRevocationList::from_der(list).map_err(|_| PemError::RevocationList(at + 1))?;
+            let next = parsed.next_update().map(|next| certificate::time(next.timestamp()));
+            expires = [expires, next].into_iter().flatten().min();
             digest.update(Sha256::digest(list));
         }
-        Ok(Self { lists, digest: digest.finalize().into() })
+        Ok(Self { lists, digest: digest.finalize().into(), expires })
+    }
+
+    /// When the first of them expires; from then on it lets nobody in.
+    #[must_use]
+    pub fn expires(&self) -> Option<SystemTime> {
+        self.expires
     }
 }
 

@@ -208,6 +208,15 @@ impl Builder<'_, '_> {
             let path = resolve(&tls.ca_crl, &self.gateway.origin);
             revocations = Some(self.kept("caCrl", self.material.surroundings.files.revocation_lists(&path))?);
         }
+        let now = self.material.surroundings.now;
+        if let Some(expired) = revocations.as_ref().and_then(RevocationLists::expires).filter(|expires| *expires < now)
+        {
+            let message = format!(
+                "a revocation list has expired on {}: clients with certificates of its issuer are refused; renew it",
+                httpdate::fmt_http_date(expired)
+            );
+            self.problem(Level::Warning, "GW0202", "", message);
+        }
         // Validation has seen to it that they are well-formed.
         let verification = Verification {
             authorities,

@@ -181,3 +181,33 @@ fn a_secret_never_shows_in_a_message() {
         );
     }
 }
+
+#[test]
+fn a_revocation_list_that_has_expired_is_reported() {
+    let (cert, key) = pair(&["a.com"], |_| ());
+    let mut params = CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let ca_key = KeyPair::generate().unwrap();
+    let ca = params.self_signed(&ca_key).unwrap().pem();
+    let list = |year| {
+        let list = rcgen::CertificateRevocationListParams {
+            this_update: rcgen::date_time_ymd(2020, 1, 1),
+            next_update: rcgen::date_time_ymd(year, 1, 1),
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: Vec::new(),
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        list.signed_by(&rcgen::Issuer::from_params(&params, &ca_key)).unwrap().pem().unwrap()
+    };
+    let broken = "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n".to_owned();
+    for (list, expected) in
+        [(list(4000), ""), (list(2021), "has expired on"), (broken, "revocation list 1 cannot be read")]
+    {
+        let entries = [("tls.crt", cert.as_str()), ("tls.key", &key), ("ca.crt", &ca), ("ca.crl", &list)];
+        let picture = Picture::of(&[&secret("s", &entries), &gateway("g", "a.com", "mode: MUTUAL, credentialName: s")]);
+        let found: Vec<_> = picture.problems.iter().filter(|problem| problem.contains(expected)).collect();
+        assert_eq!(found.is_empty(), expected.is_empty(), "{:#?}", picture.problems);
+        assert_eq!(works(&picture, "a.com"), !expected.contains("read"));
+    }
+}
