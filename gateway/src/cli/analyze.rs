@@ -174,7 +174,7 @@ mod tests {
     }
 
     const GATEWAY: &str = "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: g}\nspec:\n  servers:\n  - {port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}\n";
-    const BROKEN: &str = "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: reviews}\nspec:\n  hosts: [a]\n  gateways: [x]\n  http: [{directResponse: {status: 200}, retries: {}}]\n";
+    const BROKEN: &str = "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: reviews}\nspec:\n  hosts: [a]\n  gateways: [x]\n  http: [{directResponse: {status: 200}, corsPolicy: {}}]\n";
 
     #[test]
     fn nothing_found() {
@@ -190,7 +190,7 @@ mod tests {
         assert_eq!(
             stdout,
             "Error [IST0101] (VirtualService default/reviews DIR/f.yaml:13) spec.gateways[0]: Referenced gateway not found: \"x\"\n\
-             Warning [GW0101] (VirtualService default/reviews DIR/f.yaml:14) spec.http[0].retries: not supported in this version, ignored: retries\n"
+             Warning [GW0101] (VirtualService default/reviews DIR/f.yaml:14) spec.http[0].corsPolicy: not supported in this version, ignored: corsPolicy\n"
         );
         assert_eq!(stderr, "1 error, 1 warning found when analyzing DIR/f.yaml (2 resources in use).\n");
     }

@@ -28,6 +28,18 @@ pub(crate) struct Credentials<'a> {
     elsewhere: HashMap<&'a str, &'a str>,
 }
 
+/// Whom client certificates are checked with.
+#[derive(Debug)]
+pub(crate) struct Trust {
+    /// Who may have issued them.
+    pub(crate) authorities: Authorities,
+    /// What has been revoked.
+    pub(crate) revocations: Option<RevocationLists>,
+}
+
+/// The entry that is at fault, and what is wrong with it.
+pub(crate) type Fault = (&'static str, String);
+
 /// Why a credential cannot be used.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Unusable {
@@ -78,7 +90,7 @@ impl<'a> Credentials<'a> {
     }
 
     /// The authorities that go with a credential, and the revocation lists beside them.
-    pub(crate) fn authorities(&self, name: &str) -> Result<(Authorities, Option<RevocationLists>), Unusable> {
+    pub(crate) fn authorities(&self, name: &str) -> Result<Trust, Unusable> {
         if let Some(name) = name.strip_prefix("configmap://") {
             let map = self.config_maps.get(name).ok_or_else(|| {
                 Unusable::Missing(format!("Referenced ConfigMap not found: \"{}/{name}\"", self.namespace))
@@ -104,11 +116,7 @@ impl<'a> Credentials<'a> {
     }
 }
 
-fn found(
-    found: Result<Option<(Authorities, Option<RevocationLists>)>, (&'static str, String)>,
-    name: &str,
-    kind: &str,
-) -> Result<(Authorities, Option<RevocationLists>), Unusable> {
+fn found(found: Result<Option<Trust>, Fault>, name: &str, kind: &str) -> Result<Trust, Unusable> {
     match found {
         Ok(Some(found)) => Ok(found),
         Ok(None) => Err(Unusable::Broken(format!("{kind} {name} has neither ca.crt nor cacert"))),
@@ -159,7 +167,7 @@ impl Entries for Resource<ConfigMap> {
 }
 
 /// The chain and key of a Secret; `None` if it has none. An error names the entry that is at fault.
-pub(crate) fn key_pair(secret: &impl Entries) -> Result<Option<Credential>, (&'static str, String)> {
+pub(crate) fn key_pair(secret: &impl Entries) -> Result<Option<Credential>, Fault> {
     for (chain_name, key_name) in [("cert", "key"), ("tls.crt", "tls.key")] {
         if let (Some(chain), Some(key)) = (secret.entry(chain_name), secret.entry(key_name)) {
             let chain = chain.map_err(|error| (chain_name, error))?;
@@ -174,16 +182,15 @@ pub(crate) fn key_pair(secret: &impl Entries) -> Result<Option<Credential>, (&'s
 
 /// The authorities of a Secret or ConfigMap with their revocation lists; `None` if it has none. An error names the entry
 /// that is at fault.
-pub(crate) fn authorities(
-    object: &impl Entries,
-) -> Result<Option<(Authorities, Option<RevocationLists>)>, (&'static str, String)> {
+pub(crate) fn authorities(object: &impl Entries) -> Result<Option<Trust>, Fault> {
     for (name, list_name) in [("cacert", "crl"), ("ca.crt", "ca.crl")] {
         let Some(bundle) = object.entry(name) else { continue };
         let bundle = bundle.map_err(|error| (name, error))?;
         let authorities = Authorities::from_pem(&bundle).map_err(|error| (name, error.to_string()))?;
         let lists = object.entry(list_name).transpose().map_err(|error| (list_name, error))?;
         let lists = lists.map(|lists| RevocationLists::from_pem(&lists)).transpose();
-        return Ok(Some((authorities, lists.map_err(|error| (list_name, error.to_string()))?)));
+        let revocations = lists.map_err(|error| (list_name, error.to_string()))?;
+        return Ok(Some(Trust { authorities, revocations }));
     }
     Ok(None)
 }

@@ -335,7 +335,7 @@ mod tests {
     #[test]
     fn unknown_fields_are_named_with_a_suggestion() {
         let decoded: Decoded<istio::Object<istio::VirtualService>> = read(
-            "spec:\n  host: [a]\n  http:\n  - matches: []\n    mirror_percent: 5\n    corspolicy: {}\n    zzz: 1\n    retries: {attempts: many}\n",
+            "spec:\n  host: [a]\n  http:\n  - matches: []\n    mirror_percent: 5\n    corspolicy: {}\n    zzz: 1\n    mirror: {port: many}\n",
         );
         assert!(decoded.mistakes.is_empty(), "{:?}", decoded.mistakes);
         assert_eq!(

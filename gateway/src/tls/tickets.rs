@@ -14,7 +14,9 @@ use rustls::{Error, crypto::aws_lc_rs::Ticketer, server::ProducesTickets};
 
 /// All sets of keys that are in use, by the digest of the client policy. Cheap to clone; clones are the same.
 #[derive(Clone, Default)]
-pub struct TicketKeys(Arc<Mutex<HashMap<[u8; 32], Weak<dyn ProducesTickets>>>>);
+pub struct TicketKeys(Arc<Mutex<Known>>);
+
+type Known = HashMap<[u8; 32], Weak<dyn ProducesTickets>>;
 
 impl TicketKeys {
     /// The keys for a client policy: those in use, or new ones.

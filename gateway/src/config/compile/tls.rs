@@ -10,7 +10,7 @@ use crate::{
     config::{
         Surroundings,
         certificate_files::{Kept, resolve},
-        credentials::{Credentials, Unusable},
+        credentials::{Credentials, Trust, Unusable},
         path::Path,
         problem::{Level, Problem},
         resources::Resource,
@@ -19,8 +19,7 @@ use crate::{
     istio::{Gateway, Server, ServerTls as Settings},
     snapshot::{HostPattern, HostTable, TcpRoute, TlsServer, TlsServers},
     tls::{
-        Authorities, ClientPolicy, Credential, Parameters, RevocationLists, ServerSettings, ServerTls, Verification,
-        Version, limits,
+        ClientPolicy, Credential, Parameters, RevocationLists, ServerSettings, ServerTls, Verification, Version, limits,
     },
 };
 
@@ -203,7 +202,7 @@ impl Builder<'_, '_> {
             Some("OPTIONAL_MUTUAL") => false,
             _ => return Some(ClientPolicy::Ignore),
         };
-        let (authorities, mut revocations) = self.authorities(tls)?;
+        let Trust { authorities, mut revocations } = self.authorities(tls)?;
         if !tls.ca_crl.is_empty() {
             let path = resolve(&tls.ca_crl, &self.gateway.origin);
             revocations = Some(self.kept("caCrl", self.material.surroundings.files.revocation_lists(&path))?);
@@ -228,11 +227,11 @@ impl Builder<'_, '_> {
         Some(if required { ClientPolicy::Required(verification) } else { ClientPolicy::Optional(verification) })
     }
 
-    fn authorities(&mut self, tls: &Settings) -> Option<(Authorities, Option<RevocationLists>)> {
+    fn authorities(&mut self, tls: &Settings) -> Option<Trust> {
         if !tls.ca_certificates.is_empty() && tls.ca_cert_credential_name.is_empty() {
             let path = resolve(&tls.ca_certificates, &self.gateway.origin);
             let kept = self.material.surroundings.files.authorities(&path);
-            return self.kept("caCertificates", kept).map(|authorities| (authorities, None));
+            return self.kept("caCertificates", kept).map(|authorities| Trust { authorities, revocations: None });
         }
         let names = [("caCertCredentialName", &tls.ca_cert_credential_name), ("credentialName", &tls.credential_name)];
         let names = names.into_iter().chain(tls.credential_names.iter().map(|name| ("credentialNames", name)));
