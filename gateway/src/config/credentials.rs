@@ -30,7 +30,7 @@ pub(crate) struct Credentials<'a> {
 
 /// Whom client certificates are checked with.
 #[derive(Debug)]
-pub(crate) struct Trust {
+pub(crate) struct Issuers {
     /// Who may have issued them.
     pub(crate) authorities: Authorities,
     /// What has been revoked.
@@ -90,7 +90,7 @@ impl<'a> Credentials<'a> {
     }
 
     /// The authorities that go with a credential, and the revocation lists beside them.
-    pub(crate) fn authorities(&self, name: &str) -> Result<Trust, Unusable> {
+    pub(crate) fn authorities(&self, name: &str) -> Result<Issuers, Unusable> {
         if let Some(name) = name.strip_prefix("configmap://") {
             let map = self.config_maps.get(name).ok_or_else(|| {
                 Unusable::Missing(format!("Referenced ConfigMap not found: \"{}/{name}\"", self.namespace))
@@ -116,7 +116,7 @@ impl<'a> Credentials<'a> {
     }
 }
 
-fn found(found: Result<Option<Trust>, Fault>, name: &str, kind: &str) -> Result<Trust, Unusable> {
+fn found(found: Result<Option<Issuers>, Fault>, name: &str, kind: &str) -> Result<Issuers, Unusable> {
     match found {
         Ok(Some(found)) => Ok(found),
         Ok(None) => Err(Unusable::Broken(format!("{kind} {name} has neither ca.crt nor cacert"))),
@@ -182,7 +182,7 @@ pub(crate) fn key_pair(secret: &impl Entries) -> Result<Option<Credential>, Faul
 
 /// The authorities of a Secret or ConfigMap with their revocation lists; `None` if it has none. An error names the entry
 /// that is at fault.
-pub(crate) fn authorities(object: &impl Entries) -> Result<Option<Trust>, Fault> {
+pub(crate) fn authorities(object: &impl Entries) -> Result<Option<Issuers>, Fault> {
     for (name, list_name) in [("cacert", "crl"), ("ca.crt", "ca.crl")] {
         let Some(bundle) = object.entry(name) else { continue };
         let bundle = bundle.map_err(|error| (name, error))?;
@@ -190,7 +190,7 @@ pub(crate) fn authorities(object: &impl Entries) -> Result<Option<Trust>, Fault>
         let lists = object.entry(list_name).transpose().map_err(|error| (list_name, error))?;
         let lists = lists.map(|lists| RevocationLists::from_pem(&lists)).transpose();
         let revocations = lists.map_err(|error| (list_name, error.to_string()))?;
-        return Ok(Some(Trust { authorities, revocations }));
+        return Ok(Some(Issuers { authorities, revocations }));
     }
     Ok(None)
 }

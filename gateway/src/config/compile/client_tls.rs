@@ -11,7 +11,7 @@ use super::{destination_rules::TlsBlock, tls::Material};
 use crate::{
     config::{
         certificate_files::{Kept, resolve},
-        credentials::Unusable,
+        credentials::{Issuers, Unusable},
         problem::{Level, Problem},
     },
     snapshot::Transport,
@@ -105,7 +105,8 @@ impl Builder<'_, '_> {
         let tls = self.block.settings;
         let (authorities, mut revocations) = if !tls.credential_name.is_empty() {
             let found = self.material.credentials.authorities(&tls.credential_name);
-            found.map_err(|unusable| self.unusable(unusable))?
+            let Issuers { authorities, revocations } = found.map_err(|unusable| self.unusable(unusable))?;
+            (authorities, revocations)
         } else if !tls.ca_certificates.is_empty() {
             let kept = self.material.surroundings.files.authorities(&self.path(&tls.ca_certificates));
             (self.kept("caCertificates", kept)?, None)

@@ -10,7 +10,7 @@ use crate::{
     config::{
         Surroundings,
         certificate_files::{Kept, resolve},
-        credentials::{Credentials, Trust, Unusable},
+        credentials::{Credentials, Issuers, Unusable},
         path::Path,
         problem::{Level, Problem},
         resources::Resource,
@@ -202,7 +202,7 @@ impl Builder<'_, '_> {
             Some("OPTIONAL_MUTUAL") => false,
             _ => return Some(ClientPolicy::Ignore),
         };
-        let Trust { authorities, mut revocations } = self.authorities(tls)?;
+        let Issuers { authorities, mut revocations } = self.authorities(tls)?;
         if !tls.ca_crl.is_empty() {
             let path = resolve(&tls.ca_crl, &self.gateway.origin);
             revocations = Some(self.kept("caCrl", self.material.surroundings.files.revocation_lists(&path))?);
@@ -227,11 +227,11 @@ impl Builder<'_, '_> {
         Some(if required { ClientPolicy::Required(verification) } else { ClientPolicy::Optional(verification) })
     }
 
-    fn authorities(&mut self, tls: &Settings) -> Option<Trust> {
+    fn authorities(&mut self, tls: &Settings) -> Option<Issuers> {
         if !tls.ca_certificates.is_empty() && tls.ca_cert_credential_name.is_empty() {
             let path = resolve(&tls.ca_certificates, &self.gateway.origin);
             let kept = self.material.surroundings.files.authorities(&path);
-            return self.kept("caCertificates", kept).map(|authorities| Trust { authorities, revocations: None });
+            return self.kept("caCertificates", kept).map(|authorities| Issuers { authorities, revocations: None });
         }
         let names = [("caCertCredentialName", &tls.ca_cert_credential_name), ("credentialName", &tls.credential_name)];
         let names = names.into_iter().chain(tls.credential_names.iter().map(|name| ("credentialNames", name)));
