@@ -28,6 +28,11 @@ impl Clock {
 }
 
 impl Moment {
+    /// Ticks since the clock was made.
+    pub(crate) fn ticks(self) -> u64 {
+        self.0
+    }
+
     /// Whether `limit` has passed between this moment and `now`. Never early: a moment may lie anywhere in its tick.
     pub(crate) fn older_than(self, limit: Duration, now: Moment) -> bool {
         let ticks = limit.as_millis().div_ceil(TICK.as_millis()) as u64;

@@ -32,7 +32,7 @@ pub use publish::BoundListener;
 use crate::{
     admin::{self, Addresses, AdminState, Readiness},
     config::{self, problem::Problem, source::FileSource},
-    http::{Identity, Usage},
+    http::{Identity, Limits as ClientLimits, Usage},
     plugins::{self, Registry, RegistryOptions},
     telemetry::{LogFilter, Telemetry, TelemetryOptions},
     worker,
@@ -73,6 +73,8 @@ pub struct Options {
     pub dns_server: Option<SocketAddr>,
     /// Budgets of plugins and limits of uploads.
     pub limits: plugins::Limits,
+    /// How long clients may take.
+    pub client_limits: ClientLimits,
 }
 
 impl Default for Options {
@@ -90,6 +92,7 @@ impl Default for Options {
             identity: Identity::default(),
             dns_server: None,
             limits: plugins::Limits::default(),
+            client_limits: ClientLimits::default(),
         }
     }
 }
@@ -176,6 +179,7 @@ pub async fn start(options: Options) -> anyhow::Result<Gateway> {
                 telemetry: telemetry.clone(),
                 spare_orders: spare_orders.clone(),
                 usage: usage.clone(),
+                client_limits: options.client_limits.clone(),
             })
         })
         .collect::<Result<Vec<_>, _>>()

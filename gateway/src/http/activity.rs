@@ -13,30 +13,46 @@ use std::{
 
 use slab::Slab;
 
-use super::{Port, limits};
+use super::{
+    Port,
+    limits::{self, Limits},
+};
 use crate::clock::{Clock, Moment};
 
 /// What a connection is doing, and what it is told to do.
 pub(super) struct Activity {
     clock: Clock,
-    phase: Cell<Phase>,
-    since: Cell<Moment>,
+    /// Since when a head is incomplete, or the first one is waited for.
+    head: Cell<Option<Moment>>,
+    /// Whether some of that head has come.
+    head_begun: Cell<bool>,
+    /// Whether it should be complete by now.
+    head_late: Cell<bool>,
+    /// TLS is being agreed on; `handshake` limits the time.
+    handshake: Cell<bool>,
     requests: Cell<u32>,
+    /// Since when there has been no request, if there is none.
+    quiet: Cell<Moment>,
     multiplexed: Cell<bool>,
+    /// Since when the socket has taken nothing, although there is something.
+    blocked: Cell<Option<Moment>>,
+    /// Since when only the client's end of the connection is waited for.
+    lingering: Cell<Option<Moment>>,
+    sending: Sending,
     order: Cell<Order>,
     task: RefCell<Option<Waker>>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// TLS is being agreed on; `handshake` limits the time.
-    Handshake,
-    /// Waiting for the rest of a head (or for the first one).
-    Head,
-    /// At least one request is being served.
-    Busy,
-    /// Waiting for the next request.
-    Idle,
+/// Responses over HTTP/2, where a client can take nothing while its socket does.
+#[derive(Default)]
+struct Sending {
+    /// Responses whose next piece waits for the client to make room.
+    waiting: Cell<u32>,
+    /// When the client last made room on any stream.
+    progress: Cell<Moment>,
+    /// Pieces and whole answers since somebody asked.
+    pieces: Cell<u32>,
+    answers: Cell<u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,30 +66,33 @@ enum Order {
 
 impl Activity {
     pub(super) fn new(clock: Clock) -> Rc<Self> {
+        let now = clock.now();
         Rc::new(Self {
-            phase: Cell::new(Phase::Head),
-            since: Cell::new(clock.now()),
+            head: Cell::new(Some(now)),
+            head_begun: Cell::new(false),
+            head_late: Cell::new(false),
+            handshake: Cell::new(false),
             requests: Cell::new(0),
+            quiet: Cell::new(now),
             multiplexed: Cell::new(false),
+            blocked: Cell::new(None),
+            lingering: Cell::new(None),
+            sending: Sending::default(),
             order: Cell::new(Order::None),
             task: RefCell::default(),
             clock,
         })
     }
 
-    fn enter(&self, phase: Phase) {
-        self.phase.set(phase);
-        self.since.set(self.clock.now());
-    }
-
     /// The client is to speak TLS first.
     pub(super) fn begin_handshake(&self) {
-        self.enter(Phase::Handshake);
+        self.handshake.set(true);
     }
 
     /// It does; its first request may come.
     pub(super) fn end_handshake(&self) {
-        self.enter(Phase::Head);
+        self.handshake.set(false);
+        self.head.set(Some(self.clock.now()));
     }
 
     /// Whether requests can overlap: HTTP/2.
@@ -81,26 +100,89 @@ impl Activity {
         self.multiplexed.set(multiplexed);
     }
 
-    /// Bytes arrived.
-    pub(super) fn read(&self) {
-        // Between two HTTP/2 streams there are frames that are no request; only HTTP/1 bytes start a head.
-        if self.phase.get() == Phase::Idle && !self.multiplexed.get() {
-            self.enter(Phase::Head);
-        }
+    pub(super) fn is_multiplexed(&self) -> bool {
+        self.multiplexed.get()
     }
 
-    /// A head is complete.
+    /// The worker's time in ticks.
+    pub(super) fn ticks(&self) -> u64 {
+        self.clock.now().ticks()
+    }
+
+    /// Bytes arrived, and now there is the beginning of a head, or there is none.
+    pub(super) fn head_is(&self, incomplete: bool) {
+        if !incomplete {
+            self.head.set(None);
+            self.head_late.set(false);
+        } else if self.head.get().is_none() {
+            self.head.set(Some(self.clock.now()));
+        }
+        self.head_begun.set(incomplete);
+    }
+
+    /// Whether the head that has begun should be complete by now.
+    pub(super) fn is_head_late(&self) -> bool {
+        self.head_late.get()
+    }
+
+    /// A request has arrived.
     pub(super) fn begin(&self) {
         self.requests.set(self.requests.get() + 1);
-        self.phase.set(Phase::Busy);
     }
 
-    /// A response is over, one way or another.
-    pub(super) fn end(&self) {
+    /// Its response is over, one way or another; `answered`: all of it was sent.
+    pub(super) fn end(&self, answered: bool) {
         self.requests.set(self.requests.get().saturating_sub(1));
         if self.requests.get() == 0 {
-            self.enter(Phase::Idle);
+            self.quiet.set(self.clock.now());
         }
+        if answered {
+            self.sending.answers.set(self.sending.answers.get().saturating_add(1));
+        }
+    }
+
+    /// Requests that are being served.
+    pub(super) fn requests(&self) -> u32 {
+        self.requests.get()
+    }
+
+    /// There was something to write, and the socket took some of it or nothing.
+    pub(super) fn wrote(&self, some: bool) {
+        if some {
+            self.blocked.set(None);
+        } else if self.blocked.get().is_none() {
+            self.blocked.set(Some(self.clock.now()));
+        }
+    }
+
+    /// Nothing more is sent; the client has a moment to see that.
+    pub(super) fn linger(&self) {
+        self.lingering.set(Some(self.clock.now()));
+    }
+
+    /// A response has its next piece ready: it is up to the client now to make room.
+    pub(super) fn offer(&self) {
+        let sending = &self.sending;
+        if sending.waiting.replace(sending.waiting.get() + 1) == 0 {
+            sending.progress.set(self.clock.now());
+        }
+    }
+
+    /// The client has made room for it, or the response is gone.
+    pub(super) fn take(&self) {
+        self.sending.waiting.set(self.sending.waiting.get().saturating_sub(1));
+        self.sending.progress.set(self.clock.now());
+    }
+
+    /// A piece of so many bytes was sent.
+    pub(super) fn sent(&self, bytes: usize) {
+        let pieces = u32::try_from(bytes / PIECE).unwrap_or(u32::MAX).saturating_add(1);
+        self.sending.pieces.set(self.sending.pieces.get().saturating_add(pieces));
+    }
+
+    /// Pieces and whole answers that were sent since the last call.
+    pub(super) fn take_sent(&self) -> (u32, u32) {
+        (self.sending.pieces.take(), self.sending.answers.take())
     }
 
     /// Tells an HTTP/2 client to open no more streams here.
@@ -111,15 +193,65 @@ impl Activity {
     /// Whether the connection is to drain, and may: hyper would close an HTTP/1 connection under a head that it has not
     /// got all of.
     fn takes_goodbye(&self) -> bool {
-        self.order.get() == Order::Drain && (self.multiplexed.get() || self.phase.get() != Phase::Head)
+        self.order.get() == Order::Drain && (self.multiplexed.get() || self.head.get().is_none())
     }
 
     fn give(&self, order: Order) {
         self.order.set(order);
+        self.wake();
+    }
+
+    /// Lets the connection look at what has changed.
+    pub(super) fn wake(&self) {
         if let Some(task) = &*self.task.borrow() {
             task.wake_by_ref();
         }
     }
+
+    /// Ends what has taken too long.
+    fn sweep(&self, now: Moment, limits: &Limits, swept: &mut Swept) {
+        let late = |since: Option<Moment>, limit| since.is_some_and(|since| since.older_than(limit, now));
+        let head = self.head.get();
+        if late(head, limits.request_head_timeout) && !self.handshake.get() {
+            swept.heads += 1;
+            if self.head_begun.get() && !self.multiplexed.get() {
+                // It is answered.
+                self.head.set(None);
+                self.head_late.set(true);
+                return self.wake();
+            }
+        } else if head.is_none() && self.requests.get() == 0 && self.quiet.get().older_than(limits.idle_timeout, now) {
+            swept.idle += 1;
+        } else if late(self.blocked.get(), limits.response_write_timeout)
+            || (self.sending.waiting.get() > 0
+                && self.sending.progress.get().older_than(limits.response_write_timeout, now))
+        {
+            swept.unread += 1;
+        } else {
+            // Told to end, and still nothing to finish.
+            let silent = self.order.get() == Order::Drain && !self.head_begun.get();
+            if !late(self.lingering.get(), limits::LINGER_TIMEOUT)
+                && !(silent && late(head, limits::DRAIN_HEAD_TIMEOUT))
+            {
+                return;
+            }
+        }
+        self.give(Order::Close);
+    }
+}
+
+/// Size of an HTTP/2 DATA frame.
+const PIECE: usize = 16 * 1024;
+
+/// How many connections a sweep has ended, and why.
+#[derive(Debug, Default)]
+pub(crate) struct Swept {
+    /// Their head was not complete in time.
+    pub(crate) heads: usize,
+    /// There was no request for too long.
+    pub(crate) idle: usize,
+    /// The client did not read.
+    pub(crate) unread: usize,
 }
 
 /// All connections of a worker.
@@ -152,22 +284,13 @@ impl Connections {
         Accepted(Rc::clone(self))
     }
 
-    /// Closes connections that have been quiet for too long. Returns how many, by reason: incomplete heads, idle ones.
-    pub(crate) fn sweep(&self, now: Moment) -> (usize, usize) {
-        let (mut heads, mut idle) = (0, 0);
+    /// Ends connections on which something has taken too long.
+    pub(crate) fn sweep(&self, now: Moment, limits: &Limits) -> Swept {
+        let mut swept = Swept::default();
         for (_, Open { activity, .. }) in self.open.borrow().iter() {
-            let since = activity.since.get();
-            // Told to end, and still nothing to finish.
-            let silent = activity.order.get() == Order::Drain;
-            match activity.phase.get() {
-                Phase::Head | Phase::Handshake if silent && since.older_than(limits::DRAIN_HEAD_TIMEOUT, now) => {}
-                Phase::Head if since.older_than(limits::REQUEST_HEAD_TIMEOUT, now) => heads += 1,
-                Phase::Idle if since.older_than(limits::IDLE_TIMEOUT, now) => idle += 1,
-                _ => continue,
-            }
-            activity.give(Order::Close);
+            activity.sweep(now, limits, &mut swept);
         }
-        (heads, idle)
+        swept
     }
 
     /// Asks clients to leave, or not any more. Nothing is closed and new connections are served: an HTTP/1

@@ -13,7 +13,14 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
-use super::{grpc_messages::GrpcMessages, plugins::FilteredBody, record::Record, retry::Replay, trailers, upgrade};
+use super::{
+    grpc_messages::GrpcMessages,
+    plugins::FilteredBody,
+    progress::{Offers, Waiting, Watched},
+    record::Record,
+    retry::Replay,
+    trailers, upgrade,
+};
 use crate::{
     telemetry::ResponseFlags,
     upstream::{self, BodyError},
@@ -37,6 +44,7 @@ pub(crate) enum RequestBody {
 pub(crate) struct ClientBody {
     incoming: Incoming,
     seen: Rc<ClientBytes>,
+    watched: Option<Watched>,
 }
 
 /// What is known of a client's body while somebody else has it.
@@ -48,6 +56,8 @@ pub(super) struct ClientBytes {
     pub(super) broken: Cell<bool>,
     /// Messages in it, if the request is gRPC.
     pub(super) messages: Cell<Option<GrpcMessages>>,
+    /// Whether it makes progress.
+    pub(super) waiting: Rc<Waiting>,
 }
 
 impl ClientBytes {
@@ -61,8 +71,9 @@ impl ClientBytes {
 }
 
 impl ClientBody {
-    pub(super) fn new(incoming: Incoming, seen: Rc<ClientBytes>) -> Self {
-        Self { incoming, seen }
+    /// `watched`: it may not take as long as it likes.
+    pub(super) fn new(incoming: Incoming, seen: Rc<ClientBytes>, watched: Option<Watched>) -> Self {
+        Self { incoming, seen, watched }
     }
 }
 
@@ -71,7 +82,16 @@ impl Body for ClientBody {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.watched.as_ref().is_some_and(Watched::is_late) {
+            self.seen.broken.set(true);
+            return Poll::Ready(Some(Err("the client has sent nothing of the body for too long".into())));
+        }
         let mut polled = Pin::new(&mut self.incoming).poll_frame(cx);
+        match (&self.watched, &polled) {
+            (Some(watched), Poll::Pending) => watched.wait(cx.waker()),
+            (Some(watched), Poll::Ready(_)) => watched.arrived(),
+            (None, _) => {}
+        }
         match &mut polled {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(trailers) = frame.trailers_mut() {
@@ -192,17 +212,19 @@ pub(super) struct ResponseBody {
     record: Option<Record>,
     /// The route's timeout covers the body too.
     deadline: Option<Pin<Box<Sleep>>>,
+    offers: Offers,
 }
 
 impl ResponseBody {
     pub(super) fn new(source: Source, mut record: Record, deadline: Option<Pin<Box<Sleep>>>) -> Self {
         record.complete = source.is_end_stream();
-        Self { source, record: Some(record), deadline }
+        let offers = Offers::new(record.activity(), record.complete);
+        Self { source, record: Some(record), deadline, offers }
     }
 
     /// The body of a 101.
     pub(super) fn switched() -> Self {
-        Self { source: Source::Local(Bytes::new()), record: None, deadline: None }
+        Self { source: Source::Local(Bytes::new()), record: None, deadline: None, offers: Offers::none() }
     }
 
     fn observe(&mut self, polled: &Poll<Option<Result<Frame<Bytes>, BodyError>>>) {
@@ -212,6 +234,7 @@ impl ResponseBody {
             Poll::Ready(None) => record.complete = true,
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref() {
+                    self.offers.sent(data.len());
                     record.received(data);
                 } else if let Some(trailers) = frame.trailers_ref() {
                     record.ended_with(trailers);
@@ -221,6 +244,7 @@ impl ResponseBody {
                         .or(record.grpc_status);
                 }
                 record.complete = self.source.is_end_stream();
+                self.offers.offer(record.complete);
             }
             Poll::Ready(Some(Err(error))) => {
                 tracing::debug!(%error, "response ended early");
@@ -247,6 +271,7 @@ impl Body for ResponseBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
+        this.offers.take();
         if let Some(deadline) = &mut this.deadline
             && deadline.as_mut().poll(cx).is_ready()
         {

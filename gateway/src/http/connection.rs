@@ -21,6 +21,7 @@ use super::{
     Port, Worker,
     activity::{Activity, with_orders},
     client_io::ClientIo,
+    guard::Verdict,
     handshake::{self, Shaken},
     limits, other,
     proxy_protocol::{self, Refused, Said},
@@ -56,6 +57,8 @@ pub(super) struct Connection {
     pub(super) upgrade_seen: Cell<bool>,
     /// Inside TLS: for whom, and who the client is.
     pub(super) secured: Option<Secured>,
+    /// What the guard has decided about its requests.
+    pub(super) verdict: Verdict,
 }
 
 /// A connection that has told which protocol it speaks.
@@ -104,15 +107,20 @@ pub(crate) async fn serve(stream: TcpStream, remote: SocketAddr, port: Rc<Port>,
             switch: Cell::default(),
             upgrade_seen: Cell::default(),
             secured,
+            verdict: Verdict::default(),
         });
-        let io = |stream| ClientIo::new(stream, prefix, Rc::clone(&activity));
         match spoken {
-            Spoken::Http1 => serve_http1(io(stream), connection).await,
+            Spoken::Http1 => {
+                let io = ClientIo::new(stream, prefix, false, Rc::clone(&connection));
+                serve_http1(io, connection).await;
+            }
             Spoken::Http2 => {
                 activity.set_multiplexed(true);
-                serve_http2(io(stream), connection).await;
+                let io = ClientIo::new(stream, prefix, true, Rc::clone(&connection));
+                serve_http2(io, connection).await;
             }
             Spoken::Other => {
+                activity.head_is(false);
                 activity.begin();
                 // Told to drain, it goes on until the drain time is over.
                 with_orders(&activity, false, pin!(other::serve(stream, &connection)), |_| {}).await;

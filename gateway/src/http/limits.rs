@@ -7,9 +7,16 @@ use std::time::Duration;
 pub const MAX_HEADERS: usize = 100;
 /// Bytes of a request head: 431.
 pub const MAX_HEAD_BYTES: usize = 60 * 1024;
+/// Bytes of all trailers of a chunked request body, and they are no more than [`MAX_HEADERS`]: 400.
+pub const MAX_TRAILER_BYTES: usize = 8 * 1024;
+/// Bytes of all chunk extensions of a request body, which nobody uses: 400.
+pub const MAX_CHUNK_EXTENSION_BYTES: usize = 8 * 1024;
+/// Bytes behind a request that asks for an upgrade which are read while its answer is not there.
+pub const UPGRADE_READ_AHEAD_BYTES: usize = 16 * 1024;
 /// Buffer of an HTTP/1 connection; a head must fit, bodies are read in pieces of at most this size.
 pub const HTTP1_BUFFER_BYTES: usize = 64 * 1024;
-/// From the first byte of a head, or from the start of the connection, to its end: the connection is closed.
+/// From the first byte of a head, or from the start of the connection, to its end: 408, or the connection is closed if
+/// nothing has come.
 pub const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// The same for a connection on which nothing has come when the gateway or its listener ends: long enough for a first
 /// request that is on its way.
@@ -20,6 +27,14 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 pub const PROXY_HEADER_BYTES: usize = 4096;
 /// Silence on an upgraded connection (WebSocket) of which one side has ended: it is closed.
 pub const UPGRADE_HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(60);
+/// A request body of which nothing comes although somebody waits for it, before the answer has begun: 408. Not for gRPC.
+pub const REQUEST_BODY_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+/// A client that takes nothing of what there is to send (HTTP/1: on its connection; HTTP/2: on none of its streams, too):
+/// the connection is closed.
+pub const RESPONSE_WRITE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+/// After the last answer to a client that is still sending: its connection is half-closed for so long, so that the
+/// answer reaches it before the reset does.
+pub const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Requests at once on an HTTP/2 connection: more are refused.
 pub const HTTP2_STREAMS: u32 = 100;
 /// Receive window of one HTTP/2 stream in bytes.
@@ -37,8 +52,46 @@ pub const HTTP2_ERROR_RESETS: usize = 1024;
 /// Bytes of a request body that are kept so that it can be sent again, where the route's policy may want that; a longer
 /// one is not sent again.
 pub const RETRY_BUFFER_BYTES: usize = 64 * 1024;
+/// HTTP/2 frames that do nothing for a request (PING, SETTINGS, PRIORITY, WINDOW_UPDATE, CONTINUATION, empty DATA, unknown
+/// ones) and came at once: more is a flood, the connection is closed.
+pub const HTTP2_CONTROL_FRAMES: u32 = 2_000;
+/// What [`HTTP2_CONTROL_FRAMES`] fills up by in half a second.
+pub const HTTP2_FRAMES_PER_TICK: u32 = 50;
+/// The same with every stream the client opens.
+pub const HTTP2_FRAMES_PER_STREAM: u32 = 10;
+/// The same with every piece of a response body: clients answer it with WINDOW_UPDATE and PING.
+pub const HTTP2_FRAMES_PER_PIECE: u32 = 40;
+/// HTTP/2 streams that the client reset at once, whatever had become of them: more is an attack (CVE-2023-44487), the
+/// connection is closed.
+pub const HTTP2_RESETS: u32 = 200;
+/// What [`HTTP2_RESETS`] fills up by in half a second; every complete answer adds one.
+pub const HTTP2_RESETS_PER_TICK: u32 = 50;
 /// Body bytes that all plugins of a worker may hold back together; a stream that would exceed it is answered 503. What
 /// one plugin may do to one stream is in [`proxy_wasm_host::Limits`].
 pub const PLUGIN_WORKER_BYTES: usize = 64 * 1024 * 1024;
 /// Connections of one worker, if the limit of open files allows as many.
 pub const MAX_CONNECTIONS_PER_WORKER: usize = 50_000;
+
+/// How long clients may take. Configured per process; the defaults are the constants above.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// [`REQUEST_HEAD_TIMEOUT`]
+    pub request_head_timeout: Duration,
+    /// [`IDLE_TIMEOUT`]
+    pub idle_timeout: Duration,
+    /// [`REQUEST_BODY_TIMEOUT`]
+    pub request_body_timeout: Duration,
+    /// [`RESPONSE_WRITE_TIMEOUT`]
+    pub response_write_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            request_head_timeout: REQUEST_HEAD_TIMEOUT,
+            idle_timeout: IDLE_TIMEOUT,
+            request_body_timeout: REQUEST_BODY_TIMEOUT,
+            response_write_timeout: RESPONSE_WRITE_TIMEOUT,
+        }
+    }
+}

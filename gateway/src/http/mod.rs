@@ -6,6 +6,7 @@
 //! | `proxy_protocol` | what a load balancer says about its client |
 //! | `handshake`, `secured` | TLS: which server it is for, who the client is, which hosts it may ask for |
 //! | `client_io` | its bytes |
+//! | `guard` | what a client may say, checked before hyper reads it |
 //! | `activity` | how long it has been quiet, how it is told to end |
 //! | `service` | one request, from its head to the response that hyper writes |
 //! | `request` | the head is checked and normalised |
@@ -17,7 +18,7 @@
 //! | `retry` | trying again, and what is kept for it |
 //! | `reply`, `redirect` | answers that need no upstream |
 //! | `trailers` | what may follow a body |
-//! | `body` | bodies both ways, with back-pressure |
+//! | `body`, `progress` | bodies both ways, with back-pressure; those that make no progress |
 //! | `upgrade` | a WebSocket: what is asked, and the tunnel that the connection becomes |
 //! | `log_headers` | headers that the access log shows |
 //! | `record` | when all is over: metrics and the access log |
@@ -32,12 +33,14 @@ mod connection;
 mod forward;
 mod forwarded;
 mod grpc_messages;
+mod guard;
 mod handshake;
 mod host;
 pub mod limits;
 mod log_headers;
 mod other;
 mod plugins;
+mod progress;
 mod proxy_protocol;
 mod record;
 mod redirect;
@@ -56,6 +59,7 @@ pub(crate) use crate::upstream::Usage;
 pub(crate) use activity::Connections;
 pub(crate) use connection::serve;
 pub use forwarded::{ForwardClientCertificate, Topology};
+pub use limits::Limits;
 pub(crate) use plugins::{PluginSet, Prepared, SpareOrder};
 pub use serving::Identity;
 pub(crate) use serving::{Config, Port, Worker};

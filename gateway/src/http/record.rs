@@ -12,7 +12,8 @@ use http::{HeaderMap, header, request::Parts, response};
 use proxy_wasm_host::RequestHead;
 
 use super::{
-    body::ClientBytes, connection::Connection, grpc_messages::GrpcMessages, plugins::Filters, secured::Secured,
+    activity::Activity, body::ClientBytes, connection::Connection, grpc_messages::GrpcMessages, plugins::Filters,
+    progress::Watched, secured::Secured,
 };
 use crate::telemetry::{Captured, Destination, Entry, Limit, Observation, RequestProtocol, ResponseFlags};
 
@@ -154,6 +155,24 @@ impl Record {
         }
     }
 
+    /// Nobody knows what was asked for: what hyper has read was not sent by the client.
+    pub(super) fn forget_request(&mut self) {
+        if let Some(log) = &mut self.log {
+            log.method.clear();
+            log.path.clear();
+        }
+    }
+
+    /// Watches the body of this request, unless it may take as long as it likes.
+    pub(super) fn watch(&self, body: &ClientBytes) -> Option<Watched> {
+        let worker = &self.connection.worker;
+        (!self.grpc).then(|| worker.bodies.watch(Rc::clone(&body.waiting), worker.clock.clone()))
+    }
+
+    pub(super) fn activity(&self) -> &Rc<Activity> {
+        &self.connection.activity
+    }
+
     /// Since the request arrived.
     pub(super) fn elapsed(&self) -> Duration {
         self.started.elapsed()
@@ -202,7 +221,7 @@ impl Drop for Record {
             filters.close(self.code, self.flags, &self.details, duration);
         }
         worker.telemetry.counters().requests_in_flight.dec();
-        self.connection.activity.end();
+        self.connection.activity.end(self.complete);
         if let (Some(log), Some(writer)) = (&self.log, worker.telemetry.access_log()) {
             writer.log(&Entry {
                 start: log.wall.unwrap_or(SystemTime::UNIX_EPOCH),

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
+use super::guard::Refusal;
 use crate::telemetry::ResponseFlags;
 
 /// An answer without an upstream. Always boxed: it travels in `Result`s beside things that are much smaller.
@@ -47,6 +48,36 @@ impl Reply {
     pub(super) fn bad_request(details: &'static str) -> Box<Self> {
         Self::new(StatusCode::BAD_REQUEST, details, ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR)
             .with_body("Bad Request")
+            .closing()
+    }
+
+    /// A request that the guard refuses.
+    pub(super) fn refused(refusal: Refusal) -> Box<Self> {
+        match refusal {
+            Refusal::Malformed(_) => Self::bad_request("http1.codec_error"),
+            Refusal::LengthAndChunked => Self::bad_request("http1.content_length_and_chunked_not_allowed"),
+            Refusal::HeadTooLarge => Self::too_large("http1.headers_too_large"),
+            Refusal::TooManyHeaders => Self::too_large("http1.too_many_headers"),
+            Refusal::HeadTimeout => {
+                Self::new(StatusCode::REQUEST_TIMEOUT, "request_header_timeout", ResponseFlags::NONE)
+                    .with_body("request header timeout")
+                    .closing()
+            }
+        }
+    }
+
+    /// A request whose body makes no progress.
+    pub(super) fn body_timeout() -> Box<Self> {
+        Self::new(StatusCode::REQUEST_TIMEOUT, "stream_idle_timeout", ResponseFlags::STREAM_IDLE_TIMEOUT)
+            .with_body("stream timeout")
+            .closing()
+    }
+
+    /// A request with too many or too large headers.
+    pub(super) fn too_large(details: &'static str) -> Box<Self> {
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        Self::new(status, details, ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR)
+            .with_body("Request Header Fields Too Large")
             .closing()
     }
 

@@ -2,7 +2,7 @@
 //!
 //! The form that leaves here is what routes match, plugins see and upstreams get: path normalised, `host`
 //! always present and in the header map, hop-by-hop and internal headers gone. What hyper cannot tell any
-//! more (both framing headers, bare line feeds, …) is the business of a guard in front of hyper.
+//! more (both framing headers, bare line feeds, …) is the business of [`super::guard`], in front of hyper.
 
 use std::net::SocketAddr;
 
@@ -15,7 +15,7 @@ use smallvec::SmallVec;
 
 use super::{
     connection::Connection,
-    forwarded, host, limits,
+    forwarded, guard, host, limits,
     reply::Reply,
     upgrade::{self, Asked},
 };
@@ -120,6 +120,9 @@ fn normalise(target: PathAndQuery) -> Result<PathAndQuery, Box<Reply>> {
         match byte {
             b'?' => in_path = false,
             0..=0x20 | 0x7f.. | b'#' => return Err(Reply::bad_request("path_normalization_failed")),
+            b'%' if bytes.get(at + 1..at + 3) == Some(b"00") => {
+                return Err(Reply::bad_request("path_normalization_failed"));
+            }
             b'%' | b'\\' if in_path => work = true,
             b'.' if in_path && bytes.get(at.wrapping_sub(1)) == Some(&b'/') => work = true,
             _ => {}
@@ -185,7 +188,7 @@ fn normal_path(path: &str) -> Option<String> {
 /// answered.
 fn clean(headers: &mut HeaderMap, method: &Method, keep_certificate: bool) -> Result<(u64, bool), Box<Reply>> {
     if headers.len() > limits::MAX_HEADERS {
-        return Err(too_large("http2.too_many_headers"));
+        return Err(Reply::too_large("http2.too_many_headers"));
     }
     let mut bytes = 0;
     let mut gone: SmallVec<[HeaderName; 8]> = SmallVec::new();
@@ -210,12 +213,16 @@ fn clean(headers: &mut HeaderMap, method: &Method, keep_certificate: bool) -> Re
             }
             "referer" if is_private_referer(value.as_bytes()) => {}
             name if name.starts_with("x-envoy-") => {}
+            // Over HTTP/1 the guard has seen it.
+            name if name.contains('_') && guard::is_disguised(name.as_bytes()) => {
+                return Err(Reply::bad_request("http2.invalid.header.field"));
+            }
             _ => continue,
         }
         gone.push(name.clone());
     }
     if bytes > limits::MAX_HEAD_BYTES {
-        return Err(too_large("http2.headers_too_large"));
+        return Err(Reply::too_large("http2.headers_too_large"));
     }
     let asked = if upgrades { upgrade::asked(method, headers) } else { Asked::Nothing };
     if asked == Asked::Foreign {
@@ -234,12 +241,6 @@ fn clean(headers: &mut HeaderMap, method: &Method, keep_certificate: bool) -> Re
         upgrade::mark(headers);
     }
     Ok((bytes as u64, asked == Asked::WebSocket))
-}
-
-fn too_large(details: &'static str) -> Box<Reply> {
-    Reply::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, details, ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR)
-        .with_body("Request Header Fields Too Large")
-        .closing()
 }
 
 /// Adds the headers that a `Connection` value names, except those a client must not be able to remove.

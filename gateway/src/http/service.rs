@@ -69,6 +69,7 @@ pub(super) async fn serve(
     connection: Rc<Connection>,
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Aborted> {
+    let refused = connection.verdict.next_request();
     let (parts, incoming) = request.into_parts();
     // hyper has nothing else to say there.
     if !parts.extensions.is_empty() {
@@ -79,7 +80,17 @@ pub(super) async fn serve(
     let record = Record::start(&connection, &parts, grpc);
     let is_head = parts.method == Method::HEAD;
     let mut stream = Stream { connection, version, is_head, record, filters: None, deadline: None };
-    let outcome = match request::admit(parts, &stream.connection) {
+    let admitted = match refused {
+        None => request::admit(parts, &stream.connection),
+        Some(head) => {
+            tracing::debug!(remote = %stream.connection.remote, refusal = ?head.refusal, "a request is refused");
+            if !head.is_known {
+                stream.record.forget_request();
+            }
+            Err(Reply::refused(head.refusal))
+        }
+    };
+    let outcome = match admitted {
         Err(rejected) => {
             count_rejection(&stream, &rejected);
             stream.local(rejected)
@@ -102,12 +113,14 @@ pub(super) async fn serve(
 
 fn count_rejection(stream: &Stream, rejected: &Reply) {
     let counters = stream.connection.worker.telemetry.counters();
-    counters.downstream_protocol_errors.inc();
     match &*rejected.details {
-        "http2.too_many_headers" => counters.limit_exceeded(Limit::RequestHeaders),
-        "http2.headers_too_large" => counters.limit_exceeded(Limit::RequestHeadBytes),
+        // The sweep has counted it.
+        "request_header_timeout" => return,
+        "http1.too_many_headers" | "http2.too_many_headers" => counters.limit_exceeded(Limit::RequestHeaders),
+        "http1.headers_too_large" | "http2.headers_too_large" => counters.limit_exceeded(Limit::RequestHeadBytes),
         _ => {}
     }
+    counters.downstream_protocol_errors.inc();
 }
 
 /// The client's body, counted.
@@ -115,7 +128,8 @@ fn client_body(record: &mut Record, incoming: Incoming) -> ClientBody {
     let seen = Rc::<ClientBytes>::default();
     seen.messages.set(record.is_grpc().then(Default::default));
     record.request_body = Some(Rc::clone(&seen));
-    ClientBody::new(incoming, seen)
+    let watched = record.watch(&seen);
+    ClientBody::new(incoming, seen, watched)
 }
 
 fn plain_body(record: &mut Record, incoming: Incoming) -> RequestBody {
@@ -218,7 +232,7 @@ impl Stream {
                         }
                         Ok(self.local(reply))
                     }
-                    Err(Failed::Client) => Err(Aborted),
+                    Err(Failed::Client) => self.broken_off(),
                 }
             }
             Action::Redirect(settings) => {
@@ -297,6 +311,20 @@ impl Stream {
             (Source::Upstream(body), None)
         };
         Outcome { head, body, close: false, upgraded }
+    }
+
+    /// The client broke off its request. It gets an answer if that was because of what it sent, or did not send.
+    fn broken_off(&mut self) -> Result<Outcome, Aborted> {
+        let late = self.record.request_body.as_ref().is_some_and(|body| body.waiting.is_late());
+        let reply = if late {
+            Some(Reply::body_timeout())
+        } else {
+            self.connection.verdict.broken_body().map(|refusal| {
+                tracing::debug!(remote = %self.connection.remote, ?refusal, "the body of a request is refused");
+                Reply::refused(refusal)
+            })
+        };
+        reply.map(|reply| self.local(reply)).ok_or(Aborted)
     }
 
     /// We answer ourselves.
@@ -381,6 +409,12 @@ impl Stream {
             self.connection.activity.say_goodbye();
         }
         self.record.responded(&head);
+        if let Some(body) = &self.record.request_body {
+            body.waiting.excuse();
+        }
+        if self.connection.verdict.answered() {
+            self.connection.activity.wake();
+        }
         Ok(Response::from_parts(head, ResponseBody::new(body, self.record, self.deadline)))
     }
 }

@@ -11,9 +11,10 @@ use std::{
 use http::HeaderValue;
 
 use super::{
-    Cluster, Connections, Topology,
+    Cluster, Connections, Limits, Topology,
     log_headers::LogHeaders,
     plugins::{Link, PluginSet},
+    progress::Bodies,
 };
 use crate::{
     clock::Clock,
@@ -54,6 +55,8 @@ pub(crate) struct Worker {
     pub(crate) plugins: PluginSet,
     /// What clusters with limits use, over all workers.
     usage: Usage,
+    pub(crate) bodies: Rc<Bodies>,
+    pub(crate) limits: Limits,
     /// What requests without a destination are counted for.
     pub(super) nowhere: Rc<Destination>,
     /// What the access log shows of headers; `None`: there is no access log.
@@ -67,6 +70,7 @@ impl Worker {
         telemetry: Rc<WorkerTelemetry>,
         plugins: PluginSet,
         usage: Usage,
+        limits: Limits,
     ) -> Rc<Self> {
         let nowhere = telemetry.destination(None);
         let log_headers = telemetry.access_log().map(LogHeaders::new);
@@ -78,6 +82,8 @@ impl Worker {
             connections: Rc::default(),
             plugins,
             usage,
+            bodies: Rc::default(),
+            limits,
             nowhere,
             log_headers,
         })

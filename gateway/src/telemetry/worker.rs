@@ -210,6 +210,7 @@ limits! {
     UpgradeHalfClosedTime "upgrade_half_closed_time" "One side of an upgraded connection has ended and the other was silent";
     Http2Streams "http2_streams" "Too many concurrent streams on one connection";
     Http2Frames "http2_frames" "A client floods a connection with frames";
+    Http2Resets "http2_resets" "A client resets too many streams of one connection";
     ResponseHeadBytes "response_head_bytes" "The head of an upstream's response is too large or has too many headers";
     UpstreamConnectTime "upstream_connect_time" "An upstream did not accept a connection in time";
     UpstreamConnections "upstream_connections" "Too many connections to a cluster";

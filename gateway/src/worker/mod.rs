@@ -25,7 +25,7 @@ pub(crate) use command::{Command, ListenerKey, Socket};
 
 use crate::{
     clock,
-    http::{Config, Identity, PluginSet, Port, SpareOrder, Usage, Worker},
+    http::{Config, Identity, Limits, PluginSet, Port, SpareOrder, Usage, Worker},
     snapshot::{self, Snapshot},
     telemetry::{Limit, Telemetry},
 };
@@ -38,6 +38,7 @@ pub(crate) struct Settings {
     pub(crate) spare_orders: mpsc::UnboundedSender<SpareOrder>,
     /// Shared by all workers.
     pub(crate) usage: Usage,
+    pub(crate) client_limits: Limits,
 }
 
 /// The control side's end of a worker.
@@ -98,7 +99,8 @@ struct Served {
 async fn run(settings: Settings, mut inbox: mpsc::UnboundedReceiver<Command>) {
     let telemetry = settings.telemetry.worker();
     let plugins = PluginSet::new(settings.index, settings.spare_orders, Rc::clone(&telemetry));
-    let worker = Worker::new(settings.index, settings.identity, telemetry, plugins, settings.usage);
+    let (identity, limits) = (settings.identity, settings.client_limits);
+    let worker = Worker::new(settings.index, identity, telemetry, plugins, settings.usage, limits);
     let served = Rc::new(RefCell::new(Served::default()));
     let sweep = tokio::task::spawn_local(sweep(Rc::clone(&worker), Rc::clone(&served)));
     while let Some(command) = inbox.recv().await {
@@ -200,12 +202,18 @@ async fn sweep(worker: Rc<Worker>, served: Rc<RefCell<Served>>) {
     loop {
         turn.tick().await;
         worker.clock.advance();
-        let (heads, idle) = worker.connections.sweep(worker.clock.now());
+        let now = worker.clock.now();
+        let swept = worker.connections.sweep(now, &worker.limits);
+        let bodies = worker.bodies.sweep(now, worker.limits.request_body_timeout);
         let counters = worker.telemetry.counters();
-        for _ in 0..heads {
-            counters.limit_exceeded(Limit::RequestHeadTime);
+        for (times, limit) in [
+            (swept.heads, Limit::RequestHeadTime),
+            (bodies, Limit::RequestBodyTime),
+            (swept.unread, Limit::ResponseWriteTime),
+        ] {
+            (0..times).for_each(|_| counters.limit_exceeded(limit));
         }
-        counters.downstream_idle_closed.add(idle as u64);
+        counters.downstream_idle_closed.add(swept.idle as u64);
         if let Some(config) = &served.borrow().config {
             counters.upstream_connections.set(config.sweep() as u64);
         }

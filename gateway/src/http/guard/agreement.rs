@@ -1,0 +1,165 @@
+//! Whether hyper ends every message exactly where the guard does.
+//!
+//! Bytes go one by one through a guard, and what passes goes to a hyper server that is set up as ours is. After each of
+//! them both must have seen the same number of complete requests, and hyper must have found nothing to refuse.
+
+use std::{
+    cell::RefCell,
+    convert::Infallible,
+    io,
+    pin::{Pin, pin},
+    rc::Rc,
+    task::{Context, Poll, Waker},
+};
+
+use http::{Request, Response, StatusCode, Version, header};
+use http_body_util::{BodyExt, Empty};
+use hyper::{
+    body::{Bytes, Incoming},
+    rt::ReadBufCursor,
+    server::conn::http1,
+    service::service_fn,
+};
+
+use super::{Http1, Refusal, limits};
+
+/// How a guard has judged.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Judged {
+    pub(crate) messages: u64,
+    /// How many bytes have passed.
+    pub(crate) passed: usize,
+    pub(crate) refusal: Option<Refusal>,
+}
+
+/// Judges bytes that come in pieces of at most `piece`, and gives what passes to `pass`, each time with the number of
+/// messages that have ended. Upgrades are declined.
+pub(crate) fn judge(bytes: &[u8], piece: usize, mut pass: impl FnMut(&[u8], u64)) -> Judged {
+    let mut guard = Http1::default();
+    let (mut passed, mut come, mut refusal) = (0, 0, None);
+    while refusal.is_none() && come < bytes.len() {
+        come = bytes.len().min(come + piece);
+        loop {
+            let checked = guard.check(&bytes[passed..come]);
+            pass(&bytes[passed..passed + checked.pass], guard.messages());
+            passed += checked.pass;
+            refusal = checked.refusal;
+            if !guard.is_waiting() {
+                break;
+            }
+            guard.go_on();
+        }
+    }
+    Judged { messages: guard.messages(), passed, refusal }
+}
+
+/// Compares.
+///
+/// # Panics
+/// The two do not agree, or the guard judges in another way when the bytes come in other pieces.
+pub(crate) fn check(bytes: &[u8]) {
+    let link = Rc::new(RefCell::new(Link::default()));
+    let serving = Rc::clone(&link);
+    let service = service_fn(move |request: Request<Incoming>| serve(Rc::clone(&serving), request));
+    let mut server = pin!(
+        http1::Builder::new()
+            .max_buf_size(limits::HTTP1_BUFFER_BYTES)
+            .max_header_size(limits::MAX_HEAD_BYTES)
+            .half_close(false)
+            .header_read_timeout(None)
+            .serve_connection(Wire(Rc::clone(&link)), service)
+    );
+    let mut over = false;
+    let judged = judge(bytes, 1, |passed, messages| {
+        if over || passed.is_empty() {
+            return;
+        }
+        link.borrow_mut().inbox.extend_from_slice(passed);
+        // It rests when it has read everything and two looks in a row change nothing.
+        let mut rest = 0;
+        while rest < 2 {
+            let before = link.borrow().progress();
+            if let Poll::Ready(ended) = server.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                over = true;
+                assert!(ended.is_ok(), "hyper refuses what the guard lets pass: {ended:?}");
+                break;
+            }
+            rest = if link.borrow().progress() == before { rest + 1 } else { 0 };
+        }
+        let link = link.borrow();
+        assert!(!over || link.closes, "hyper has ended the connection");
+        if !over {
+            assert_eq!(link.complete, messages, "hyper's messages and the guard's");
+        }
+    });
+    for piece in [2, 3, 7, bytes.len().max(1)] {
+        assert_eq!(judge(bytes, piece, |_, _| {}), judged, "in pieces of {piece} bytes");
+    }
+}
+
+/// What goes to and fro between the test and hyper.
+#[derive(Default)]
+struct Link {
+    inbox: Vec<u8>,
+    read: usize,
+    written: usize,
+    begun: u64,
+    complete: u64,
+    /// A request that ends its connection has come.
+    closes: bool,
+}
+
+impl Link {
+    fn progress(&self) -> (usize, usize, u64, u64) {
+        (self.read, self.written, self.begun, self.complete)
+    }
+}
+
+async fn serve(link: Rc<RefCell<Link>>, request: Request<Incoming>) -> Result<Response<Empty<Bytes>>, Infallible> {
+    {
+        let mut link = link.borrow_mut();
+        link.begun += 1;
+        let named =
+            |value: &http::HeaderValue| value.as_bytes().to_ascii_lowercase().windows(5).any(|at| at == b"close");
+        link.closes |=
+            request.version() < Version::HTTP_11 || request.headers().get_all(header::CONNECTION).iter().any(named);
+    }
+    let whole = request.into_body().collect().await;
+    assert!(whole.is_ok(), "hyper refuses a body that the guard lets pass: {whole:?}");
+    link.borrow_mut().complete += 1;
+    let mut response = Response::new(Empty::new());
+    *response.status_mut() = StatusCode::NOT_FOUND;
+    Ok(response)
+}
+
+struct Wire(Rc<RefCell<Link>>);
+
+impl hyper::rt::Read for Wire {
+    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, mut buffer: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        let mut link = self.0.borrow_mut();
+        let fits = link.inbox.len().min(buffer.remaining());
+        if fits == 0 {
+            // Whoever waits is polled again anyway.
+            return Poll::Pending;
+        }
+        buffer.put_slice(&link.inbox[..fits]);
+        link.inbox.drain(..fits);
+        link.read += fits;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl hyper::rt::Write for Wire {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.0.borrow_mut().written += bytes.len();
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
