@@ -85,16 +85,16 @@ impl Head {
             Section::Head => (limits::MAX_HEAD_BYTES, Refusal::HeadTooLarge),
             Section::Trailers => (limits::MAX_TRAILER_BYTES, Refusal::Malformed("the trailers are too large")),
         };
+        // Something that is no HTTP may never have a line feed: do not wait for it.
+        if self.expects_request_line() && bytes.first().is_some_and(|byte| !is_token(*byte)) {
+            return Err(Refusal::Malformed("a request does not begin with a method"));
+        }
         loop {
             let unseen = bytes.get(self.searched..).unwrap_or_default();
             let Some(found) = memchr(b'\n', unseen) else {
                 self.searched = bytes.len();
                 if bytes.len() >= limit {
                     return Err(too_large);
-                }
-                // Something that is no HTTP may never have a line feed: do not wait for it.
-                if self.expects_request_line() && bytes.first().is_some_and(|byte| !is_token(*byte)) {
-                    return Err(Refusal::Malformed("a request does not begin with a method"));
                 }
                 return Ok(Scan::Incomplete);
             };
