@@ -8,6 +8,7 @@
 //! * [`certificates`] and [`tls`]: authorities, what they issue, and a TLS client;
 //! * [`dns`]: a name server;
 //! * [`grpc`]: a gRPC server and client;
+//! * [`http2_frames`]: an HTTP/2 client that sends the frames it is given;
 //! * [`body`]: bodies that a test sends piece by piece, for both;
 //! * [`server`]: HTTP/1.1 or HTTP/2 over one accepted connection, also what `sample-service` runs on.
 //!
@@ -20,6 +21,7 @@ pub mod client;
 pub mod dns;
 pub mod gateway;
 pub mod grpc;
+pub mod http2_frames;
 pub mod metrics;
 pub mod plugins;
 pub mod process;

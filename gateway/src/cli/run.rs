@@ -162,7 +162,7 @@ fn options(args: Args) -> anyhow::Result<app::Options> {
         config,
         dns_server: args.dns_server,
         limits: crate::plugins::Limits::default(),
-        client_limits: crate::http::Limits::default(),
+        client_limits: Default::default(),
     })
 }
 

@@ -120,9 +120,6 @@ fn normalise(target: PathAndQuery) -> Result<PathAndQuery, Box<Reply>> {
         match byte {
             b'?' => in_path = false,
             0..=0x20 | 0x7f.. | b'#' => return Err(Reply::bad_request("path_normalization_failed")),
-            b'%' if bytes.get(at + 1..at + 3) == Some(b"00") => {
-                return Err(Reply::bad_request("path_normalization_failed"));
-            }
             b'%' | b'\\' if in_path => work = true,
             b'.' if in_path && bytes.get(at.wrapping_sub(1)) == Some(&b'/') => work = true,
             _ => {}

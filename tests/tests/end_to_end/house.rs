@@ -33,6 +33,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "config",
             // The request path itself is the workers' business; the control side only hands these to it.
             "http::Identity",
+            "http::Limits",
             "http::Prepared",
             "http::SpareOrder",
             "http::Usage",
