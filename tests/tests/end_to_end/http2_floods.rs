@@ -147,7 +147,7 @@ async fn one_bad_request_ends_its_stream_only() {
         (header_block(pseudo("/").into_iter().skip(1)), kind::RST_STREAM),
         (header_block(pseudo("/").into_iter().chain([(":path", "/")])), kind::RST_STREAM),
         (header_block([("x", "y")].into_iter().chain(pseudo("/"))), kind::RST_STREAM),
-        (header_block(pseudo("/").into_iter().chain([(":unknown", "x")])), kind::RST_STREAM),
+        (header_block(pseudo("/").into_iter().chain([(":unknown", "x")])), kind::GOAWAY),
         (header_block(pseudo("")), kind::RST_STREAM),
         (header_block(pseudo("/a b")), kind::RST_STREAM),
     ] {

@@ -23,7 +23,7 @@ pub(super) enum Framing {
 enum Section {
     /// A request line and header fields.
     Head,
-    /// Fields that are not about framing, routing or credentials.
+    /// Fields that are not about framing or routing.
     Trailers,
 }
 
@@ -253,24 +253,9 @@ pub(crate) fn is_disguised(name: &[u8]) -> bool {
             .any(same)
 }
 
-/// Fields that must not come after a body (RFC 9110 6.5.1): framing, routing, what the connection is about, credentials.
+/// Fields that would make another message of it. Others that do not belong there are dropped later on.
 fn is_forbidden_trailer(name: &[u8]) -> bool {
-    const FORBIDDEN: [&str; 13] = [
-        "authorization",
-        "connection",
-        "content-length",
-        "cookie",
-        "expect",
-        "host",
-        "keep-alive",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    ];
-    FORBIDDEN.iter().any(|forbidden| name.eq_ignore_ascii_case(forbidden.as_bytes()))
+    ["content-length", "transfer-encoding", "host"].iter().any(|field| name.eq_ignore_ascii_case(field.as_bytes()))
 }
 
 /// A target that is in one of the four forms (RFC 9112 3.2) and that hyper takes as it is.
