@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     net::{End, Ended, Tunnel},
-    telemetry::{Captured, Destination, Entry, ResponseFlags, TcpConnection, TlsEntry, WorkerTelemetry},
+    telemetry::{Captured, Destination, Entry, Limit, ResponseFlags, TcpConnection, TlsEntry, WorkerTelemetry},
     upstream::{Cluster, Failure, RequestBody},
 };
 
@@ -64,6 +64,9 @@ pub(crate) async fn proxy<B: RequestBody>(
         Err(failure) => {
             session.failure = Some(failure.to_string());
             telemetry.counters().upstream_connect_failures.inc();
+            if matches!(failure, Failure::Overflow(_)) {
+                telemetry.counters().limit_exceeded(Limit::UpstreamConnections);
+            }
             return session.fail(target.destination, flags(&failure));
         }
     };

@@ -75,6 +75,13 @@ struct Fingerprint {
     named: u64,
 }
 
+/// Where others see what the control task does.
+pub(super) struct Outlets {
+    pub(super) telemetry: Telemetry,
+    pub(super) problems: Arc<ArcSwap<Vec<Problem>>>,
+    pub(super) progress: watch::Sender<Progress>,
+}
+
 /// Why a change did not take place.
 enum Refused {
     /// The upload that was staged is at fault.
@@ -90,10 +97,9 @@ impl Control {
         registry: Registry,
         publisher: Publisher,
         names: Names,
-        telemetry: Telemetry,
-        problems: Arc<ArcSwap<Vec<Problem>>>,
-        progress: watch::Sender<Progress>,
+        outlets: Outlets,
     ) -> anyhow::Result<Self> {
+        let Outlets { telemetry, problems, progress } = outlets;
         // Watching starts before the first reading, so that no change falls between them.
         let watch = source.watch()?;
         let store = Store::new(options.clone());

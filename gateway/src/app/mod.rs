@@ -37,7 +37,7 @@ use crate::{
     telemetry::{LogFilter, Telemetry, TelemetryOptions},
     worker,
 };
-use control::Control;
+use control::{Control, Outlets};
 use drain::Drain;
 use names::Names;
 use plugin_output::{PluginLog, PluginMetrics};
@@ -220,16 +220,8 @@ pub async fn start(options: Options) -> anyhow::Result<Gateway> {
     let names_telemetry = telemetry.clone();
     let names = control_runtime.run(async move { Names::new(dns_server, &names_telemetry) }).await??;
     let publisher = Publisher::new(Arc::clone(&workers), snapshot);
-    let mut control = Control::new(
-        source,
-        options.config,
-        registry,
-        publisher,
-        names,
-        telemetry.clone(),
-        Arc::clone(&problems),
-        progress,
-    )?;
+    let outlets = Outlets { telemetry: telemetry.clone(), problems: Arc::clone(&problems), progress };
+    let mut control = Control::new(source, options.config, registry, publisher, names, outlets)?;
     // On the control runtime, so that a test may call us on a runtime of its own.
     let control = control_runtime.run(async move { control.first().await.map(|()| control) }).await??;
     let control = control_runtime.spawn(control.run(command_inbox));

@@ -172,9 +172,11 @@ impl Config {
         self.clusters.get(id as usize)
     }
 
-    /// Closes upstream connections that are too old or that the upstream closed. Returns how many are left.
-    pub(crate) fn sweep(&self) -> usize {
-        self.clusters.iter().map(|(cluster, _)| cluster.sweep()).sum()
+    /// Closes upstream connections that are too old or that the upstream closed. Returns how many are left, and how
+    /// often a request had to wait for one since the last time.
+    pub(crate) fn sweep(&self) -> (usize, u64) {
+        let swept = self.clusters.iter().map(|(cluster, _)| cluster.sweep());
+        swept.fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
     }
 }
 

@@ -93,12 +93,20 @@ impl Snapshot {
         self.clusters.get(id as usize)
     }
 
-    /// The certificates that clients are shown, with the servers that show them.
+    /// The certificates that clients and services are shown, with the servers and clusters that show them.
     pub fn certificates(&self) -> impl Iterator<Item = CertificateInUse<'_>> {
-        self.listeners.iter().flat_map(|listener| {
+        let to_clients = self.listeners.iter().flat_map(|listener| {
             let servers = listener.tls.iter().flat_map(TlsServers::iter);
             servers.flat_map(|server| server.certificates(listener.declared_port))
-        })
+        });
+        let to_services = self.clusters.iter().filter_map(|cluster| match &cluster.transport {
+            Transport::Tls(tls) => {
+                let certificate = tls.credential()?.certificate();
+                Some(CertificateInUse { port: None, server: &cluster.name, certificate })
+            }
+            Transport::Plain | Transport::Unusable(_) => None,
+        });
+        to_clients.chain(to_services)
     }
 
     /// Every plugin that some listener uses, each once, in the order of first use.

@@ -28,7 +28,7 @@ impl TlsServer {
     pub(super) fn certificates(&self, port: u16) -> impl Iterator<Item = CertificateInUse<'_>> {
         let credentials = self.tls.iter().flat_map(ServerTls::credentials);
         credentials.map(move |credential| CertificateInUse {
-            port,
+            port: Some(port),
             server: &self.name,
             certificate: credential.certificate(),
         })
@@ -38,9 +38,9 @@ impl TlsServer {
 /// A certificate that clients are shown.
 #[derive(Debug, Clone, Copy)]
 pub struct CertificateInUse<'a> {
-    /// Declared port of the listener.
-    pub port: u16,
-    /// [`TlsServer::name`].
+    /// Declared port of the listener; `None`: it is shown to a service.
+    pub port: Option<u16>,
+    /// [`TlsServer::name`], or [`Cluster::name`](super::Cluster::name).
     pub server: &'a str,
     /// What it says.
     pub certificate: &'a Certificate,

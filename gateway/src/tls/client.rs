@@ -75,6 +75,7 @@ pub struct ClientTls {
     http2: Arc<ClientConfig>,
     other: Arc<ClientConfig>,
     server_name: Option<ServerName<'static>>,
+    credential: Option<Arc<Credential>>,
     digest: [u8; 32],
 }
 
@@ -110,7 +111,7 @@ impl ClientTls {
         let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(&versions)?;
         let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
         let mut other = match credential {
-            Some(credential) => {
+            Some(ref credential) => {
                 builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(credential.key()))))
             }
             None => builder.with_no_client_auth(),
@@ -121,7 +122,14 @@ impl ClientTls {
         let mut http2 = http1.clone();
         http2.alpn_protocols = vec![ALPN_HTTP2.to_vec()];
         let server_name = server_name.map(ServerName::DnsName);
-        Ok(Self { http1: Arc::new(http1), http2: Arc::new(http2), other: Arc::new(other), server_name, digest })
+        Ok(Self {
+            http1: Arc::new(http1),
+            http2: Arc::new(http2),
+            other: Arc::new(other),
+            server_name,
+            credential,
+            digest,
+        })
     }
 
     /// For connections that speak one of the protocols that ALPN can name, or another one.
@@ -132,6 +140,12 @@ impl ClientTls {
             Inside::Http2 => &self.http2,
             Inside::Other => &self.other,
         }
+    }
+
+    /// What we show when the service wants to know who we are.
+    #[must_use]
+    pub fn credential(&self) -> Option<&Credential> {
+        self.credential.as_deref()
     }
 
     /// The name to ask for, and that the certificate has to be for, when a request is for `host` (without a port).

@@ -16,7 +16,7 @@ use crate::net::Stream;
 pub struct ResponseBody<B: RequestBody> {
     incoming: Incoming,
     /// HTTP/1 only: the connection, until the body has ended.
-    connection: Option<Http1<B>>,
+    connection: Option<Box<Http1<B>>>,
     /// HTTP/2 only: tells the connection that it is in use.
     _stream: Option<OpenStream>,
     active: Active<B>,
@@ -33,7 +33,7 @@ pub struct Upgraded<B: RequestBody> {
 }
 
 impl<B: RequestBody> ResponseBody<B> {
-    pub(super) fn http1(incoming: Incoming, connection: Http1<B>, active: Active<B>) -> Self {
+    pub(super) fn http1(incoming: Incoming, connection: Box<Http1<B>>, active: Active<B>) -> Self {
         let mut body = Self { incoming, connection: Some(connection), _stream: None, active };
         // After a 101 there is no next request.
         if body.incoming.is_end_stream() && !body.is_upgraded() {
@@ -47,7 +47,7 @@ impl<B: RequestBody> ResponseBody<B> {
     }
 
     fn is_upgraded(&self) -> bool {
-        self.connection.as_ref().is_some_and(Http1::is_upgraded)
+        self.connection.as_ref().is_some_and(|connection| connection.is_upgraded())
     }
 
     /// The connection, if the response was the 101 that had been asked for.

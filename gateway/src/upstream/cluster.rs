@@ -1,6 +1,10 @@
 //! A cluster on one worker: picks endpoints, keeps their connections across configurations.
 
-use std::{cell::RefCell, rc::Rc, sync::Arc};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::Arc,
+};
 
 use http::Request;
 use rustls::pki_types::ServerName;
@@ -25,6 +29,8 @@ pub struct Cluster<B: RequestBody> {
     /// What the endpoints were last set to.
     live: RefCell<Arc<[snapshot::Endpoint]>>,
     allowance: Allowance,
+    /// Times that a request had to wait since the last sweep, because there were as many connections as allowed.
+    waits: Cell<u64>,
     clock: Clock,
 }
 
@@ -47,6 +53,7 @@ impl<B: RequestBody> Cluster<B> {
             live: RefCell::default(),
             allowance: usage.of(&settings),
             settings,
+            waits: Cell::new(0),
             clock,
         };
         cluster.set_endpoints(&cluster.settings.endpoints);
@@ -65,6 +72,7 @@ impl<B: RequestBody> Cluster<B> {
             live: RefCell::new(Arc::clone(&self.live.borrow())),
             allowance: usage.of(&settings),
             settings,
+            waits: Cell::new(self.waits.take()),
             clock: self.clock.clone(),
         };
         cluster.set_endpoints(&cluster.settings.endpoints);
@@ -144,15 +152,22 @@ impl<B: RequestBody> Cluster<B> {
         self.allowance.take(resource)
     }
 
-    /// Closes connections that are too old or that the peer closed. Returns how many are left.
-    pub(crate) fn sweep(&self) -> usize {
+    /// A request has to wait for a connection.
+    pub(super) fn note_wait(&self) {
+        self.waits.set(self.waits.get() + 1);
+    }
+
+    /// Closes connections that are too old or that the peer closed. Returns how many are left, and how often since the
+    /// last time a request had to wait because there were as many as allowed.
+    pub(crate) fn sweep(&self) -> (usize, u64) {
         let endpoints = self.endpoints.borrow();
-        endpoints
+        let open = endpoints
             .iter()
             .map(|endpoint| {
                 endpoint.sweep(self.settings.connections.idle_timeout);
                 endpoint.connections()
             })
-            .sum()
+            .sum();
+        (open, self.waits.take())
     }
 }

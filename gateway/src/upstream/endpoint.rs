@@ -32,7 +32,7 @@ pub struct Endpoint<B: RequestBody> {
     /// Requests between "sent" and "response body ended".
     active: Cell<u32>,
     /// Unused HTTP/1 connections, the most recently used last.
-    idle: RefCell<Vec<(Http1<B>, Moment)>>,
+    idle: RefCell<Vec<(Box<Http1<B>>, Moment)>>,
     /// The most recently opened last.
     http2: RefCell<Vec<Http2<B>>>,
     /// Held while an HTTP/2 connection is opened, so that a burst opens one.
@@ -147,7 +147,7 @@ impl<B: RequestBody> Endpoint<B> {
     }
 
     /// A connection for one request, and whether it has been used before.
-    async fn take_http1(&self, cluster: &Cluster<B>, attempt: Attempt<'_>) -> Result<(Http1<B>, bool), Failure> {
+    async fn take_http1(&self, cluster: &Cluster<B>, attempt: Attempt<'_>) -> Result<(Box<Http1<B>>, bool), Failure> {
         let kept = || if attempt.fresh { None } else { self.take_idle(attempt.server_name) };
         if !self.places.awaited()
             && let Some(connection) = kept()
@@ -161,6 +161,7 @@ impl<B: RequestBody> Endpoint<B> {
                 let life = Life::new(self.clock.now(), &cluster.settings().connections);
                 return Ok((Http1::new(stream, attempt.server_name.cloned(), slot, life).await?, false));
             }
+            cluster.note_wait();
             self.places.freed().await;
             if let Some(connection) = kept() {
                 return Ok((connection, true));
@@ -169,7 +170,7 @@ impl<B: RequestBody> Endpoint<B> {
     }
 
     /// The unused connection that was used last, of those that are for this name.
-    fn take_idle(&self, server_name: Option<&ServerName<'static>>) -> Option<Http1<B>> {
+    fn take_idle(&self, server_name: Option<&ServerName<'static>>) -> Option<Box<Http1<B>>> {
         let mut idle = self.idle.borrow_mut();
         let last = idle.iter().rposition(|(connection, _)| connection.server_name.as_ref() == server_name)?;
         Some(idle.remove(last).0)
@@ -244,6 +245,7 @@ impl<B: RequestBody> Endpoint<B> {
                     return Ok((connection, false));
                 }
             }
+            cluster.note_wait();
             self.places.freed().await;
         }
     }
@@ -263,7 +265,7 @@ impl<B: RequestBody> Endpoint<B> {
     }
 
     /// Takes an HTTP/1 connection back if it can serve another request.
-    pub(super) fn keep(&self, mut connection: Http1<B>) {
+    pub(super) fn keep(&self, mut connection: Box<Http1<B>>) {
         let now = self.clock.now();
         if connection.is_over(now) || !connection.settle() {
             return;

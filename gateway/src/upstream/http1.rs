@@ -50,10 +50,10 @@ fn malformed(response: &Response<Incoming>, upgrade: Option<&str>) -> Option<&'s
 
 type Driver<B> = http1::Connection<Io<Stream>, B>;
 
-/// The two halves of a connection.
+/// The two halves of a connection. It lives in a box, because it is moved between pool, request and body.
 pub(super) struct Http1<B: RequestBody> {
     sender: http1::SendRequest<B>,
-    /// `None` once HTTP has ended on the connection. Boxed, because the pair is moved between pool, request and body.
+    /// `None` once HTTP has ended on the connection.
     driver: Option<Pin<Box<Driver<B>>>>,
     /// The protocol that the request asked for, if it may be another one from a 101 on.
     upgrade: Option<&'static str>,
@@ -74,7 +74,7 @@ impl<B: RequestBody> Http1<B> {
         server_name: Option<ServerName<'static>>,
         slot: Slot,
         life: Life,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Box<Self>, Failure> {
         let local = stream.tcp().local_addr().ok();
         let (sender, driver) = http1::Builder::new()
             .max_buf_size(limits::HTTP1_BUFFER_BYTES)
@@ -85,7 +85,7 @@ impl<B: RequestBody> Http1<B> {
             .await
             .map_err(Failure::Protocol)?;
         let driver = Some(Box::pin(driver));
-        Ok(Self { sender, driver, upgrade: None, upgraded: None, local, server_name, life, slot })
+        Ok(Box::new(Self { sender, driver, upgrade: None, upgraded: None, local, server_name, life, slot }))
     }
 
     /// Lets the connection read and write what it can.

@@ -126,7 +126,7 @@ mod tests {
         assert!(usage.0.lock().unwrap().is_empty(), "and nothing to count");
 
         cluster.thresholds.requests = Some(2);
-        let (one, two) = (usage.of(&cluster), usage.clone().of(&cluster));
+        let (one, two) = (usage.of(&cluster), usage.of(&cluster));
         let held = [one.take(Resource::Requests).unwrap(), two.take(Resource::Requests).unwrap()];
         assert!(matches!(two.take(Resource::Requests), Err(Failure::Overflow(Resource::Requests))));
         assert!(one.take(Resource::Retries).is_ok(), "has no limit");

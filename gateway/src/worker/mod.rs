@@ -215,7 +215,11 @@ async fn sweep(worker: Rc<Worker>, served: Rc<RefCell<Served>>) {
         }
         counters.downstream_idle_closed.add(swept.idle as u64);
         if let Some(config) = &served.borrow().config {
-            counters.upstream_connections.set(config.sweep() as u64);
+            let (open, waits) = config.sweep();
+            counters.upstream_connections.set(open as u64);
+            for _ in 0..waits {
+                counters.limit_exceeded(Limit::UpstreamConnections);
+            }
         }
         if let Some(log) = worker.telemetry.access_log() {
             log.flush();

@@ -125,6 +125,7 @@ async fn requests_wait_for_a_connection_and_only_so_many() {
     assert_eq!(refused.status, 503);
     assert_eq!(refused.text(), "upstream connect error or disconnect/reset before headers. reset reason: overflow");
     limit_becomes(&gateway, "upstream_pending_requests", 1.0).await;
+    limit_becomes(&gateway, "upstream_connections", 1.0).await;
     gateway.metric_becomes("istio_requests_total", &[("response_flags", "UO")], 1.0).await.unwrap();
 
     gate.open();

@@ -192,6 +192,8 @@ async fn we_show_who_we_are() {
     assert_eq!(get(&gateway, HOST).await, 200, "{:#?}", gateway.problems());
     let requests = upstream.requests();
     assert!(requests.len() == 2 && requests.iter().all(|request| request.tls.as_ref().unwrap().certificate));
+    let certificates = gateway.admin("/certs").await.unwrap().text();
+    assert!(certificates.contains("outbound|80||sample.default.svc.cluster.local"), "{certificates}");
     let dump = gateway.admin("/config_dump").await.unwrap().text();
     assert!(!dump.contains("PRIVATE KEY") && dump.contains("\"tls\""), "{dump}");
 }

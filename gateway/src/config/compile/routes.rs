@@ -366,12 +366,12 @@ impl Compiler<'_, '_> {
     fn needs_tls(&mut self, host: &str, rule: &str, path: &Path<'_>) {
         let message = if self.context.policies.allows() {
             format!(
-                "DestinationRule {rule} asks for TLS to {host}, which this version cannot; --allow-unsupported is set, so it is spoken to in clear text"
+                "DestinationRule {rule} asks for ISTIO_MUTUAL to {host}, which this version cannot; --allow-unsupported is set, so it is spoken to in clear text"
             )
         } else {
             self.chunk.blocked = true;
             format!(
-                "DestinationRule {rule} asks for TLS to {host}, which this version cannot: the hosts of this VirtualService \
+                "DestinationRule {rule} asks for ISTIO_MUTUAL to {host}, which this version cannot: the hosts of this VirtualService \
                  are answered 403 `policy not supported`; --allow-unsupported serves them in clear text"
             )
         };
