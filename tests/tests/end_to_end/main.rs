@@ -17,6 +17,7 @@ mod plugins;
 mod protocols;
 mod retries;
 mod routes;
+mod scenarios;
 mod slow_clients;
 mod strict;
 mod tcp;
