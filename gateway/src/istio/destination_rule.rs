@@ -153,7 +153,7 @@ pub struct HttpSettings {
     pub h2_upgrade_policy: Option<String>,
     /// Speak what the client speaks.
     pub use_client_protocol: Option<bool>,
-    /// Streams per HTTP/2 connection. Not acted on yet.
+    /// Requests at once per HTTP/2 connection.
     pub max_concurrent_streams: Option<i64>,
     /// PINGs.
     pub http2_keep_alive: Option<Http2KeepAlive>,

@@ -100,6 +100,8 @@ pub struct ConnectionSettings {
     pub max_duration: Option<Duration>,
     /// How many requests a connection may carry. Default: any number.
     pub max_requests: Option<u32>,
+    /// How many requests an HTTP/2 connection may carry at once, besides what the service allows. Default: any number.
+    pub max_streams: Option<u32>,
     /// Probes by the operating system.
     pub keepalive: TcpKeepalive,
     /// PINGs on HTTP/2 connections. Default: none.
@@ -223,6 +225,7 @@ impl Default for ConnectionSettings {
             idle_timeout: Duration::from_secs(3600),
             max_duration: None,
             max_requests: None,
+            max_streams: None,
             keepalive: TcpKeepalive { time: Duration::from_secs(60), interval: None, probes: None },
             http2_keepalive: None,
         }

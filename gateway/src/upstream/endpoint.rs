@@ -203,9 +203,8 @@ impl<B: RequestBody> Endpoint<B> {
                 Ok(found) => found,
                 Err(failure) => return Err(UpstreamError { failure, request: Some(request) }),
             };
-            let stream = connection.stream();
-            match connection.send(request).await {
-                Ok(response) => {
+            match connection.send(request, &self.places).await {
+                Ok((response, stream)) => {
                     let response = response.map(|body| ResponseBody::http2(body, stream, active));
                     return Ok(Sent { response, local: None, reused });
                 }
@@ -234,7 +233,7 @@ impl<B: RequestBody> Endpoint<B> {
                 let stream = connect(self.address, cluster.settings(), Inside::Http2, attempt.server_name).await?;
                 let life = Life::new(self.clock.now(), settings);
                 let server_name = attempt.server_name.cloned();
-                let connection = Http2::new(stream, server_name, slot, life, settings.http2_keepalive).await?;
+                let connection = Http2::new(stream, server_name, slot, life, settings).await?;
                 let mut kept = self.http2.borrow_mut();
                 if kept.len() >= limits::MAX_HTTP2_PER_ENDPOINT {
                     kept.remove(0);
@@ -250,18 +249,26 @@ impl<B: RequestBody> Endpoint<B> {
         }
     }
 
-    /// A handle on the HTTP/2 connection for this name, if there is one that may carry one more request.
+    /// A handle on an HTTP/2 connection for this name, if there is one that can carry one more request.
     fn open_connection(&self, server_name: Option<&ServerName<'static>>) -> Option<Http2<B>> {
         let mut kept = self.http2.borrow_mut();
         let now = self.clock.now();
-        let at = kept.iter().position(|connection| connection.server_name() == server_name)?;
-        let connection = kept.get_mut(at)?;
-        if connection.is_closed() || connection.is_over(now) {
-            // Requests on it finish; it is closed after the last.
-            kept.remove(at);
-            return None;
-        }
-        Some(connection.share(now))
+        // Requests on those that are let go of finish; they are closed after the last.
+        kept.retain(|connection| {
+            connection.server_name() != server_name || !(connection.is_closed() || connection.is_over(now))
+        });
+        let all_taken = kept.len() >= limits::MAX_HTTP2_PER_ENDPOINT;
+        let mut usable = kept.iter_mut().filter(|connection| connection.server_name() == server_name);
+        let chosen = match usable.find(|connection| !connection.is_full()) {
+            Some(free) => Some(free),
+            // There is no room for another connection: the request waits in the one with the fewest.
+            None if all_taken => {
+                let of_name = kept.iter_mut().filter(|connection| connection.server_name() == server_name);
+                of_name.min_by_key(|connection| connection.open_streams())
+            }
+            None => None,
+        };
+        chosen.map(|connection| connection.share(now))
     }
 
     /// Takes an HTTP/1 connection back if it can serve another request.

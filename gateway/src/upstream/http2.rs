@@ -1,6 +1,6 @@
 //! An HTTP/2 connection: many requests at once, driven by a task of its own.
 
-use std::{rc::Rc, time::Duration};
+use std::{cell::Cell, future::poll_fn, pin::pin, rc::Rc, time::Duration};
 
 use http::{Request, Response};
 use hyper::{body::Incoming, client::conn::http2};
@@ -9,12 +9,12 @@ use rustls::pki_types::ServerName;
 
 use super::{
     Failure, RequestBody, UpstreamError, limits,
-    slot::{Life, Slot},
+    slot::{Life, Places, Slot},
 };
 use crate::{
     clock::Moment,
     net::{Io, LocalExecutor, Stream},
-    snapshot::Http2Keepalive,
+    snapshot::{ConnectionSettings, Http2Keepalive},
 };
 
 /// A handle for sending; those that are shared out share the connection.
@@ -25,11 +25,24 @@ pub(super) struct Http2<B> {
     life: Life,
     used: Moment,
     reused: bool,
-    streams: OpenStream,
+    /// As many streams as the service allows at once, and as the settings do.
+    most: Rc<Cell<usize>>,
+    /// One more than there are open streams.
+    streams: Rc<()>,
 }
 
 /// Held as long as a stream is open.
-pub(super) type OpenStream = Rc<()>;
+pub(super) struct OpenStream {
+    _stream: Rc<()>,
+    places: Rc<Places>,
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        // Whoever waits for a connection may use this one now.
+        self.places.notify();
+    }
+}
 
 impl<B: RequestBody> Http2<B> {
     /// Speaks the preface on a fresh socket (prior knowledge).
@@ -38,7 +51,7 @@ impl<B: RequestBody> Http2<B> {
         server_name: Option<ServerName<'static>>,
         slot: Slot,
         life: Life,
-        keepalive: Option<Http2Keepalive>,
+        settings: &ConnectionSettings,
     ) -> Result<Self, Failure> {
         let mut builder = http2::Builder::new(LocalExecutor);
         builder
@@ -47,18 +60,29 @@ impl<B: RequestBody> Http2<B> {
             .max_header_list_size(limits::HTTP2_HEADER_LIST_BYTES)
             .max_send_buf_size(limits::HTTP2_SEND_BUFFER_BYTES)
             .max_pending_accept_reset_streams(limits::HTTP2_PENDING_RESETS);
-        if let Some(Http2Keepalive { interval, timeout }) = keepalive {
+        if let Some(Http2Keepalive { interval, timeout }) = settings.http2_keepalive {
             builder.timer(TokioTimer::new()).keep_alive_interval(interval).keep_alive_timeout(timeout);
         }
         let (sender, connection) = builder.handshake(Io(stream)).await.map_err(Failure::Protocol)?;
+        let limit = settings.max_streams.map_or(usize::MAX, |limit| limit as usize);
+        let most = Rc::new(Cell::new(connection.current_max_send_streams().min(limit)));
+        let known = Rc::clone(&most);
         tokio::task::spawn_local(async move {
-            if let Err(error) = connection.await {
+            let mut connection = pin!(connection);
+            let ended = poll_fn(|cx| {
+                let polled = connection.as_mut().poll(cx);
+                // The service says it when the connection begins, and may say it again.
+                known.set(connection.current_max_send_streams().min(limit));
+                polled
+            });
+            if let Err(error) = ended.await {
                 tracing::debug!(%error, "upstream HTTP/2 connection ended");
             }
             drop(slot);
         });
         let server_name = server_name.map(Rc::new);
-        Ok(Self { sender, server_name, life, used: Moment::default(), reused: false, streams: Rc::default() })
+        let (used, streams) = (Moment::default(), Rc::default());
+        Ok(Self { sender, server_name, life, used, reused: false, most, streams })
     }
 
     /// A handle for one more request.
@@ -67,12 +91,18 @@ impl<B: RequestBody> Http2<B> {
         self.used = now;
         let streams = Rc::clone(&self.streams);
         let server_name = self.server_name.clone();
-        Self { sender: self.sender.clone(), server_name, life: self.life, used: now, reused, streams }
+        let most = Rc::clone(&self.most);
+        Self { sender: self.sender.clone(), server_name, life: self.life, used: now, reused, most, streams }
     }
 
-    /// To be held until the response has ended.
-    pub(super) fn stream(&self) -> OpenStream {
-        Rc::clone(&self.streams)
+    /// Open streams, of a connection that is kept.
+    pub(super) fn open_streams(&self) -> usize {
+        Rc::strong_count(&self.streams) - 1
+    }
+
+    /// Whether one more stream would have to wait.
+    pub(super) fn is_full(&self) -> bool {
+        self.open_streams() >= self.most.get()
     }
 
     /// The name that it was verified for, inside TLS.
@@ -91,7 +121,7 @@ impl<B: RequestBody> Http2<B> {
 
     /// Whether it has been unused for longer than `timeout`.
     pub(super) fn is_idle(&mut self, timeout: Duration, now: Moment) -> bool {
-        if Rc::strong_count(&self.streams) > 1 {
+        if self.open_streams() > 0 {
             self.used = now;
         }
         self.used.older_than(timeout, now)
@@ -101,12 +131,17 @@ impl<B: RequestBody> Http2<B> {
     ///
     /// # Errors
     /// The request comes back if the connection had ended, or refused the stream, before anything was processed.
-    pub(super) async fn send(mut self, request: Request<B>) -> Result<Response<Incoming>, UpstreamError<B>> {
+    pub(super) async fn send(
+        mut self,
+        request: Request<B>,
+        places: &Rc<Places>,
+    ) -> Result<(Response<Incoming>, OpenStream), UpstreamError<B>> {
+        let stream = OpenStream { _stream: self.streams, places: Rc::clone(places) };
         match self.sender.try_send_request(request).await {
             Ok(response) if response.headers().len() > limits::MAX_HEADERS => {
                 Err(UpstreamError { request: None, failure: Failure::Malformed(limits::TOO_MANY_HEADERS) })
             }
-            Ok(response) => Ok(response),
+            Ok(response) => Ok((response, stream)),
             Err(mut error) => Err(UpstreamError {
                 request: error.take_message(),
                 failure: Failure::from_hyper(error.into_error(), self.reused),

@@ -3,8 +3,8 @@
 
 /// Unused connections kept per endpoint and worker; the oldest is closed when one more comes back.
 pub const MAX_IDLE_PER_ENDPOINT: usize = 256;
-/// HTTP/2 connections kept per endpoint and worker. One is enough, but for TLS with the names of many hosts, of which
-/// each has its own; the oldest gives way.
+/// HTTP/2 connections kept per endpoint and worker. There are more than one when the service allows fewer requests at
+/// once than there are, and for TLS with the names of many hosts, of which each has its own; the oldest gives way.
 pub const MAX_HTTP2_PER_ENDPOINT: usize = 16;
 /// Buffer of an HTTP/1 connection: a response head must fit. Bodies are read in pieces of at most this size.
 pub const HTTP1_BUFFER_BYTES: usize = 64 * 1024;

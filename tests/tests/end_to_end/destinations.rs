@@ -232,3 +232,40 @@ async fn the_version_of_http_follows_the_rule_or_the_client() {
     let versions: Vec<_> = upstream.requests().iter().map(|request| request.version).collect();
     assert_eq!(versions, [Version::HTTP_2, Version::HTTP_11, Version::HTTP_2, Version::HTTP_11]);
 }
+
+#[tokio::test]
+async fn http2_connections_carry_as_many_requests_as_both_sides_allow() {
+    // The service allows 200 at once, the rule allows less.
+    for (settings, requests, connections) in
+        [("maxConcurrentStreams: 2", 5, 3), ("maxRequestsPerConnection: 0", 210, 2)]
+    {
+        let (gateway, upstream) = start(Protocol::Http2, &pool(&format!("http: {{{settings}}}"))).await;
+        let gate = Gate::shut();
+        let mut waiting = tokio::task::JoinSet::new();
+        for at in 0..requests {
+            upstream.answer_next(Answer::new(200).after(&gate));
+            let mut client = gateway.client().await.unwrap();
+            waiting.spawn(async move { client.get(HOST, &format!("/{at}")).await.unwrap().status });
+        }
+        assert_eq!(upstream.received(requests).await.unwrap().len(), requests);
+        gate.open();
+        assert!(waiting.join_all().await.iter().all(|status| *status == 200));
+        assert_eq!(upstream.connections(), connections, "{settings}");
+    }
+    // Where there may be one connection only, they wait for a stream.
+    let limits = pool("tcp: {maxConnections: 1}, http: {maxConcurrentStreams: 1}");
+    let (gateway, upstream) = start(Protocol::Http2, &limits).await;
+    let gate = Gate::shut();
+    upstream.answer_next(Answer::new(200).after(&gate));
+    let mut clients =
+        [gateway.client().await.unwrap(), gateway.client().await.unwrap(), gateway.client().await.unwrap()];
+    for client in &mut clients {
+        client.send(get("/")).await.unwrap();
+    }
+    gateway.metric_becomes("gateway_requests_in_flight", &[], 3.0).await.unwrap();
+    gate.open();
+    for client in &mut clients {
+        assert_eq!(client.response().await.unwrap().status, 200);
+    }
+    assert_eq!(upstream.connections(), 1);
+}

@@ -81,6 +81,7 @@ fn http_settings(http: &istio::HttpSettings, path: &Path<'_>, out: &mut Pool, fa
     thresholds.retries = count(http.max_retries, &path.key("maxRetries"), fail);
     let requests = count(http.max_requests_per_connection, &path.key("maxRequestsPerConnection"), fail);
     out.connections.max_requests = requests;
+    out.connections.max_streams = count(http.max_concurrent_streams, &path.key("maxConcurrentStreams"), fail);
     if let Some(timeout) = time(http.idle_timeout.as_deref(), &path.key("idleTimeout"), fail) {
         out.connections.idle_timeout = timeout;
     }

@@ -83,9 +83,6 @@ fn check_blocks(
     if let Some(pool) = pool {
         let path = path.key("connectionPool");
         traffic_policy::pool(pool, &path, &mut |field, message| report.reject(field, message));
-        if pool.http.as_ref().is_some_and(|http| http.max_concurrent_streams.is_some()) {
-            report.ignored(&path.key("http").key("maxConcurrentStreams"), "maxConcurrentStreams");
-        }
     }
     if let Some(tls) = tls {
         check_tls(tls, &path.key("tls"), report);
@@ -179,7 +176,7 @@ mod tests {
                     "trafficPolicy: {connectionPool: {http: {h2UpgradePolicy: UPGRADE, useClientProtocol: true}}}",
                     "useClientProtocol",
                 ),
-                ("trafficPolicy: {connectionPool: {http: {maxConcurrentStreams: 5}}}", "ignored: maxConcurrentStreams"),
+                ("trafficPolicy: {connectionPool: {http: {maxConcurrentStreams: 5}}}", ""),
                 ("trafficPolicy: {connectionPool: {http: {maxPending: 5}}}", "unknown field"),
                 ("trafficPolicy: {tls: {mode: MUTUAL, privateKey: k}}", "tls.clientCertificate"),
                 ("trafficPolicy: {tls: {mode: MUTUAL, credentialName: c}}", ""),
