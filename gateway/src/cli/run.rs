@@ -130,11 +130,15 @@ fn options(args: Args) -> anyhow::Result<app::Options> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let label = |names: &[&str]| names.iter().find_map(|name| config.labels.get(*name)).cloned().unwrap_or_default();
     let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
+    let workload = std::env::var("ISTIO_META_WORKLOAD_NAME").unwrap_or_default();
     let identity = SourceIdentity {
-        workload: std::env::var("ISTIO_META_WORKLOAD_NAME").unwrap_or_default(),
+        workload: workload.clone(),
         namespace: config.namespace.clone(),
-        canonical_service: label(&["service.istio.io/canonical-name", "app"]),
-        canonical_revision: label(&["service.istio.io/canonical-revision", "version"]),
+        canonical_service: match label(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]) {
+            name if name.is_empty() => workload,
+            name => name,
+        },
+        canonical_revision: label(&["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]),
         app: label(&["app"]),
         version: label(&["version"]),
         cluster: std::env::var("ISTIO_META_CLUSTER_ID").unwrap_or_default(),

@@ -76,9 +76,11 @@ pub struct SourceIdentity {
     pub workload: String,
     /// `source_workload_namespace`.
     pub namespace: String,
-    /// `source_canonical_service`: the label `service.istio.io/canonical-name`, else `app`, else the workload.
+    /// `source_canonical_service`: the label `service.istio.io/canonical-name`, else `app.kubernetes.io/name`, else
+    /// `app`, else the workload.
     pub canonical_service: String,
-    /// `source_canonical_revision`: the label `service.istio.io/canonical-revision`, else `version`.
+    /// `source_canonical_revision`: the label `service.istio.io/canonical-revision`, else
+    /// `app.kubernetes.io/version`, else `version`.
     pub canonical_revision: String,
     /// `source_app`: the label `app`.
     pub app: String,

@@ -1,6 +1,7 @@
 //! The gateway from outside: a folder of YAML, requests over real sockets, what clients, services and operators see.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod access_log;
 mod configuration;
 mod crossings;
 mod destinations;
