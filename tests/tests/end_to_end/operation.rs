@@ -7,7 +7,7 @@ use gateway_tests::client::{RawClient, RawServer};
 use gateway_tests::eventually;
 use gateway_tests::gateway::Setup;
 use gateway_tests::process::Process;
-use gateway_tests::resources::{GATEWAY, everything_to, https_gateway, secret, service, virtual_service};
+use gateway_tests::resources::{GATEWAY, everything_to, https_gateway, secret, virtual_service};
 use gateway_tests::server::Protocol::{Http1, Http2};
 use gateway_tests::tls::TlsClient;
 use gateway_tests::upstream::{Answer, Upstream};
