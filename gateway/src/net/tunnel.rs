@@ -53,6 +53,8 @@ pub(crate) struct Tunnel {
     upstream: Stream,
     up: Flow,
     down: Flow,
+    /// Exists only while one side is done; belongs to the number of bytes that had been copied when it was set.
+    silence: Option<(u64, Pin<Box<Sleep>>)>,
 }
 
 impl Tunnel {
@@ -62,6 +64,7 @@ impl Tunnel {
             down: Flow::new(upstream.read_ahead),
             client: client.stream,
             upstream: upstream.stream,
+            silence: None,
         }
     }
 
@@ -76,10 +79,9 @@ impl Tunnel {
     }
 
     /// Copies until both sides have ended or one is broken. The end of one side is passed on, and the other may go on
-    /// sending; but then it may not be silent for longer than `half_closed`.
+    /// sending; but then it may not be silent for longer than `half_closed`. Dropping the future loses nothing: another
+    /// call goes on where it was.
     pub(crate) async fn run(&mut self, half_closed: Duration) -> Ended {
-        // Exists only while one side is done; belongs to the number of bytes that had been copied when it was set.
-        let mut silence: Option<(u64, Pin<Box<Sleep>>)> = None;
         poll_fn(|cx| {
             let up = match self.up.poll(&mut self.client, &mut self.upstream, cx) {
                 Poll::Ready(Err(Broken::Source(error))) => return Poll::Ready(Ended::Client(error)),
@@ -98,7 +100,7 @@ impl Tunnel {
                 return Poll::Pending;
             }
             let bytes = self.up.bytes + self.down.bytes;
-            let (seen, timer) = silence.get_or_insert_with(|| (bytes, Box::pin(tokio::time::sleep(half_closed))));
+            let (seen, timer) = self.silence.get_or_insert_with(|| (bytes, Box::pin(tokio::time::sleep(half_closed))));
             if *seen != bytes {
                 *seen = bytes;
                 timer.as_mut().reset(Instant::now() + half_closed);
@@ -190,5 +192,102 @@ impl Flow {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use proptest::prelude::*;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+
+    /// Two connected sockets.
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (one, two) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        (one.unwrap(), two.unwrap().0)
+    }
+
+    /// A client, a service, and the tunnel between them.
+    async fn tunnel(read_ahead: [&'static [u8]; 2]) -> (TcpStream, TcpStream, Tunnel) {
+        let ((client, inside), (service, outside)) = (pair().await, pair().await);
+        let end = |stream, read: &'static [u8]| End { stream: Stream::Plain(stream), read_ahead: read.into() };
+        (client, service, Tunnel::new(end(inside, read_ahead[0]), end(outside, read_ahead[1])))
+    }
+
+    fn block_on<T>(test: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test)
+    }
+
+    async fn talk(mut socket: TcpStream, say: &[u8]) -> Vec<u8> {
+        let mut heard = Vec::new();
+        let (mut reader, mut writer) = socket.split();
+        let saying = async {
+            writer.write_all(say).await.unwrap();
+            writer.shutdown().await.unwrap();
+        };
+        let (_, read) = tokio::join!(saying, reader.read_to_end(&mut heard));
+        read.unwrap();
+        heard
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20))]
+        #[test]
+        fn what_one_says_the_other_hears(up in 0_usize..3_000_000, down in 0_usize..3_000_000) {
+            let bytes = |len: usize| (0..len).map(|at| (at % 251) as u8).collect::<Vec<_>>();
+            let (up, down) = (bytes(up), bytes(down));
+            block_on(async {
+                let (client, service, mut tunnel) = tunnel([b"first", b"second"]).await;
+                let (ended, heard_down, heard_up) =
+                    tokio::join!(tunnel.run(Duration::from_secs(60)), talk(client, &up), talk(service, &down));
+                assert!(matches!(ended, Ended::Closed), "{ended:?}");
+                assert!(heard_up == [b"first".as_slice(), &up].concat());
+                assert!(heard_down == [b"second".as_slice(), &down].concat());
+                assert_eq!((tunnel.received(), tunnel.sent()), (5 + up.len() as u64, 6 + down.len() as u64));
+            });
+        }
+    }
+
+    #[test]
+    fn a_silent_rest_ends_also_when_somebody_looks_in_between() {
+        block_on(async {
+            let (mut client, _service, mut tunnel) = tunnel([b"", b""]).await;
+            client.shutdown().await.unwrap();
+            let look = Duration::from_millis(20);
+            let ended = async {
+                loop {
+                    if let Ok(ended) = tokio::time::timeout(look, tunnel.run(3 * look)).await {
+                        return ended;
+                    }
+                }
+            };
+            let ended = tokio::time::timeout(Duration::from_secs(20), ended).await.unwrap();
+            assert!(matches!(ended, Ended::HalfClosed), "{ended:?}");
+        });
+    }
+
+    #[test]
+    fn who_goes_on_talking_is_not_silent() {
+        block_on(async {
+            let (mut client, mut service, mut tunnel) = tunnel([b"", b""]).await;
+            client.shutdown().await.unwrap();
+            let talking = async {
+                // Longer than the limit in all, and never silent for so long.
+                for _ in 0..10 {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    service.write_all(b"x").await.unwrap();
+                }
+                drop(service);
+            };
+            let (ended, ()) = tokio::join!(tunnel.run(Duration::from_millis(400)), talking);
+            assert!(matches!(ended, Ended::Closed), "{ended:?}");
+            assert_eq!(tunnel.sent(), 10);
+        });
     }
 }
