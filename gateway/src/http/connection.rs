@@ -221,7 +221,7 @@ async fn serve_http1(io: ClientIo, connection: Rc<Connection>) {
     // hyper ends with a 101 and leaves the socket open.
     if let (Some(Ok(())), Some(switch)) = (&ended, connection.switch.take()) {
         let http1::Parts { io, read_buf, .. } = http1.into_parts();
-        let tunnel = Box::pin(switch.run(io, read_buf));
+        let tunnel = Box::pin(switch.run(io, read_buf, &connection.worker.limits));
         // Told to drain, it goes on until the drain time is over.
         with_orders(&activity, false, pin!(tunnel), |_| {}).await;
         return;

@@ -83,6 +83,8 @@ pub struct Limits {
     pub request_body_timeout: Duration,
     /// [`RESPONSE_WRITE_TIMEOUT`]
     pub response_write_timeout: Duration,
+    /// [`UPGRADE_HALF_CLOSED_TIMEOUT`]
+    pub upgrade_half_closed_timeout: Duration,
 }
 
 impl Default for Limits {
@@ -92,6 +94,7 @@ impl Default for Limits {
             idle_timeout: IDLE_TIMEOUT,
             request_body_timeout: REQUEST_BODY_TIMEOUT,
             response_write_timeout: RESPONSE_WRITE_TIMEOUT,
+            upgrade_half_closed_timeout: UPGRADE_HALF_CLOSED_TIMEOUT,
         }
     }
 }

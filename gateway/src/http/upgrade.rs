@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderValue, Method, header};
 use super::{
     body::{ClientBytes, RequestBody},
     client_io::ClientIo,
-    limits,
+    limits::Limits,
     record::Record,
 };
 use crate::{
@@ -95,7 +95,7 @@ impl Switch {
 
     /// Copies until the end. When the future is dropped (the gateway ends), what was copied so far is counted, too.
     /// `read` is what hyper had read of the client's connection, which comes before what is still in `client`.
-    pub(super) async fn run(self, client: ClientIo, read: Bytes) {
+    pub(super) async fn run(self, client: ClientIo, read: Bytes, limits: &Limits) {
         let Self { upstream, record } = self;
         let Upgraded { stream, read_ahead, active: _active } = upstream;
         let (client, unread) = client.into_stream();
@@ -105,7 +105,7 @@ impl Switch {
         }
         let tunnel = Tunnel::new(End { stream: client, read_ahead: client_read_ahead }, End { stream, read_ahead });
         let mut counted = Counted { tunnel, record };
-        let ended = counted.tunnel.run(limits::UPGRADE_HALF_CLOSED_TIMEOUT).await;
+        let ended = counted.tunnel.run(limits.upgrade_half_closed_timeout).await;
         let record = &mut counted.record;
         match ended {
             Ended::Closed => {}

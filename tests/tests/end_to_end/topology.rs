@@ -319,3 +319,23 @@ async fn a_trusted_proxy_may_end_tls() {
         assert_eq!(client.response().await.unwrap().status, status, "{proxies} {proto}");
     }
 }
+
+#[tokio::test]
+async fn a_header_has_to_come_in_time() {
+    let upstream = Upstream::start(Protocol::Http1).await.unwrap();
+    let gateway = Setup::new()
+        .options(|options| {
+            options.identity.topology.proxy_protocol = true;
+            options.client_limits.request_head_timeout = std::time::Duration::from_millis(500);
+        })
+        .file("all.yaml", everything_to(&upstream))
+        .start()
+        .await
+        .unwrap();
+    let mut silent = gateway.client().await.unwrap();
+    let mut slow = gateway.client().await.unwrap();
+    slow.send("PROXY TCP4 192.0").await.unwrap();
+    silent.closed().await.unwrap();
+    slow.closed().await.unwrap();
+    gateway.metric_becomes("gateway_limit_exceeded_total", &[("limit", "request_head_time")], 2.0).await.unwrap();
+}

@@ -443,3 +443,48 @@ async fn plugins_may_prevent_a_websocket() {
     client.send(asking("request_headers=reply:418")).await.unwrap();
     assert_eq!(client.response().await.unwrap().status, 418);
 }
+
+#[tokio::test]
+async fn websockets_may_be_quiet() {
+    let server = RawServer::start().await.unwrap();
+    let short = Duration::from_millis(500);
+    let gateway = Setup::new()
+        .options(|options| {
+            options.client_limits.request_head_timeout = short;
+            options.client_limits.idle_timeout = short;
+            options.client_limits.request_body_timeout = short;
+            options.client_limits.response_write_timeout = short;
+        })
+        .file("all.yaml", to(&server, "HTTP"))
+        .start()
+        .await
+        .unwrap();
+    let (mut client, mut service) = open(&gateway, &server).await;
+    // Time that has to pass: longer than every limit and what the sweep adds to it.
+    tokio::time::sleep(3 * short + Duration::from_millis(500)).await;
+    client.send("ping").await.unwrap();
+    assert_eq!(service.read(4).await.unwrap(), b"ping");
+    service.send("pong").await.unwrap();
+    assert_eq!(client.read(4).await.unwrap(), b"pong");
+}
+
+#[tokio::test]
+async fn a_side_that_is_left_alone_ends_some_time() {
+    let server = RawServer::start().await.unwrap();
+    let gateway = Setup::new()
+        .access_log(LogFormat::Json)
+        .options(|options| options.client_limits.upgrade_half_closed_timeout = Duration::from_millis(300))
+        .file("all.yaml", to(&server, "HTTP"))
+        .start()
+        .await
+        .unwrap();
+    let (mut client, mut service) = open(&gateway, &server).await;
+    client.finish_sending().await.unwrap();
+    service.closed().await.unwrap();
+    // The service does not end its side; the gateway does.
+    client.closed().await.unwrap();
+    let entry = entry(&gateway.access_log(1).await.unwrap()[0]);
+    assert_eq!((&entry["response_flags"], &entry["response_code"]), (&"SI".into(), &101.into()));
+    let limit = [("limit", "upgrade_half_closed_time")];
+    gateway.metric_becomes("gateway_limit_exceeded_total", &limit, 1.0).await.unwrap();
+}
