@@ -230,9 +230,9 @@ impl Activity {
         } else {
             // Told to end, and still nothing to finish.
             let silent = self.order.get() == Order::Drain && !self.head_begun.get();
-            if !late(self.lingering.get(), limits::LINGER_TIMEOUT)
-                && !(silent && late(head, limits::DRAIN_HEAD_TIMEOUT))
-            {
+            let over = late(self.lingering.get(), limits::LINGER_TIMEOUT)
+                || (silent && late(head, limits::DRAIN_HEAD_TIMEOUT));
+            if !over {
                 return;
             }
         }

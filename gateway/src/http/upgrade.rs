@@ -148,12 +148,12 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
-    fn of(method: Method, fields: &[(&'static str, &'static str)]) -> Asked {
+    fn of(method: &Method, fields: &[(&'static str, &'static str)]) -> Asked {
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
             headers.append(*name, HeaderValue::from_static(value));
         }
-        asked(&method, &headers)
+        asked(method, &headers)
     }
 
     #[test]
@@ -169,18 +169,18 @@ mod tests {
             ("foo", Asked::Foreign),
             ("h2c, foo", Asked::Foreign),
         ] {
-            assert_eq!(of(Method::GET, &[("upgrade", value)]), expected, "{value}");
+            assert_eq!(of(&Method::GET, &[("upgrade", value)]), expected, "{value}");
         }
-        assert_eq!(of(Method::GET, &[]), Asked::Nothing);
-        assert_eq!(of(Method::GET, &[("upgrade", "websocket"), ("upgrade", "tls/1.3")]), Asked::Foreign);
+        assert_eq!(of(&Method::GET, &[]), Asked::Nothing);
+        assert_eq!(of(&Method::GET, &[("upgrade", "websocket"), ("upgrade", "tls/1.3")]), Asked::Foreign);
     }
 
     #[test]
     fn a_handshake_is_a_get_without_a_body() {
         let upgrade = ("upgrade", "websocket");
-        assert_eq!(of(Method::POST, &[upgrade]), Asked::Nothing);
-        assert_eq!(of(Method::GET, &[upgrade, ("content-length", "0")]), Asked::WebSocket);
-        assert_eq!(of(Method::GET, &[upgrade, ("content-length", "5")]), Asked::Nothing);
-        assert_eq!(of(Method::GET, &[upgrade, ("transfer-encoding", "chunked")]), Asked::Nothing);
+        assert_eq!(of(&Method::POST, &[upgrade]), Asked::Nothing);
+        assert_eq!(of(&Method::GET, &[upgrade, ("content-length", "0")]), Asked::WebSocket);
+        assert_eq!(of(&Method::GET, &[upgrade, ("content-length", "5")]), Asked::Nothing);
+        assert_eq!(of(&Method::GET, &[upgrade, ("transfer-encoding", "chunked")]), Asked::Nothing);
     }
 }
