@@ -192,7 +192,7 @@ async fn hellos_of_all_kinds_are_survived() {
     let address = gateway.address(443).unwrap();
     // What is sent, and what comes back before the end: an alert's level and description.
     let fatal = |description: u8| Some([2, description]);
-    let cases: Vec<(&str, Vec<u8>, Option<[u8; 2]>)> = vec![
+    let cases = [
         ("TLS 1.1", records(&hello(2, 0), 10_000), fatal(70)),
         ("TLS 1.1 in records of one byte", records(&hello(2, 0), 1), fatal(70)),
         ("clear text", b"GET / HTTP/1.1\r\nhost: a.example.dev\r\n\r\n".to_vec(), fatal(50)),
