@@ -141,7 +141,7 @@ mod tests {
             ("{port: {number: 80, name: h}, hosts: ['*']}".into(), "protocol: Schema validation error: is required"),
             (
                 "{port: {number: 443, name: h, protocol: TLS}, hosts: ['*'], tls: {mode: SIMPLE}}".into(),
-                "Error [GW0102]",
+                "requires a server certificate",
             ),
             ("{port: {number: 9, name: h, protocol: TCP}, hosts: ['*']}".into(), ""),
             ("{port: {number: 9, name: h, protocol: TCP}, hosts: ['*'], tls: {mode: SIMPLE}}".into(), "IST0133"),

@@ -157,9 +157,10 @@ mod tests {
             (format!("{{hosts: [a], gateways: ['a b'], {route}}}"), "spec.gateways[0]"),
             (format!("{{hosts: [a], exportTo: ['a b'], {route}}}"), "spec.exportTo[0]"),
             ("{hosts: [a]}".to_owned(), "http, tcp or tls must be provided"),
-            ("{hosts: [a], gateways: [g], tcp: [{}]}".to_owned(), "tcp routing is not supported in this version"),
+            ("{hosts: [a], gateways: [g], tcp: [{}]}".to_owned(), "TCP route is required"),
+            ("{hosts: [a], gateways: [g], tcp: [{route: [{destination: {host: b}}]}]}".to_owned(), ""),
             // For the mesh only: of no interest here.
-            ("{hosts: [a], tcp: [{}]}".to_owned(), ""),
+            ("{hosts: [a], tcp: [{route: [{destination: {host: b}}]}]}".to_owned(), ""),
         ];
         for (snippet, expected) in &cases {
             assert_problems(&format!("{HEAD}$$\n"), &[(snippet.as_str(), *expected)]);
