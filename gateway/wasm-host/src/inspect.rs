@@ -21,6 +21,7 @@ pub(crate) struct Outline {
     pub(crate) callbacks: Callbacks,
     pub(crate) edits_bodies: bool,
     pub(crate) reads_heads: bool,
+    pub(crate) reads_properties: bool,
 }
 
 /// Most functions, types, imports and exports that a module may declare, of each. A function costs the
@@ -83,8 +84,9 @@ pub(crate) fn inspect(wasm: &[u8]) -> Result<Outline, ModuleError> {
         "proxy_get_header_map_size",
         "proxy_get_property",
     ]);
+    let reads_properties = imports(&["proxy_get_property"]);
     let callbacks = Callbacks::of(functions.map(|(name, _, _)| *name));
-    Ok(Outline { abi, callbacks, edits_bodies, reads_heads })
+    Ok(Outline { abi, callbacks, edits_bodies, reads_heads, reads_properties })
 }
 
 fn read(wasm: &[u8]) -> Result<Sections<'_>, ModuleError> {

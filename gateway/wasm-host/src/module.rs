@@ -21,6 +21,7 @@ struct Inner {
     callbacks: Callbacks,
     edits_bodies: bool,
     reads_heads: bool,
+    reads_properties: bool,
     size: usize,
 }
 
@@ -112,6 +113,7 @@ impl Module {
             callbacks: outline.callbacks,
             edits_bodies: outline.edits_bodies,
             reads_heads: outline.reads_heads,
+            reads_properties: outline.reads_properties,
             size: wasm.len(),
         })))
     }
@@ -135,6 +137,11 @@ impl Module {
     /// imports functions that read.
     pub fn reads_late(&self) -> bool {
         self.0.callbacks.log && self.0.reads_heads
+    }
+
+    /// Whether the module imports the function that reads properties. If not, nobody asks for [`Properties`](crate::Properties).
+    pub fn reads_properties(&self) -> bool {
+        self.0.reads_properties
     }
 
     /// Size of the module as it was given, in bytes.

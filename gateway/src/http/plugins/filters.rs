@@ -49,15 +49,17 @@ impl Filters {
         head: RequestHead,
     ) -> Rc<Self> {
         let mut exchange = Exchange::new(head);
-        let properties = &mut exchange.properties;
-        properties.source = Some(client);
-        properties.destination = Some(connection.local);
-        properties.connection_id = Some(connection.id);
-        properties.tls = connection.secured.as_ref().map(|secured| Arc::clone(secured.facts()));
-        properties.protocol = Some(record::protocol(version));
-        properties.started = Some(SystemTime::now());
-        properties.request_id =
-            exchange.request.headers.get(&X_REQUEST_ID).map(|id| Bytes::copy_from_slice(id.as_bytes()));
+        if chain.iter().any(|link| link.live.reads_properties()) {
+            let properties = &mut exchange.properties;
+            properties.source = Some(client);
+            properties.destination = Some(connection.local);
+            properties.connection_id = Some(connection.id);
+            properties.tls = connection.secured.as_ref().map(|secured| Arc::clone(secured.facts()));
+            properties.protocol = Some(record::protocol(version));
+            properties.started = Some(SystemTime::now());
+            properties.request_id =
+                exchange.request.headers.get(&X_REQUEST_ID).map(|id| Bytes::copy_from_slice(id.as_bytes()));
+        }
         let mut inner = Passage {
             exchange: Some(exchange),
             lent: None,

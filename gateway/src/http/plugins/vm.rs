@@ -171,6 +171,11 @@ impl Live {
         self.plugin.as_ref().is_some_and(|plugin| plugin.module().reads_late())
     }
 
+    /// It may ask what is known of a stream besides its messages.
+    pub(super) fn reads_properties(&self) -> bool {
+        self.plugin.as_ref().is_some_and(|plugin| plugin.module().reads_properties())
+    }
+
     /// What it may do to a stream. A plugin without code does nothing.
     pub(super) fn limits(&self) -> &Limits {
         static NONE: LazyLock<Limits> = LazyLock::new(Limits::default);
