@@ -21,7 +21,7 @@ use crate::{
         mesh::MeshConfig,
         topology::{ForwardClientCert, GatewayTopology},
     },
-    http::{ForwardClientCertificate, Identity, Topology},
+    http::{ForwardClientCertificate, Identity, Limits as ClientLimits, Topology},
     telemetry::{AccessLogOptions, LogFilter, LogFormat, LogSink, SourceIdentity, TelemetryOptions},
 };
 
@@ -64,6 +64,12 @@ pub(super) struct Args {
     /// Seconds that new connections are served at least after SIGTERM, while load balancers notice it.
     #[arg(long, env = "GATEWAY_MINIMUM_DRAIN_SECONDS", default_value = "5", value_parser = clap::value_parser!(u64).range(0..=86_400))]
     minimum_drain_seconds: u64,
+    /// Seconds until a client's connection without a request is closed.
+    #[arg(long, env = "GATEWAY_IDLE_TIMEOUT_SECONDS", default_value = "3600", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    idle_timeout_seconds: u64,
+    /// Serve HTTP/1.0, too; without it such requests are answered 426.
+    #[arg(long, env = "GATEWAY_HTTP10")]
+    http10: bool,
     /// Name server for the names of endpoints, instead of those of /etc/resolv.conf.
     #[arg(long, env = "GATEWAY_DNS_SERVER", value_name = "ADDRESS:PORT")]
     dns_server: Option<SocketAddr>,
@@ -166,7 +172,11 @@ fn options(args: Args) -> anyhow::Result<app::Options> {
         config,
         dns_server: args.dns_server,
         limits: crate::plugins::Limits::default(),
-        client_limits: Default::default(),
+        client_limits: ClientLimits {
+            idle_timeout: Duration::from_secs(args.idle_timeout_seconds),
+            http10: args.http10,
+            ..ClientLimits::default()
+        },
     })
 }
 

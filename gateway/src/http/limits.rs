@@ -72,7 +72,7 @@ pub const PLUGIN_WORKER_BYTES: usize = 64 * 1024 * 1024;
 /// Connections of one worker, if the limit of open files allows as many.
 pub const MAX_CONNECTIONS_PER_WORKER: usize = 50_000;
 
-/// How long clients may take. Configured per process; the defaults are the constants above.
+/// How long clients may take, and what they may speak. Configured per process; the defaults are the constants above.
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// [`REQUEST_HEAD_TIMEOUT`]
@@ -85,6 +85,8 @@ pub struct Limits {
     pub response_write_timeout: Duration,
     /// [`UPGRADE_HALF_CLOSED_TIMEOUT`]
     pub upgrade_half_closed_timeout: Duration,
+    /// Whether HTTP/1.0 is served; otherwise it is answered 426, as by Istio's gateway.
+    pub http10: bool,
 }
 
 impl Default for Limits {
@@ -95,6 +97,7 @@ impl Default for Limits {
             request_body_timeout: REQUEST_BODY_TIMEOUT,
             response_write_timeout: RESPONSE_WRITE_TIMEOUT,
             upgrade_half_closed_timeout: UPGRADE_HALF_CLOSED_TIMEOUT,
+            http10: false,
         }
     }
 }

@@ -69,7 +69,7 @@ pub(super) struct Admitted {
 /// Checks and normalises a head.
 pub(super) fn admit(parts: Parts, connection: &Connection) -> Result<Admitted, Box<Reply>> {
     let Parts { method, uri, version, mut headers, .. } = parts;
-    if version < Version::HTTP_11 {
+    if version < Version::HTTP_11 && !connection.worker.limits.http10 {
         return Err(Reply::new(StatusCode::UPGRADE_REQUIRED, "low_version", ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR)
             .with_body("Upgrade Required")
             .closing());
@@ -87,7 +87,7 @@ pub(super) fn admit(parts: Parts, connection: &Connection) -> Result<Admitted, B
         None => PathAndQuery::from_static("/"),
     };
     let own = if connection.secured.is_some() { Scheme::Https } else { Scheme::Http };
-    let (bytes, upgrade) = clean(&mut headers, &method, forwarded::keeps_certificate(connection))?;
+    let (bytes, upgrade) = clean(&mut headers, &method, version, forwarded::keeps_certificate(connection))?;
     let forwarded::Forwarded { client, scheme } = forwarded::set(&mut headers, own, connection);
     Ok(Admitted { head: RequestHead { method, target, scheme, headers }, bytes, upgrade, client })
 }
@@ -183,7 +183,12 @@ fn normal_path(path: &str) -> Option<String> {
 /// Removes headers that belong to one connection or that only we may set, in one pass over the names.
 /// Returns the size of all fields as they arrived, and whether a WebSocket is wanted. An upgrade that we do not do is
 /// answered.
-fn clean(headers: &mut HeaderMap, method: &Method, keep_certificate: bool) -> Result<(u64, bool), Box<Reply>> {
+fn clean(
+    headers: &mut HeaderMap,
+    method: &Method,
+    version: Version,
+    keep_certificate: bool,
+) -> Result<(u64, bool), Box<Reply>> {
     if headers.len() > limits::MAX_HEADERS {
         return Err(Reply::too_large("http2.too_many_headers"));
     }
@@ -221,7 +226,8 @@ fn clean(headers: &mut HeaderMap, method: &Method, keep_certificate: bool) -> Re
     if bytes > limits::MAX_HEAD_BYTES {
         return Err(Reply::too_large("http2.headers_too_large"));
     }
-    let asked = if upgrades { upgrade::asked(method, headers) } else { Asked::Nothing };
+    // HTTP/1.0 has no upgrades (RFC 9110 7.8).
+    let asked = if upgrades && version >= Version::HTTP_11 { upgrade::asked(method, headers) } else { Asked::Nothing };
     if asked == Asked::Foreign {
         return Err(Reply::new(StatusCode::FORBIDDEN, "upgrade_failed", ResponseFlags::NONE).closing());
     }

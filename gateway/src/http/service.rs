@@ -388,7 +388,8 @@ impl Stream {
     fn finish(mut self, outcome: Outcome) -> Result<Response<ResponseBody>, Aborted> {
         let Outcome { mut head, body, close, upgraded } = outcome;
         head.headers.insert(header::SERVER, SERVER);
-        head.version = self.version;
+        // For HTTP/1.0 hyper turns it into that, and says whether the connection is kept.
+        head.version = self.version.max(Version::HTTP_11);
         head.extensions.clear();
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             // Without the upstream's side there is nothing to switch to.

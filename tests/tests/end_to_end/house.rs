@@ -20,6 +20,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "config",
             "http::ForwardClientCertificate",
             "http::Identity",
+            "http::Limits",
             "http::Topology",
             "istio::Labels",
             "plugins",

@@ -425,3 +425,38 @@ async fn a_body_that_ends_with_its_connection_is_framed_anew() {
     let response = client.response().await.unwrap();
     assert_eq!((response.status, response.text().as_str()), (200, "ok"));
 }
+
+#[tokio::test]
+async fn http10_where_it_is_wanted() {
+    let upstream = Upstream::start(Protocol::Http1).await.unwrap();
+    let gateway = Setup::new()
+        .file("all.yaml", everything_to(&upstream))
+        .options(|options| options.client_limits.http10 = true)
+        .start()
+        .await
+        .unwrap();
+    upstream.answer_with(|_| Answer::new(200).body(Outgoing::chunks(["in ", "pieces"], HeaderMap::new())));
+    let head = |more: &str| format!("GET /old HTTP/1.0\r\nhost: test.example.dev\r\n{more}\r\n");
+
+    // Chunks mean nothing to such a client: the end of the connection is the end of the body.
+    let mut client = gateway.client().await.unwrap();
+    client.send(head("connection: upgrade\r\nupgrade: websocket\r\n")).await.unwrap();
+    let response = client.response().await.unwrap();
+    assert_eq!((response.status, response.text().as_str()), (200, "in pieces"));
+    assert_eq!(response.header("transfer-encoding"), None);
+    client.closed().await.unwrap();
+    let request = upstream.received(1).await.unwrap().remove(0);
+    assert_eq!((request.version, request.header("upgrade")), (Version::HTTP_11, None));
+
+    // With a length the connection can be kept, if the client asks for it.
+    upstream.answer_with(|_| Answer::new(200).text("whole"));
+    let mut client = gateway.client().await.unwrap();
+    for _ in 0..2 {
+        client.send(head("connection: keep-alive\r\n")).await.unwrap();
+        let response = client.response().await.unwrap();
+        assert_eq!((response.status, response.text().as_str()), (200, "whole"));
+        assert_eq!(response.header("connection"), Some("keep-alive"));
+    }
+    client.send("GET /old HTTP/1.0\r\n\r\n").await.unwrap();
+    assert_eq!(client.response().await.unwrap().status, 400, "a host is needed all the same");
+}
