@@ -368,7 +368,7 @@ mod tests {
             ("referer", "http://u:p@c/"),
             ("accept", "*/*"),
         ]);
-        clean(&mut headers, &Method::GET, false).unwrap();
+        clean(&mut headers, &Method::GET, Version::HTTP_11, false).unwrap();
         let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["accept", "host", "x-forwarded-host"]);
@@ -376,16 +376,22 @@ mod tests {
 
     #[test]
     fn upgrades_are_answered_but_h2c_is_ignored() {
-        assert!(clean(&mut map(&[("connection", "upgrade"), ("upgrade", "foo")]), &Method::GET, false).is_err());
+        assert!(
+            clean(&mut map(&[("connection", "upgrade"), ("upgrade", "foo")]), &Method::GET, Version::HTTP_11, false)
+                .is_err()
+        );
         let mut h2c = map(&[("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c"), ("http2-settings", "x")]);
-        clean(&mut h2c, &Method::GET, false).unwrap();
+        clean(&mut h2c, &Method::GET, Version::HTTP_11, false).unwrap();
         assert!(h2c.is_empty());
+        let mut old = map(&[("connection", "upgrade"), ("upgrade", "foo")]);
+        clean(&mut old, &Method::GET, Version::HTTP_10, false).unwrap();
+        assert!(old.is_empty(), "HTTP/1.0 has no upgrades");
     }
 
     #[test]
     fn crumbs_make_a_cookie() {
         let mut headers = map(&[("cookie", "a=1"), ("accept", "*/*"), ("cookie", "b=2; c=3"), ("cookie", "d")]);
-        clean(&mut headers, &Method::GET, false).unwrap();
+        clean(&mut headers, &Method::GET, Version::HTTP_11, false).unwrap();
         assert_eq!(headers.get_all(header::COOKIE).iter().collect::<Vec<_>>(), ["a=1; b=2; c=3; d"]);
     }
 
@@ -395,7 +401,7 @@ mod tests {
             [("trailers", Some("trailers")), ("gzip, Trailers;q=0.5, trailers", Some("trailers")), ("deflate", None)]
         {
             let mut headers = map(&[("te", value), ("connection", "te")]);
-            clean(&mut headers, &Method::GET, false).unwrap();
+            clean(&mut headers, &Method::GET, Version::HTTP_11, false).unwrap();
             assert_eq!(headers.get("te").map(|value| value.to_str().unwrap()), expected, "{value}");
         }
     }
@@ -404,7 +410,7 @@ mod tests {
     fn expectations_are_known_ones() {
         let of = |value: &'static str| {
             let mut headers = map(&[("expect", value)]);
-            clean(&mut headers, &Method::POST, false).map(|_| headers.is_empty())
+            clean(&mut headers, &Method::POST, Version::HTTP_11, false).map(|_| headers.is_empty())
         };
         assert!(of("100-Continue").unwrap());
         assert_eq!(of("200-maybe").unwrap_err().status, 417);
@@ -416,6 +422,6 @@ mod tests {
         for number in 0..101 {
             headers.append(HeaderName::try_from(format!("x-{number}")).unwrap(), HeaderValue::from_static("v"));
         }
-        assert_eq!(clean(&mut headers, &Method::GET, false).unwrap_err().status, 431);
+        assert_eq!(clean(&mut headers, &Method::GET, Version::HTTP_11, false).unwrap_err().status, 431);
     }
 }
