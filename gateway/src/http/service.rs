@@ -165,7 +165,10 @@ impl Stream {
                     None => outcome?,
                 }
             }
-            Err(interrupted) => self.local(interrupted.reply()?),
+            Err(interrupted) => match interrupted.reply() {
+                Ok(reply) => self.local(reply),
+                Err(Aborted) => self.broken_off()?,
+            },
         };
         self.response_callbacks(&filters, outcome).await
     }

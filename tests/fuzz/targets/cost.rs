@@ -20,13 +20,13 @@ const BROWSER: &str = "GET / HTTP/1.1\r\nHost: www.example.com\r\nConnection: ke
 
 fn main() {
     for head in [SMALL, BROWSER] {
-        let best = (0..20).map(|_| round(head)).fold(f64::MAX, f64::min);
+        let best = (0..3_000).map(|_| round(head)).fold(f64::MAX, f64::min);
         println!("{} bytes: {best:.0} ns", head.len());
     }
 }
 
 fn round(head: &str) -> f64 {
-    const TIMES: u32 = 100_000;
+    const TIMES: u32 = 1_000;
     let mut guard = guard::Http1::default();
     let began = Instant::now();
     for _ in 0..TIMES {

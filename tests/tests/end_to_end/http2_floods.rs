@@ -198,6 +198,7 @@ async fn heads_and_streams_have_their_limits() {
     }
     let refused = client.find(|frame| frame.kind == kind::RST_STREAM).await.unwrap();
     assert_eq!((refused.stream, refused.error_code()), (201, Some(REFUSED_STREAM)));
+    assert!(gateway.metrics().await.unwrap().sum("gateway_limit_exceeded_total", &[("limit", "http2_streams")]) > 0.0);
     gate.open();
     client.find(|frame| frame.stream == 199 && frame.is_end_stream()).await.unwrap();
     gateway.metric_becomes("gateway_requests_in_flight", &[], 0.0).await.unwrap();

@@ -4,6 +4,7 @@ use gateway::app::Options;
 use gateway::telemetry::LogFormat;
 use gateway_tests::body::Outgoing;
 use gateway_tests::gateway::{Setup, TestGateway};
+use gateway_tests::plugins::probe;
 use gateway_tests::resources::everything_to;
 use gateway_tests::server::Protocol::{self, Http1, Http2};
 use gateway_tests::upstream::{Answer, Gate, Upstream};
@@ -129,6 +130,26 @@ async fn a_body_that_does_not_go_on() {
         let mut requests = upstream.requests().into_iter();
         assert!(requests.any(|request| request.target == "/grpc" && request.complete), "{protocol:?}");
     }
+}
+
+#[tokio::test]
+async fn a_body_that_a_plugin_waits_for() {
+    let upstream = Upstream::start(Http1).await.unwrap();
+    let gateway = Setup::new()
+        .file("all.yaml", everything_to(&upstream))
+        .file("plugin.yaml", probe("p", "", ""))
+        .options(|options| options.client_limits.request_body_timeout = SHORT)
+        .start()
+        .await
+        .unwrap();
+    for (rest, status) in [("5\r\nbegin\r\n", 408), ("5\r\nbegin\r\nzz\r\n", 400)] {
+        let mut client = gateway.client().await.unwrap();
+        let head = format!("POST / HTTP/1.1\r\nhost: {HOST}\r\nx-probe-p: @=whole;@=append:!\r\n");
+        client.send(format!("{head}transfer-encoding: chunked\r\n\r\n{rest}")).await.unwrap();
+        assert_eq!(client.response().await.unwrap().status, status, "{rest:?}");
+        client.closed().await.unwrap();
+    }
+    assert!(upstream.requests().iter().all(|request| !request.complete));
 }
 
 #[tokio::test]

@@ -2,10 +2,12 @@
 //! service, however its bytes are cut.
 
 use gateway::telemetry::LogFormat;
+use gateway_tests::certificates::Authority;
 use gateway_tests::client::RawClient;
 use gateway_tests::gateway::{Setup, TestGateway};
-use gateway_tests::resources::everything_to;
+use gateway_tests::resources::{everything_to, https_gateway, secret, service, virtual_service};
 use gateway_tests::server::Protocol::{self, Http1, Http2};
+use gateway_tests::tls::TlsClient;
 use gateway_tests::upstream::{Answer, Gate, Upstream};
 
 const HOST: &str = "test.example.dev";
@@ -131,6 +133,35 @@ async fn what_is_refused_is_answered_logged_and_counted() {
     gateway.metric_becomes("gateway_limit_exceeded_total", &[("limit", "request_head_bytes")], 4.0).await.unwrap();
     gateway.metric_becomes("gateway_downstream_connections", &[], 0.0).await.unwrap();
     assert_eq!((upstream.requests().len(), upstream.connections()), (0, 0));
+}
+
+#[tokio::test]
+async fn inside_tls_it_is_the_same() {
+    let upstream = Upstream::start(Http1).await.unwrap();
+    let authority = Authority::new("tests").unwrap();
+    let server = authority.server(&[HOST]).unwrap();
+    let gateway = Setup::new()
+        .file("gateway.yaml", https_gateway("gateway", &[HOST], "mode: SIMPLE, credentialName: cert"))
+        .file("secret.yaml", secret("cert", &server, None))
+        .file("service.yaml", service("sample", &[&upstream]))
+        .file("route.yaml", virtual_service("all", &["*"], "  - route: [{destination: {host: sample}}]"))
+        .options(|options| options.client_limits.request_head_timeout = std::time::Duration::from_secs(1))
+        .start()
+        .await
+        .unwrap();
+    let client = TlsClient::new(&[&authority]).unwrap();
+    for (rest, status) in [
+        ("\r\n", 200),
+        ("content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        ("x : y\r\n\r\n", 400),
+        ("transfer-encoding: chunked\r\n\r\nzz\r\n", 400),
+        ("x: ", 408),
+    ] {
+        let mut client = client.http1(gateway.address(443).unwrap(), HOST).await.unwrap();
+        client.send(post(rest)).await.unwrap();
+        assert_eq!(client.response().await.unwrap().status, status, "{rest:?}");
+    }
+    assert_eq!(upstream.requests().iter().filter(|request| request.complete).count(), 1);
 }
 
 #[tokio::test]
