@@ -65,19 +65,19 @@ impl Authority {
 
     /// A certificate of a server for these names (ECDSA).
     pub fn server(&self, names: &[&str]) -> anyhow::Result<Issued> {
-        self.issue(names, KeyPair::generate()?, |params| {
+        self.issue(names, &KeyPair::generate()?, |params| {
             params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         })
     }
 
     /// The same with an RSA key.
     pub fn rsa_server(&self, names: &[&str]) -> anyhow::Result<Issued> {
-        self.issue(names, rsa_key()?, |params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth])
+        self.issue(names, &rsa_key()?, |params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth])
     }
 
     /// A certificate of a client with these alternative names; those with `://` are URIs.
     pub fn client(&self, name: &str, names: &[&str]) -> anyhow::Result<Issued> {
-        self.issue(names, KeyPair::generate()?, |params| {
+        self.issue(names, &KeyPair::generate()?, |params| {
             params.distinguished_name = common_name(name);
             params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         })
@@ -87,7 +87,7 @@ impl Authority {
     pub fn issue(
         &self,
         names: &[&str],
-        key: KeyPair,
+        key: &KeyPair,
         change: impl FnOnce(&mut CertificateParams),
     ) -> anyhow::Result<Issued> {
         let mut params = CertificateParams::default();
@@ -103,7 +103,7 @@ impl Authority {
         let serial = SerialNumber::from(fresh_serial());
         params.serial_number = Some(serial.clone());
         change(&mut params);
-        let chain = params.signed_by(&key, &self.issuer)?.pem();
+        let chain = params.signed_by(key, &self.issuer)?.pem();
         Ok(Issued { chain, key: key.serialize_pem(), serial })
     }
 

@@ -428,7 +428,7 @@ async fn a_body_that_ends_with_its_connection_is_framed_anew() {
 
 #[tokio::test]
 async fn http10_where_it_is_wanted() {
-    let upstream = Upstream::start(Protocol::Http1).await.unwrap();
+    let upstream = Upstream::start(Http1).await.unwrap();
     let gateway = Setup::new()
         .file("all.yaml", everything_to(&upstream))
         .options(|options| options.client_limits.http10 = true)

@@ -30,7 +30,7 @@ async fn a_mutual_server_lets_in_whom_its_authority_knows() {
     let known = authority.client("known", &["known.example.dev"]).unwrap();
     let foreign = Authority::new("foreign").unwrap().client("known", &["known.example.dev"]).unwrap();
     let late = |params: &mut rcgen::CertificateParams| params.not_after = rcgen::date_time_ymd(2020, 1, 1);
-    let expired = authority.issue(&["known.example.dev"], rcgen::KeyPair::generate().unwrap(), late).unwrap();
+    let expired = authority.issue(&["known.example.dev"], &rcgen::KeyPair::generate().unwrap(), late).unwrap();
     for versions in [ONLY_TLS12, ONLY_TLS13] {
         let client = |certificate| {
             Settings { authorities: &[&authority], certificate, versions, ..Settings::DEFAULT }.client().unwrap()
