@@ -120,6 +120,10 @@ fn normalise(target: PathAndQuery) -> Result<PathAndQuery, Box<Reply>> {
         match byte {
             b'?' => in_path = false,
             0..=0x20 | 0x7f.. | b'#' => return Err(Reply::bad_request("path_normalization_failed")),
+            // A NUL has no meaning anywhere, and many a server ends the text there.
+            b'%' if bytes.get(at + 1..at + 3) == Some(b"00") => {
+                return Err(Reply::bad_request("path_normalization_failed"));
+            }
             b'%' | b'\\' if in_path => work = true,
             b'.' if in_path && bytes.get(at.wrapping_sub(1)) == Some(&b'/') => work = true,
             _ => {}
@@ -332,6 +336,7 @@ mod tests {
             assert_eq!(normal(path).as_deref(), Some(expected), "{path}");
         }
         assert_eq!(normal("/a%00b"), None);
+        assert_eq!(normal("/a?b=%00"), None);
         assert!(normalise(PathAndQuery::try_from("/caf\u{e9}").unwrap()).is_err());
     }
 
