@@ -11,6 +11,7 @@ pub mod cli;
 mod clock;
 pub mod config;
 pub mod http;
+mod http1;
 pub mod istio;
 pub mod net;
 pub mod plugins;

@@ -10,7 +10,6 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::Sleep;
 
 use super::{
@@ -20,6 +19,7 @@ use super::{
     record::Record,
     retry::Replay,
     trailers, upgrade,
+    wire::WireBody,
 };
 use crate::{
     telemetry::ResponseFlags,
@@ -38,6 +38,16 @@ pub(crate) enum RequestBody {
     Filtered(Box<FilteredBody<ClientBody>>),
     /// Any of these, remembered so that it can be sent again.
     Replay(Replay),
+}
+
+/// A request's body as it comes from the client's connection.
+pub(crate) enum Incoming {
+    /// There is none.
+    Empty,
+    /// Read from the connection.
+    Http1(WireBody),
+    /// From one stream of it.
+    Http2(hyper::body::Incoming),
 }
 
 /// What the client sends, counted.
@@ -77,6 +87,35 @@ impl ClientBody {
     }
 }
 
+impl Body for Incoming {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut *self {
+            Self::Empty => Poll::Ready(None),
+            Self::Http1(body) => Pin::new(body).poll_frame(cx),
+            Self::Http2(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Http1(body) => body.is_end_stream(),
+            Self::Http2(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Http1(body) => body.size_hint(),
+            Self::Http2(body) => body.size_hint(),
+        }
+    }
+}
+
 impl Body for ClientBody {
     type Data = Bytes;
     type Error = BodyError;
@@ -104,7 +143,7 @@ impl Body for ClientBody {
             Poll::Ready(Some(Err(_))) => self.seen.broken.set(true),
             Poll::Ready(None) | Poll::Pending => {}
         }
-        polled.map_err(Into::into)
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

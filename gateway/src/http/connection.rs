@@ -1,35 +1,26 @@
 //! One client connection: which protocol it speaks, and how it is served until it ends.
 
-use std::{
-    cell::Cell,
-    future::poll_fn,
-    io,
-    net::SocketAddr,
-    pin::{Pin, pin},
-    rc::Rc,
-};
+use std::{cell::Cell, io, net::SocketAddr, pin::pin, rc::Rc};
 
 use bytes::{Bytes, BytesMut};
-use http::HeaderValue;
-use hyper::{
-    server::conn::{http1, http2},
-    service::service_fn,
-};
+use http::{HeaderValue, Request};
+use hyper::{server::conn::http2, service::service_fn};
 use tokio::{io::AsyncReadExt, net::TcpStream};
 
 use super::{
     Port, Worker,
     activity::{Activity, with_orders},
+    body::Incoming,
     client_io::ClientIo,
-    guard::Verdict,
     handshake::{self, Shaken},
-    limits, other,
+    http1, limits, other,
     proxy_protocol::{self, Refused, Said},
     secured::{self, Secured},
     service::{self, Aborted},
     upgrade::Switch,
 };
 use crate::{
+    http1::request::Refusal,
     net::{LocalExecutor, Stream},
     telemetry::Limit,
 };
@@ -53,12 +44,12 @@ pub(super) struct Connection {
     pub(super) activity: Rc<Activity>,
     /// What the connection becomes when HTTP has ended on it, if it does not end.
     pub(super) switch: Cell<Option<Box<Switch>>>,
-    /// Whether some request had an `Upgrade` header, whatever became of it.
-    pub(super) upgrade_seen: Cell<bool>,
+    /// Whether an HTTP/1 connection is to end with the next answer, or now if there is no request.
+    pub(super) draining: Cell<bool>,
+    /// Why the body of the HTTP/1 request that is being served broke off, if that was for what is in it.
+    pub(super) refused_body: Cell<Option<Refusal>>,
     /// Inside TLS: for whom, and who the client is.
     pub(super) secured: Option<Secured>,
-    /// What the guard has decided about its requests.
-    pub(super) verdict: Verdict,
 }
 
 /// A connection that has told which protocol it speaks.
@@ -105,18 +96,15 @@ pub(crate) async fn serve(stream: TcpStream, remote: SocketAddr, port: Rc<Port>,
             activity: Rc::clone(&activity),
             worker: Rc::clone(&worker),
             switch: Cell::default(),
-            upgrade_seen: Cell::default(),
+            draining: Cell::default(),
+            refused_body: Cell::default(),
             secured,
-            verdict: Verdict::default(),
         });
         match spoken {
-            Spoken::Http1 => {
-                let io = ClientIo::new(stream, prefix, false, Rc::clone(&connection));
-                serve_http1(io, connection).await;
-            }
+            Spoken::Http1 => serve_http1(stream, prefix, connection).await,
             Spoken::Http2 => {
                 activity.set_multiplexed(true);
-                let io = ClientIo::new(stream, prefix, true, Rc::clone(&connection));
+                let io = ClientIo::new(stream, &prefix, Rc::clone(&connection));
                 serve_http2(io, connection).await;
             }
             Spoken::Other => {
@@ -205,35 +193,16 @@ async fn sniff(stream: &mut Stream) -> io::Result<(Bytes, Spoken)> {
     }
 }
 
-async fn serve_http1(io: ClientIo, connection: Rc<Connection>) {
-    let activity = Rc::clone(&connection.activity);
-    let serving = Rc::clone(&connection);
-    let mut http1 = http1::Builder::new()
-        .max_buf_size(limits::HTTP1_BUFFER_BYTES)
-        // hyper's default for the number of headers is `limits::MAX_HEADERS`; saying so would make it allocate for
-        // every request.
-        .max_header_size(limits::MAX_HEAD_BYTES)
-        .half_close(false)
-        .auto_date_header(true)
-        .header_read_timeout(None) // the sweep does it, without a timer per request
-        .serve_connection(io, service_fn(move |request| service::serve(Rc::clone(&serving), request)));
-    let ended = with_orders(&activity, true, Pin::new(&mut http1), http1::Connection::graceful_shutdown).await;
-    // hyper ends with a 101 and leaves the socket open.
-    if let (Some(Ok(())), Some(switch)) = (&ended, connection.switch.take()) {
-        let http1::Parts { io, read_buf, .. } = http1.into_parts();
-        let tunnel = Box::pin(switch.run(io, read_buf, &connection.worker.limits));
+async fn serve_http1(stream: Stream, prefix: Bytes, connection: Rc<Connection>) {
+    let activity = &connection.activity;
+    let served = http1::serve(stream, prefix, Rc::clone(&connection));
+    let ended = with_orders(activity, true, pin!(served), |_| connection.draining.set(true)).await;
+    let Some(Some((stream, read_ahead))) = ended else { return };
+    if let Some(switch) = connection.switch.take() {
+        let tunnel = Box::pin(switch.run(stream, read_ahead, &connection.worker.limits));
         // Told to drain, it goes on until the drain time is over.
-        with_orders(&activity, false, pin!(tunnel), |_| {}).await;
-        return;
+        with_orders(activity, false, pin!(tunnel), |_| {}).await;
     }
-    if ended.is_some() && connection.upgrade_seen.get() {
-        // hyper thinks that somebody else goes on with it, and has not said goodbye.
-        let mut io = http1.into_parts().io;
-        let goodbye = poll_fn(|cx| hyper::rt::Write::poll_shutdown(Pin::new(&mut io), cx));
-        // A client that is gone need not hear it.
-        let _ = with_orders(&activity, false, pin!(goodbye), |_| {}).await;
-    }
-    log_end(ended);
 }
 
 async fn serve_http2(io: ClientIo, connection: Rc<Connection>) {
@@ -246,7 +215,13 @@ async fn serve_http2(io: ClientIo, connection: Rc<Connection>) {
         .max_send_buf_size(limits::HTTP2_SEND_BUFFER_BYTES)
         .max_pending_accept_reset_streams(limits::HTTP2_PENDING_RESETS)
         .max_local_error_reset_streams(limits::HTTP2_ERROR_RESETS)
-        .serve_connection(io, service_fn(move |request| service::serve(Rc::clone(&connection), request)));
+        .serve_connection(
+            io,
+            service_fn(move |request: Request<hyper::body::Incoming>| {
+                let (parts, body) = request.into_parts();
+                service::serve(Rc::clone(&connection), parts, Incoming::Http2(body), None)
+            }),
+        );
     let ended = with_orders(&activity, true, pin!(http2), http2::Connection::graceful_shutdown).await;
     log_end(ended);
 }

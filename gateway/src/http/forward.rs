@@ -2,10 +2,7 @@
 
 use std::{net::SocketAddr, rc::Rc, time::Instant};
 
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, Version, header, response, uri::Scheme,
-};
-use http_body::Body as _;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri, Version, header, response, uri::Scheme};
 use proxy_wasm_host::RequestHead;
 use smallvec::SmallVec;
 
@@ -124,8 +121,8 @@ pub(super) async fn send(
             log.upstream = Some(endpoint.address());
             log.attempts += 1;
         }
-        // The upstream may close a kept connection at the very moment we use it.
-        let copy = attempts.copy(&request, !fresh && endpoint.has_idle());
+        // The upstream may close a kept connection at the very moment we use it; over HTTP/1 the request comes back then.
+        let copy = attempts.copy(&request, http2 && !fresh && endpoint.has_idle());
         let sent = cluster.send(&endpoint, request, Attempt { protocol, server_name: server_name.as_ref(), fresh });
         let (outcome, deadline) = within(&attempts, sent).await;
         let (again, pause) = match outcome {
@@ -152,12 +149,12 @@ pub(super) async fn send(
                     }
                 }
             }
-            Err(Some(UpstreamError { failure, request: unsent })) => {
+            Err(Some(UpstreamError { failure, request: whole, .. })) => {
                 if failure.is_connect() {
                     counters.upstream_connect_failures.inc();
                 }
                 let verdict = attempts.after_failure(&failure);
-                match unsent.or(copy) {
+                match whole.or(copy) {
                     Some(copy) if !fresh && attempts.is_stale(&failure, &copy) => {
                         fresh = true;
                         (copy, false)
@@ -325,13 +322,6 @@ fn build(
     *request.method_mut() = method;
     match protocol {
         UpstreamProtocol::Http1 => {
-            // Without this hyper takes it that a GET has no body, and drops the one it has.
-            if !request.body().is_end_stream()
-                && matches!(*request.method(), Method::GET | Method::HEAD)
-                && !headers.contains_key(header::CONTENT_LENGTH)
-            {
-                headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-            }
             *request.uri_mut() = Uri::from(target);
         }
         UpstreamProtocol::Http2 => {

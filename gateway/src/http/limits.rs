@@ -1,20 +1,15 @@
-//! Limits towards clients. Defaults that are safe at the edge of the internet; hyper's and h2's own are not
+//! Limits towards clients. Defaults that are safe at the edge of the internet; h2's own are not
 //! (reliability.md 1.3), so every one is set.
 
 use std::time::Duration;
 
-/// Headers of one request, both protocols: 431.
-pub const MAX_HEADERS: usize = 100;
-/// Bytes of a request head: 431.
-pub const MAX_HEAD_BYTES: usize = 60 * 1024;
-/// Bytes of all trailers of a chunked request body, and they are no more than [`MAX_HEADERS`]: 400.
-pub const MAX_TRAILER_BYTES: usize = 8 * 1024;
-/// Bytes of all chunk extensions of a request body, which nobody uses: 400.
-pub const MAX_CHUNK_EXTENSION_BYTES: usize = 8 * 1024;
-/// Bytes behind a request that asks for an upgrade which are read while its answer is not there.
-pub const UPGRADE_READ_AHEAD_BYTES: usize = 16 * 1024;
-/// Buffer of an HTTP/1 connection; a head must fit, bodies are read in pieces of at most this size.
-pub const HTTP1_BUFFER_BYTES: usize = 64 * 1024;
+pub use crate::http1::limits::{MAX_CHUNK_EXTENSION_BYTES, MAX_HEAD_BYTES, MAX_HEADERS, MAX_TRAILER_BYTES};
+
+/// Bytes behind an HTTP/1 request which are read while its answer is not there.
+pub const READ_AHEAD_BYTES: usize = 16 * 1024;
+/// What is left of a request's body when its answer has gone is read, up to so much, if the client has sent it already;
+/// otherwise the connection is closed.
+pub const DISCARDED_BODY_BYTES: usize = 64 * 1024;
 /// From the first byte of a head, or from the start of the connection, to its end: 408, or the connection is closed if
 /// nothing has come.
 pub const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(10);

@@ -5,10 +5,10 @@
 //! | `connection` | one client connection: HTTP/1.1 or HTTP/2 |
 //! | `proxy_protocol` | what a load balancer says about its client |
 //! | `handshake`, `secured` | TLS: which server it is for, who the client is, which hosts it may ask for |
-//! | `client_io` | its bytes |
-//! | `guard` | what a client may say, checked before hyper reads it |
+//! | `http1`, `wire` | one request of an HTTP/1 connection after the other; its bytes |
+//! | `client_io`, `floods` | the bytes of an HTTP/2 connection; frames that are too many |
 //! | `activity` | how long it has been quiet, how it is told to end |
-//! | `service` | one request, from its head to the response that hyper writes |
+//! | `service` | one request, from its head to the response that is written |
 //! | `request` | the head is checked and normalised |
 //! | `host` | which host it is for |
 //! | `forwarded` | who the client is, and what upstreams are told about it |
@@ -30,12 +30,14 @@ mod activity;
 mod body;
 mod client_io;
 mod connection;
+mod floods;
 mod forward;
 mod forwarded;
 mod grpc_messages;
-mod guard;
 mod handshake;
+mod header_maps;
 mod host;
+mod http1;
 pub mod limits;
 mod log_headers;
 mod other;
@@ -53,6 +55,7 @@ mod service;
 mod serving;
 mod trailers;
 mod upgrade;
+mod wire;
 
 /// What clusters with limits use; the same for all workers.
 pub(crate) use crate::upstream::Usage;

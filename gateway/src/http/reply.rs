@@ -7,8 +7,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-use super::guard::Refusal;
-use crate::telemetry::ResponseFlags;
+use crate::{http1::request::Refusal, telemetry::ResponseFlags};
 
 /// An answer without an upstream. Always boxed: it travels in `Result`s beside things that are much smaller.
 #[derive(Debug)]

@@ -1,8 +1,8 @@
 //! The head of a request: checked and brought into one normal form.
 //!
 //! The form that leaves here is what routes match, plugins see and upstreams get: path normalised, `host`
-//! always present and in the header map, hop-by-hop and internal headers gone. What hyper cannot tell any
-//! more (both framing headers, bare line feeds, …) is the business of [`super::guard`], in front of hyper.
+//! always present and in the header map, hop-by-hop and internal headers gone. How an
+//! HTTP/1 head has to be written is the business of [`crate::http1`], which has read it.
 
 use std::net::SocketAddr;
 
@@ -15,11 +15,11 @@ use smallvec::SmallVec;
 
 use super::{
     connection::Connection,
-    forwarded, guard, host, limits,
+    forwarded, host, limits,
     reply::Reply,
     upgrade::{self, Asked},
 };
-use crate::telemetry::ResponseFlags;
+use crate::{http1::request::is_disguised, telemetry::ResponseFlags};
 
 pub(super) static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(super) static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -206,7 +206,7 @@ fn clean(
                 upgrades |= named_by_connection(value, &mut gone);
             }
             "keep-alive" | "proxy-connection" | "transfer-encoding" | "upgrade" | "http2-settings" => {}
-            // hyper answers it with 100 as soon as somebody wants the body.
+            // It is answered with 100 as soon as somebody wants the body.
             "expect" if value.as_bytes().eq_ignore_ascii_case(b"100-continue") => {}
             "expect" => return Err(expectation_failed()),
             "x-forwarded-client-cert" if keep_certificate => continue,
@@ -219,8 +219,8 @@ fn clean(
             }
             "referer" if is_private_referer(value.as_bytes()) => {}
             name if name.starts_with("x-envoy-") => {}
-            // Over HTTP/1 the guard has seen it.
-            name if name.contains('_') && guard::is_disguised(name.as_bytes()) => {
+            // Over HTTP/1 it has been seen.
+            name if name.contains('_') && is_disguised(name.as_bytes()) => {
                 return Err(Reply::bad_request("http2.invalid.header.field"));
             }
             _ => continue,

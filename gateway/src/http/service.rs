@@ -3,26 +3,26 @@
 use std::{convert::Infallible, pin::Pin, rc::Rc};
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header, response};
+use http::{HeaderName, HeaderValue, Method, Response, StatusCode, Version, header, request, response};
 use http_body::Body;
-use hyper::body::Incoming;
 use proxy_wasm_host::{Half, RequestHead};
 use tokio::time::Sleep;
 
 use super::{
-    body::{ClientBody, ClientBytes, RequestBody, ResponseBody, Source},
+    body::{ClientBody, ClientBytes, Incoming, RequestBody, ResponseBody, Source},
     connection::Connection,
     forward::{self, Answer, Failed, clean_answer, template_context},
     plugins::{FilteredBody, Filters, Interrupted},
     record::Record,
     redirect,
     reply::{self, Reply},
-    request, route, secured,
+    request as admission, route, secured,
     serving::{PinnedRoute, Serving},
     trailers,
     upgrade::{self, Switch, Upgraded},
 };
 use crate::{
+    http1::request::Refusal,
     snapshot::Action,
     telemetry::{Limit, ResponseFlags},
 };
@@ -30,6 +30,15 @@ use crate::{
 static X_ENVOY_UPSTREAM_SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
 /// `server` of every response, as Istio's gateway.
 const SERVER: HeaderValue = HeaderValue::from_static("istio-envoy");
+
+/// A request whose head is refused.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Refused {
+    /// Why.
+    pub(super) refusal: Refusal,
+    /// Whether the head that stands in for it has the request's own method and target.
+    pub(super) is_known: bool,
+}
 
 /// The stream ends without (the rest of) an answer: HTTP/1 closes the connection, HTTP/2 resets the stream.
 #[derive(Debug, thiserror::Error)]
@@ -67,27 +76,23 @@ struct Outcome {
 /// Serves one request.
 pub(super) async fn serve(
     connection: Rc<Connection>,
-    request: Request<Incoming>,
+    parts: request::Parts,
+    incoming: Incoming,
+    refused: Option<Refused>,
 ) -> Result<Response<ResponseBody>, Aborted> {
-    let refused = connection.verdict.next_request();
-    let (parts, incoming) = request.into_parts();
-    // hyper has nothing else to say there.
-    if !parts.extensions.is_empty() {
-        connection.upgrade_seen.set(true);
-    }
     let version = parts.version;
     let grpc = reply::is_grpc(&parts.headers);
     let record = Record::start(&connection, &parts, grpc);
     let is_head = parts.method == Method::HEAD;
     let mut stream = Stream { connection, version, is_head, record, filters: None, deadline: None };
     let admitted = match refused {
-        None => request::admit(parts, &stream.connection),
-        Some(head) => {
-            tracing::debug!(remote = %stream.connection.remote, refusal = ?head.refusal, "a request is refused");
-            if !head.is_known {
+        None => admission::admit(parts, &stream.connection),
+        Some(Refused { refusal, is_known }) => {
+            tracing::debug!(remote = %stream.connection.remote, ?refusal, "a request is refused");
+            if !is_known {
                 stream.record.forget_request();
             }
-            Err(Reply::refused(head.refusal))
+            Err(Reply::refused(refusal))
         }
     };
     let outcome = match admitted {
@@ -95,7 +100,7 @@ pub(super) async fn serve(
             count_rejection(&stream, &rejected);
             stream.local(rejected)
         }
-        Ok(request::Admitted { head, bytes, upgrade, client }) => {
+        Ok(admission::Admitted { head, bytes, upgrade, client }) => {
             stream.record.admitted(&head, bytes, client);
             let serving = stream.connection.port.serving();
             if let Some(misdirected) = secured::misdirected(&stream.connection, &serving, &head) {
@@ -322,7 +327,7 @@ impl Stream {
         let reply = if late {
             Some(Reply::body_timeout())
         } else {
-            self.connection.verdict.broken_body().map(|refusal| {
+            self.connection.refused_body.take().map(|refusal| {
                 tracing::debug!(remote = %self.connection.remote, ?refusal, "the body of a request is refused");
                 Reply::refused(refusal)
             })
@@ -415,9 +420,6 @@ impl Stream {
         self.record.responded(&head);
         if let Some(body) = &self.record.request_body {
             body.waiting.excuse();
-        }
-        if self.connection.verdict.answered() {
-            self.connection.activity.wake();
         }
         Ok(Response::from_parts(head, ResponseBody::new(body, self.record, self.deadline)))
     }

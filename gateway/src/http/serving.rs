@@ -12,6 +12,7 @@ use http::HeaderValue;
 
 use super::{
     Cluster, Connections, Limits, Topology,
+    header_maps::HeaderMaps,
     log_headers::LogHeaders,
     plugins::{Link, PluginSet},
     progress::Bodies,
@@ -57,6 +58,7 @@ pub(crate) struct Worker {
     usage: Usage,
     pub(crate) bodies: Rc<Bodies>,
     pub(crate) limits: Limits,
+    pub(super) header_maps: HeaderMaps,
     /// What requests without a destination are counted for.
     pub(super) nowhere: Rc<Destination>,
     /// What the access log shows of headers; `None`: there is no access log.
@@ -84,6 +86,7 @@ impl Worker {
             usage,
             bodies: Rc::default(),
             limits,
+            header_maps: HeaderMaps::default(),
             nowhere,
             log_headers,
         })

@@ -2,7 +2,7 @@
 //!
 //! Only WebSocket is passed on (RFC 6455; Istio's gateway allows it on every route). The client's bytes behind its head
 //! wait in the connection until the upstream has answered 101: before that they could as well be the next request
-//! (CVE-2026-2833). Then hyper lets go of both connections and their bytes are copied in the task of the client's
+//! (CVE-2026-2833). Then both connections are let go of and their bytes are copied in the task of the client's
 //! connection, for as long as both sides like: a new configuration does not end them, the end of the drain time does.
 
 use std::rc::Rc;
@@ -12,12 +12,11 @@ use http::{HeaderMap, HeaderValue, Method, header};
 
 use super::{
     body::{ClientBytes, RequestBody},
-    client_io::ClientIo,
     limits::Limits,
     record::Record,
 };
 use crate::{
-    net::{End, Ended, Tunnel},
+    net::{End, Ended, Stream, Tunnel},
     telemetry::{Limit, ResponseFlags},
     upstream,
 };
@@ -94,12 +93,10 @@ impl Switch {
     }
 
     /// Copies until the end. When the future is dropped (the gateway ends), what was copied so far is counted, too.
-    /// `read` is what hyper had read of the client's connection, which comes before what is still in `client`.
-    pub(super) async fn run(self, client: ClientIo, read: Bytes, limits: &Limits) {
+    /// `client_read_ahead` is what was read of the client's connection behind its head.
+    pub(super) async fn run(self, client: Stream, client_read_ahead: Bytes, limits: &Limits) {
         let Self { upstream, record } = self;
         let Upgraded { stream, read_ahead, active: _active } = upstream;
-        let (client, unread) = client.into_stream();
-        let client_read_ahead = if unread.is_empty() { read } else { Bytes::from([read, unread].concat()) };
         if let Err(error) = client.keep_alive() {
             tracing::debug!(%error, "a WebSocket's client is not asked whether it is still there");
         }

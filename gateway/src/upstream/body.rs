@@ -9,17 +9,20 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::{RequestBody, endpoint::Active, http1::Http1, http2::OpenStream};
+use super::{BodyError, RequestBody, endpoint::Active, http1::Http1, http2::OpenStream};
 use crate::net::Stream;
 
 /// The body of an upstream's response.
 pub struct ResponseBody<B: RequestBody> {
-    incoming: Incoming,
-    /// HTTP/1 only: the connection, until the body has ended.
-    connection: Option<Box<Http1<B>>>,
-    /// HTTP/2 only: tells the connection that it is in use.
-    _stream: Option<OpenStream>,
+    source: Source<B>,
     active: Active<B>,
+}
+
+enum Source<B> {
+    /// The connection, until the body has ended.
+    Http1(Option<Box<Http1<B>>>),
+    /// The stream tells the connection that it is in use.
+    Http2(Incoming, #[allow(dead_code, reason = "held")] OpenStream),
 }
 
 /// A connection that is not HTTP any more.
@@ -33,34 +36,34 @@ pub struct Upgraded<B: RequestBody> {
 }
 
 impl<B: RequestBody> ResponseBody<B> {
-    pub(super) fn http1(incoming: Incoming, connection: Box<Http1<B>>, active: Active<B>) -> Self {
-        let mut body = Self { incoming, connection: Some(connection), _stream: None, active };
+    pub(super) fn http1(connection: Box<Http1<B>>, active: Active<B>) -> Self {
         // After a 101 there is no next request.
-        if body.incoming.is_end_stream() && !body.is_upgraded() {
+        let ended = connection.is_end_of_body() && !connection.is_upgraded();
+        let mut body = Self { source: Source::Http1(Some(connection)), active };
+        if ended {
             body.release();
         }
         body
     }
 
     pub(super) fn http2(incoming: Incoming, stream: OpenStream, active: Active<B>) -> Self {
-        Self { incoming, connection: None, _stream: Some(stream), active }
-    }
-
-    fn is_upgraded(&self) -> bool {
-        self.connection.as_ref().is_some_and(|connection| connection.is_upgraded())
+        Self { source: Source::Http2(incoming, stream), active }
     }
 
     /// The connection, if the response was the 101 that had been asked for.
     #[must_use]
     pub fn upgraded(mut self) -> Option<Upgraded<B>> {
-        let (stream, read_ahead, slot) = self.connection?.into_stream()?;
+        let Source::Http1(connection) = self.source else { return None };
+        let (stream, read_ahead, slot) = connection?.into_stream()?;
         self.active.slot = Some(slot);
         Some(Upgraded { stream, read_ahead, active: self.active })
     }
 
     /// The message is complete: the connection can serve another request.
     fn release(&mut self) {
-        if let Some(connection) = self.connection.take() {
+        if let Source::Http1(connection) = &mut self.source
+            && let Some(connection) = connection.take()
+        {
             self.active.endpoint.keep(connection);
         }
     }
@@ -68,33 +71,37 @@ impl<B: RequestBody> ResponseBody<B> {
 
 impl<B: RequestBody> Body for ResponseBody<B> {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
-        let mut polled = Pin::new(&mut this.incoming).poll_frame(cx);
-        if polled.is_pending()
-            && let Some(connection) = &mut this.connection
-        {
-            // Asking came first: only now does the connection know that somebody wants the next piece.
-            connection.drive(cx);
-            polled = Pin::new(&mut this.incoming).poll_frame(cx);
-        }
+        let connection = match &mut this.source {
+            Source::Http2(incoming, _) => return Pin::new(incoming).poll_frame(cx).map_err(Into::into),
+            Source::Http1(None) => return Poll::Ready(None),
+            Source::Http1(Some(connection)) => connection,
+        };
+        let polled = connection.poll_body(cx);
         match &polled {
-            Poll::Ready(None) => this.release(),
-            Poll::Ready(Some(Ok(_))) if this.incoming.is_end_stream() => this.release(),
             // Broken in the middle: the connection goes with the body.
-            Poll::Ready(Some(Err(_))) => this.connection = None,
+            Poll::Ready(Some(Err(_))) => this.source = Source::Http1(None),
+            Poll::Ready(_) if connection.is_end_of_body() => this.release(),
             _ => {}
         }
         polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        match &self.source {
+            Source::Http1(connection) => connection.as_ref().is_none_or(|connection| connection.is_end_of_body()),
+            Source::Http2(incoming, _) => incoming.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        match &self.source {
+            Source::Http1(None) => SizeHint::with_exact(0),
+            Source::Http1(Some(connection)) => connection.body_left().map_or_else(SizeHint::new, SizeHint::with_exact),
+            Source::Http2(incoming, _) => incoming.size_hint(),
+        }
     }
 }

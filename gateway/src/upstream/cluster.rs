@@ -128,7 +128,7 @@ impl<B: RequestBody> Cluster<B> {
     ) -> Result<Sent<B>, UpstreamError<B>> {
         match self.take(Resource::Requests) {
             Ok(permit) => endpoint.send(self, request, attempt, permit).await,
-            Err(failure) => Err(UpstreamError { failure, request: Some(request) }),
+            Err(failure) => Err(UpstreamError { failure, request: Some(request), left: false }),
         }
     }
 

@@ -132,15 +132,15 @@ impl<B: RequestBody> Endpoint<B> {
         loop {
             let (mut connection, reused) = match self.take_http1(cluster, attempt).await {
                 Ok(found) => found,
-                Err(failure) => return Err(UpstreamError { failure, request: Some(request) }),
+                Err(failure) => return Err(UpstreamError { failure, request: Some(request), left: false }),
             };
             let local = connection.local;
             match connection.send(request).await {
                 Ok(response) => {
-                    let response = response.map(|body| ResponseBody::http1(body, connection, active));
+                    let response = response.map(|()| ResponseBody::http1(connection, active));
                     return Ok(Sent { response, local, reused });
                 }
-                Err(UpstreamError { request: Some(unsent), .. }) if reused => request = unsent,
+                Err(UpstreamError { request: Some(unsent), left: false, .. }) if reused => request = unsent,
                 Err(error) => return Err(error),
             }
         }
@@ -159,7 +159,7 @@ impl<B: RequestBody> Endpoint<B> {
             if let Some(slot) = self.place(cluster) {
                 let stream = connect(self.address, cluster.settings(), Inside::Http1, attempt.server_name).await?;
                 let life = Life::new(self.clock.now(), &cluster.settings().connections);
-                return Ok((Http1::new(stream, attempt.server_name.cloned(), slot, life).await?, false));
+                return Ok((Http1::new(stream, attempt.server_name.cloned(), slot, life), false));
             }
             cluster.note_wait();
             self.places.freed().await;
@@ -201,14 +201,14 @@ impl<B: RequestBody> Endpoint<B> {
         loop {
             let (connection, reused) = match self.share_http2(cluster, attempt).await {
                 Ok(found) => found,
-                Err(failure) => return Err(UpstreamError { failure, request: Some(request) }),
+                Err(failure) => return Err(UpstreamError { failure, request: Some(request), left: false }),
             };
             match connection.send(request, &self.places).await {
                 Ok((response, stream)) => {
                     let response = response.map(|body| ResponseBody::http2(body, stream, active));
                     return Ok(Sent { response, local: None, reused });
                 }
-                Err(UpstreamError { request: Some(unsent), .. }) if reused => {
+                Err(UpstreamError { request: Some(unsent), left: false, .. }) if reused => {
                     self.http2.borrow_mut().retain(|connection| !connection.is_closed());
                     request = unsent;
                 }
@@ -272,9 +272,9 @@ impl<B: RequestBody> Endpoint<B> {
     }
 
     /// Takes an HTTP/1 connection back if it can serve another request.
-    pub(super) fn keep(&self, mut connection: Box<Http1<B>>) {
+    pub(super) fn keep(&self, connection: Box<Http1<B>>) {
         let now = self.clock.now();
-        if connection.is_over(now) || !connection.settle() {
+        if connection.is_over(now) || !connection.is_free() {
             return;
         }
         let mut idle = self.idle.borrow_mut();

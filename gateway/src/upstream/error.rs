@@ -4,7 +4,7 @@ use std::io;
 
 use http::Request;
 
-use super::{Resource, limits};
+use super::{BodyError, Resource, limits};
 
 /// At which point it failed; decides status, response flag and retry.
 #[derive(Debug, thiserror::Error)]
@@ -26,8 +26,8 @@ pub enum Failure {
     Reset {
         /// The connection had served a request before: the upstream may have closed it for being idle.
         reused: bool,
-        /// What hyper says.
-        error: hyper::Error,
+        /// How it ended.
+        error: BodyError,
     },
     /// The upstream reset the stream (HTTP/2) before a response head came.
     #[error("the upstream reset the stream: {error}")]
@@ -37,15 +37,15 @@ pub enum Failure {
         /// What hyper says.
         error: hyper::Error,
     },
-    /// What came back is not HTTP, or more than the limits allow.
+    /// What came back is not HTTP/2.
     #[error("not a valid response: {0}")]
     Protocol(hyper::Error),
-    /// A response head that hyper accepts and we must not pass on.
+    /// What came back is not HTTP/1.1, more than the limits allow, or must not be passed on.
     #[error("not a valid response: {0}")]
     Malformed(&'static str),
     /// The request body ended early: the client left or broke the message.
     #[error("the request ended early: {0}")]
-    RequestBody(hyper::Error),
+    RequestBody(BodyError),
 }
 
 /// A request that got no response.
@@ -53,8 +53,10 @@ pub enum Failure {
 pub struct UpstreamError<B> {
     /// What happened.
     pub failure: Failure,
-    /// The request, if none of it left.
+    /// The request, if it is whole: if nothing of its body was taken.
     pub request: Option<Request<B>>,
+    /// Whether the upstream may have seen something of it.
+    pub left: bool,
 }
 
 impl Failure {
@@ -69,7 +71,7 @@ impl Failure {
     pub fn is_too_large(&self) -> bool {
         match self {
             Self::Protocol(error) => error.is_parse_too_large(),
-            Self::Malformed(what) => *what == limits::TOO_MANY_HEADERS,
+            Self::Malformed(what) => [limits::TOO_MANY_HEADERS, limits::HEAD_TOO_LARGE].contains(what),
             _ => false,
         }
     }
@@ -77,13 +79,13 @@ impl Failure {
     /// Sorts an error of a connection.
     pub(super) fn from_hyper(error: hyper::Error, reused: bool) -> Self {
         if error.is_user() {
-            Self::RequestBody(error)
+            Self::RequestBody(error.into())
         } else if error.is_parse() || error.is_parse_too_large() || error.is_parse_status() {
             Self::Protocol(error)
         } else if let Some(reason) = remote_reset(&error) {
             Self::RemoteReset { refused: reason == h2::Reason::REFUSED_STREAM, error }
         } else {
-            Self::Reset { reused, error }
+            Self::Reset { reused, error: error.into() }
         }
     }
 

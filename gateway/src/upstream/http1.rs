@@ -1,64 +1,55 @@
-//! An HTTP/1.1 connection that its current user drives.
+//! An HTTP/1.1 connection to an upstream, driven by whoever uses it: a request, then the response's body. No task and no
+//! channel stands between the two sockets.
+//!
+//! The head of a request stays with its connection until there is an answer. So a request that was written to a
+//! connection which the upstream was just closing can be sent again, without a copy of every request; and the answer's
+//! head takes the place of the request's in the same header map.
 
 use std::{
     future::poll_fn,
+    io,
     net::SocketAddr,
-    pin::{Pin, pin},
-    task::{Context, Poll, Waker},
+    pin::pin,
+    task::{Context, Poll, Waker, ready},
 };
 
-use bytes::Bytes;
-use http::{Request, Response, StatusCode, header};
-use hyper::{body::Incoming, client::conn::http1};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http_body::Frame;
 use rustls::pki_types::ServerName;
+use tokio::io::AsyncReadExt as _;
 
 use super::{
-    Failure, RequestBody, UpstreamError, limits,
+    BodyError, Failure, RequestBody, UpstreamError, limits,
     slot::{Life, Slot},
 };
 use crate::{
     clock::Moment,
-    net::{Io, Stream},
+    http1::{
+        Malformed,
+        body::{Cut, Decoder, Framing, Piece},
+        outbox::Outbox,
+        response::{Head, Reader},
+        sending::{self, Sending, Sent},
+    },
+    net::Stream,
 };
 
-/// What is wrong with a response head that hyper accepts: it would let one message be read as two, or ends HTTP.
-/// `upgrade` is the protocol that was asked for.
-fn malformed(response: &Response<Incoming>, upgrade: Option<&str>) -> Option<&'static str> {
-    let headers = response.headers();
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        let Some(upgrade) = upgrade else { return Some("it switches protocols, and nobody asked for that") };
-        let switched = headers.get(header::UPGRADE);
-        if !switched.is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(upgrade.as_bytes())) {
-            return Some("it switches to another protocol than was asked for");
-        }
-    }
-    if headers.len() > limits::MAX_HEADERS {
-        return Some(limits::TOO_MANY_HEADERS);
-    }
-    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
-    let (length, second) = (lengths.next(), lengths.next());
-    if second.is_some() || length.is_some_and(|length| length.as_bytes().contains(&b',')) {
-        return Some("it has several lengths");
-    }
-    match headers.get(header::TRANSFER_ENCODING) {
-        None => None,
-        Some(_) if length.is_some() => Some("it has a length and a transfer coding"),
-        Some(coding) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => None,
-        Some(_) => Some("it has a transfer coding other than chunked"),
-    }
-}
-
-type Driver<B> = http1::Connection<Io<Stream>, B>;
-
-/// The two halves of a connection. It lives in a box, because it is moved between pool, request and body.
-pub(super) struct Http1<B: RequestBody> {
-    sender: http1::SendRequest<B>,
-    /// `None` once HTTP has ended on the connection.
-    driver: Option<Pin<Box<Driver<B>>>>,
-    /// The protocol that the request asked for, if it may be another one from a 101 on.
-    upgrade: Option<&'static str>,
-    /// After that 101: the socket, and what was read of it behind the 101.
-    upgraded: Option<(Stream, Bytes)>,
+/// A connection. It lives in a box, because it is moved between pool, request and body.
+pub(super) struct Http1<B> {
+    stream: Stream,
+    /// What was read and not taken yet.
+    inbox: BytesMut,
+    outbox: Outbox,
+    /// The request's body, as far as it is not in the outbox.
+    sending: Option<Sending<B>>,
+    /// The response's body.
+    receiving: Decoder,
+    reader: Reader,
+    /// Whether the connection may carry another request after this one.
+    keep: bool,
+    /// Whether the answer was the 101 that had been asked for: the bytes are not HTTP any more.
+    upgraded: bool,
     pub(super) local: Option<SocketAddr>,
     /// The name that it was verified for, inside TLS.
     pub(super) server_name: Option<ServerName<'static>>,
@@ -67,100 +58,252 @@ pub(super) struct Http1<B: RequestBody> {
     slot: Slot,
 }
 
+/// What a request asks for that decides how its answer is read.
+#[derive(Clone, Copy)]
+struct Asked {
+    head: bool,
+    /// The protocol that the connection may be switched to.
+    upgrade: Option<&'static str>,
+}
+
+/// How much of a head is read at once.
+const HEAD_READ: usize = 8 * 1024;
+
 impl<B: RequestBody> Http1<B> {
     /// Wraps a fresh socket.
-    pub(super) async fn new(
-        stream: Stream,
-        server_name: Option<ServerName<'static>>,
-        slot: Slot,
-        life: Life,
-    ) -> Result<Box<Self>, Failure> {
+    pub(super) fn new(stream: Stream, server_name: Option<ServerName<'static>>, slot: Slot, life: Life) -> Box<Self> {
         let local = stream.tcp().local_addr().ok();
-        let (sender, driver) = http1::Builder::new()
-            .max_buf_size(limits::HTTP1_BUFFER_BYTES)
-            // hyper's default for the number of headers is `limits::MAX_HEADERS`; saying so would make it allocate
-            // for every response.
-            .max_header_size(limits::HEAD_BYTES)
-            .handshake(Io(stream))
-            .await
-            .map_err(Failure::Protocol)?;
-        let driver = Some(Box::pin(driver));
-        Ok(Box::new(Self { sender, driver, upgrade: None, upgraded: None, local, server_name, life, slot }))
+        Box::new(Self {
+            stream,
+            inbox: BytesMut::new(),
+            outbox: Outbox::default(),
+            sending: None,
+            receiving: Decoder::new(Framing::Length(0)),
+            reader: Reader::default(),
+            keep: true,
+            upgraded: false,
+            local,
+            server_name,
+            life,
+            slot,
+        })
     }
 
-    /// Lets the connection read and write what it can.
-    pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
-        let Some(driver) = &mut self.driver else { return };
-        let Poll::Ready(ended) = driver.as_mut().poll(cx) else { return };
-        // Dropping it tells a request that it will not be answered.
-        let driver = self.driver.take();
-        if let (Some(driver), Some(_), Ok(())) = (driver, self.upgrade, ended) {
-            let http1::Parts { io, read_buf, .. } = Pin::into_inner(driver).into_parts();
-            self.upgraded = Some((io.0, read_buf));
-        }
-    }
-
-    /// Sends a request and waits for the head of the response.
+    /// Sends a request and waits for the head of the response. Its body is read with [`Self::poll_body`].
     ///
     /// # Errors
-    /// The request comes back if the connection had ended before anything was sent.
-    pub(super) async fn send(&mut self, request: Request<B>) -> Result<Response<Incoming>, UpstreamError<B>> {
-        self.upgrade = request.body().upgrade();
-        let mut response = pin!(self.sender.try_send_request(request));
-        let outcome = poll_fn(|cx| {
-            self.drive(cx);
-            response.as_mut().poll(cx)
-        })
-        .await;
+    /// The request comes back if it is whole: if it has no body, or if nothing of it has left.
+    pub(super) async fn send(&mut self, request: Request<B>) -> Result<Response<()>, UpstreamError<B>> {
         let reused = !self.life.begin_request();
-        match outcome {
-            Ok(response) => match malformed(&response, self.upgrade) {
-                None if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                    self.end().await;
-                    Ok(response)
-                }
-                None => {
-                    self.upgrade = None;
-                    self.upgraded = None;
-                    Ok(response)
-                }
-                Some(what) => Err(UpstreamError { request: None, failure: Failure::Malformed(what) }),
-            },
-            Err(mut error) => Err(UpstreamError {
-                request: error.take_message(),
-                failure: Failure::from_hyper(error.into_error(), reused),
-            }),
+        if reused && !self.is_alive() {
+            let failure = Failure::Reset { reused, error: "it was closed".into() };
+            return Err(UpstreamError { failure, request: Some(request), left: false });
+        }
+        let (mut head, body) = request.into_parts();
+        let asked = Asked { head: head.method == Method::HEAD, upgrade: body.upgrade() };
+        let body = self.begin(&head, body);
+        match poll_fn(|cx| self.poll_exchange(&mut head.headers, asked, reused, cx)).await {
+            Ok(status) => {
+                let mut response = Response::new(());
+                *response.status_mut() = status;
+                *response.headers_mut() = head.headers;
+                Ok(response)
+            }
+            Err(failure) => {
+                let request = body.map(|body| Request::from_parts(head, body));
+                Err(UpstreamError { failure, request, left: true })
+            }
         }
     }
 
-    /// Waits until hyper has let go of the connection, as it does after a 101.
-    async fn end(&mut self) {
-        poll_fn(|cx| {
-            self.drive(cx);
-            if self.driver.is_none() { Poll::Ready(()) } else { Poll::Pending }
+    /// Puts the head into the outbox. Gives the body back if there is nothing in it.
+    fn begin(&mut self, head: &http::request::Parts, body: B) -> Option<B> {
+        let out = &mut self.outbox;
+        out.put(head.method.as_str().as_bytes());
+        out.put(b" ");
+        out.put(head.uri.path_and_query().map_or("/", |target| target.as_str()).as_bytes());
+        out.put(b" HTTP/1.1\r\n");
+        let mut length = None;
+        for (name, value) in &head.headers {
+            match name.as_str() {
+                // Said below, so that it is said once.
+                "content-length" => length = Some(value.to_str().ok().and_then(|length| length.parse().ok())),
+                "transfer-encoding" => {}
+                _ => out.put_field(name, value),
+            }
+        }
+        if body.is_end_stream() {
+            if length.is_some() {
+                out.put_length(0);
+            }
+            out.put(b"\r\n");
+            return Some(body);
+        }
+        let announced = sending::announced(&head.headers);
+        let framing = match length.flatten().or_else(|| body.size_hint().exact()) {
+            Some(length) => {
+                out.put_length(length);
+                sending::Framing::Length(length)
+            }
+            None => {
+                out.put_chunked();
+                sending::Framing::Chunked
+            }
+        };
+        out.put(b"\r\n");
+        self.sending = Some(Sending::new(body, framing, announced));
+        None
+    }
+
+    /// Sends, and reads up to the head of the final response, which takes the place of the request's in `headers`.
+    fn poll_exchange(
+        &mut self,
+        headers: &mut HeaderMap,
+        asked: Asked,
+        reused: bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<StatusCode, Failure>> {
+        if let Poll::Ready(Err(error)) = self.poll_send(cx) {
+            match error {
+                // There may be an answer all the same, of one that did not want all of it.
+                Unsent::Socket => self.give_up_sending(),
+                Unsent::Body(error) => return Poll::Ready(Err(Failure::RequestBody(error))),
+            }
+        }
+        let head = loop {
+            if !self.inbox.is_empty() {
+                let before = self.inbox.len();
+                let taken = self.reader.take(&mut self.inbox, headers);
+                let Some(head) = taken.map_err(|Malformed(what)| Failure::Malformed(what))? else {
+                    if before >= limits::HEAD_BYTES {
+                        return Poll::Ready(Err(Failure::Malformed(limits::HEAD_TOO_LARGE)));
+                    }
+                    ready!(self.poll_read_head(reused, cx))?;
+                    continue;
+                };
+                if before - self.inbox.len() > limits::HEAD_BYTES {
+                    return Poll::Ready(Err(Failure::Malformed(limits::HEAD_TOO_LARGE)));
+                }
+                break head;
+            }
+            ready!(self.poll_read_head(reused, cx))?;
+        };
+        Poll::Ready(self.accept(head, headers, asked).map(|()| head.status).map_err(Failure::Malformed))
+    }
+
+    fn poll_read_head(&mut self, reused: bool, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        Poll::Ready(match ready!(self.poll_read(HEAD_READ, cx)) {
+            Ok(0) => Err(Failure::Reset { reused, error: "it was closed".into() }),
+            Ok(_) => Ok(()),
+            Err(error) => Err(Failure::Reset { reused, error: error.into() }),
         })
-        .await;
+    }
+
+    /// Decides what follows a head.
+    fn accept(&mut self, head: Head, headers: &HeaderMap, asked: Asked) -> Result<(), &'static str> {
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            let Some(upgrade) = asked.upgrade else { return Err("it switches protocols, and nobody asked for that") };
+            let switched = headers.get(header::UPGRADE);
+            if !switched.is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(upgrade.as_bytes())) {
+                return Err("it switches to another protocol than was asked for");
+            }
+            self.upgraded = true;
+            self.keep = false;
+            return Ok(());
+        }
+        let bodiless = asked.head || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let framing = if bodiless { Framing::Length(0) } else { head.framing };
+        self.receiving = Decoder::new(framing);
+        self.keep &= head.keep_alive && framing != Framing::Close;
+        Ok(())
+    }
+
+    /// Writes what there is of the request.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Unsent>> {
+        loop {
+            let mut waits = false;
+            if let Some(sending) = &mut self.sending {
+                match sending.poll(&mut self.outbox, cx) {
+                    Poll::Ready(Ok(Sent::All)) => self.sending = None,
+                    Poll::Ready(Ok(Sent::Full)) => {}
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(Unsent::Body(error))),
+                    Poll::Pending => waits = true,
+                }
+            }
+            ready!(self.outbox.poll_flush(&mut self.stream, cx)).map_err(|_| Unsent::Socket)?;
+            if self.sending.is_none() {
+                return Poll::Ready(Ok(()));
+            }
+            if waits {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn give_up_sending(&mut self) {
+        self.sending = None;
+        self.outbox = Outbox::default();
+        self.keep = false;
+    }
+
+    /// Reads at most so much behind what is there; 0 is the end of the connection.
+    fn poll_read(&mut self, size: usize, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.inbox.reserve(size);
+        pin!(self.stream.read_buf(&mut self.inbox)).poll(cx)
+    }
+
+    /// The next piece of the response's body. What is left of the request is sent meanwhile.
+    pub(super) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if (self.sending.is_some() || !self.outbox.is_empty())
+            && let Poll::Ready(Err(error)) = self.poll_send(cx)
+        {
+            self.give_up_sending();
+            if let Unsent::Body(error) = error {
+                return Poll::Ready(Some(Err(error)));
+            }
+        }
+        loop {
+            match self.receiving.next(&mut self.inbox)? {
+                Piece::Data(data) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                Piece::Trailers(trailers) => return Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
+                Piece::End => return Poll::Ready(None),
+                Piece::Missing => {}
+            }
+            if ready!(self.poll_read(self.receiving.read_size(), cx))? == 0 {
+                let cut = self.receiving.close().err();
+                return Poll::Ready(cut.map(|Cut| Err("the connection ended in the middle of a body".into())));
+            }
+        }
+    }
+
+    /// Whether nothing is left of the response's body.
+    pub(super) fn is_end_of_body(&self) -> bool {
+        self.receiving.is_ended()
+    }
+
+    /// Bytes that are left of it, where that was announced.
+    pub(super) fn body_left(&self) -> Option<u64> {
+        self.receiving.left()
     }
 
     /// Whether the last response was the 101 that had been asked for.
     pub(super) fn is_upgraded(&self) -> bool {
-        self.upgraded.is_some()
+        self.upgraded
     }
 
     /// The socket after such a 101, and what was read of it behind the 101.
     pub(super) fn into_stream(self) -> Option<(Stream, Bytes, Slot)> {
-        let (stream, read_ahead) = self.upgraded?;
-        Some((stream, read_ahead, self.slot))
+        self.upgraded.then(|| (self.stream, self.inbox.freeze(), self.slot))
     }
 
-    /// Whether the next request can be sent now. A connection whose request body is still on its way, or
-    /// which the upstream wants closed, is not.
-    pub(super) fn settle(&mut self) -> bool {
-        if !self.sender.is_ready() {
-            // No task waits for an idle connection; whoever takes it drives it with its own waker.
-            self.drive(&mut Context::from_waker(Waker::noop()));
-        }
-        self.driver.is_some() && self.sender.is_ready()
+    /// Whether the next request can be sent now. A connection whose request is still on its way, on which more has come
+    /// than was asked for, or which the upstream wants closed, is not.
+    pub(super) fn is_free(&self) -> bool {
+        self.keep
+            && self.receiving.is_ended()
+            && self.inbox.is_empty()
+            && self.sending.is_none()
+            && self.outbox.is_empty()
     }
 
     /// Whether it has carried its last request.
@@ -168,9 +311,16 @@ impl<B: RequestBody> Http1<B> {
         self.life.is_over(now)
     }
 
-    /// Whether an idle connection is still usable; notices that the peer has closed it.
+    /// Whether an idle connection is still usable: the peer has neither closed it nor said anything unasked. No task
+    /// waits for that; whoever takes it waits with its own waker.
     pub(super) fn is_alive(&mut self) -> bool {
-        self.drive(&mut Context::from_waker(Waker::noop()));
-        self.driver.is_some() && !self.sender.is_closed()
+        self.poll_read(HEAD_READ, &mut Context::from_waker(Waker::noop())).is_pending()
     }
+}
+
+/// Why a request is not sent to its end.
+enum Unsent {
+    /// The connection takes no more.
+    Socket,
+    Body(BodyError),
 }

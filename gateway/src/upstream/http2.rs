@@ -139,13 +139,15 @@ impl<B: RequestBody> Http2<B> {
         let stream = OpenStream { _stream: self.streams, places: Rc::clone(places) };
         match self.sender.try_send_request(request).await {
             Ok(response) if response.headers().len() > limits::MAX_HEADERS => {
-                Err(UpstreamError { request: None, failure: Failure::Malformed(limits::TOO_MANY_HEADERS) })
+                let failure = Failure::Malformed(limits::TOO_MANY_HEADERS);
+                Err(UpstreamError { failure, request: None, left: true })
             }
             Ok(response) => Ok((response, stream)),
-            Err(mut error) => Err(UpstreamError {
-                request: error.take_message(),
-                failure: Failure::from_hyper(error.into_error(), self.reused),
-            }),
+            Err(mut error) => {
+                let request = error.take_message();
+                let left = request.is_none();
+                Err(UpstreamError { failure: Failure::from_hyper(error.into_error(), self.reused), request, left })
+            }
         }
     }
 }

@@ -1,19 +1,21 @@
 //! Limits towards upstreams, which are as untrusted as clients. hyper's and h2's own defaults are unsafe
 //! for a proxy (reliability.md 1.3), so every one is set.
 
+use crate::http1::response;
+
 /// Unused connections kept per endpoint and worker; the oldest is closed when one more comes back.
 pub const MAX_IDLE_PER_ENDPOINT: usize = 256;
 /// HTTP/2 connections kept per endpoint and worker. There are more than one when the service allows fewer requests at
 /// once than there are, and for TLS with the names of many hosts, of which each has its own; the oldest gives way.
 pub const MAX_HTTP2_PER_ENDPOINT: usize = 16;
-/// Buffer of an HTTP/1 connection: a response head must fit. Bodies are read in pieces of at most this size.
-pub const HTTP1_BUFFER_BYTES: usize = 64 * 1024;
 /// Bytes of a response head over HTTP/1.
 pub const HEAD_BYTES: usize = 64 * 1024;
 /// Headers of a response.
 pub const MAX_HEADERS: usize = 100;
 /// What is said of a response with more.
-pub(super) const TOO_MANY_HEADERS: &str = "it has more than 100 headers";
+pub(super) const TOO_MANY_HEADERS: &str = response::TOO_MANY_FIELDS.0;
+/// What is said of a response whose head has more than [`HEAD_BYTES`].
+pub(super) const HEAD_TOO_LARGE: &str = "its head has more than 64 KiB";
 /// Receive window of one HTTP/2 stream in bytes.
 pub const HTTP2_STREAM_WINDOW: u32 = 64 * 1024;
 /// Receive window of an HTTP/2 connection in bytes.

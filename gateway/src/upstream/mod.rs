@@ -2,9 +2,8 @@
 //!
 //! Everything here belongs to one worker thread (`Rc`, `Cell`); only the numbers that limits of a cluster are compared
 //! with are shared (`usage`). HTTP/1 connections are
-//! lent to one request at a time together with hyper's connection future: the request, and then its
-//! response body, drive the connection themselves, so no task and no channel stands between the two
-//! sockets. An HTTP/2 connection carries many requests and therefore has a task of its own.
+//! lent to one request at a time: the request, and then its response body, read and write the socket themselves, so no
+//! task and no channel stands between the two sockets. An HTTP/2 connection carries many requests and therefore has a task of its own.
 //!
 //! This module knows neither routes nor plugins; it is generic over the request body it sends.
 
@@ -35,5 +34,5 @@ pub trait RequestBody: http_body::Body<Data = bytes::Bytes, Error = BodyError> +
     }
 }
 
-/// Why a request body ended early.
+/// Why a body ended early.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;

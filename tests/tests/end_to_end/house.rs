@@ -63,9 +63,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     // The one arrow that points up: plugins report what is wrong in the words of the configuration.
     ("plugins", &["config::problem", "proxy_wasm_host", "snapshot"]),
     ("worker", &["clock", "http", "proxy_wasm_host", "snapshot", "telemetry"]),
-    ("http", &["clock", "net", "proxy_wasm_host", "snapshot", "tcp", "telemetry", "tls", "upstream"]),
+    ("http", &["clock", "http1", "net", "proxy_wasm_host", "snapshot", "tcp", "telemetry", "tls", "upstream"]),
     ("tcp", &["net", "telemetry", "upstream"]),
-    ("upstream", &["clock", "net", "snapshot", "tls"]),
+    ("upstream", &["clock", "http1", "net", "snapshot", "tls"]),
+    ("http1", &[]),
     ("telemetry", &["snapshot"]),
     ("snapshot", &["proxy_wasm_host", "tls"]),
     ("tls", &[]),

@@ -61,10 +61,12 @@ async fn a_head_that_does_not_come_in_time() {
     upstream.answer_next(Answer::new(200).after(&gate));
     let mut client = gateway.client().await.unwrap();
     client.send(format!("GET / HTTP/1.1\r\nhost: {HOST}\r\n\r\nGET / HT")).await.unwrap();
-    hit(&gateway, "request_head_time", 5.0).await;
+    upstream.received(2).await.unwrap();
     gate.open();
+    // What comes before its turn has time from its turn on.
     assert_eq!(client.response().await.unwrap().status, 200);
     assert_eq!(client.response().await.unwrap().status, 408);
+    hit(&gateway, "request_head_time", 5.0).await;
     assert_eq!(quiet.get(HOST, "/").await.unwrap().status, 200);
 }
 

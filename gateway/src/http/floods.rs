@@ -9,7 +9,7 @@ use super::limits;
 
 /// Follows the bytes of one connection, which begin with the preface.
 #[derive(Debug)]
-pub(crate) struct Http2 {
+pub(crate) struct Frames {
     /// Bytes until the next frame begins.
     skip: u64,
     header: [u8; HEADER],
@@ -76,7 +76,7 @@ impl Account {
     }
 }
 
-impl Http2 {
+impl Frames {
     /// Begins with the preface. `now` is a time in ticks of the worker's clock.
     pub(crate) fn new(now: u64) -> Self {
         Self {
@@ -173,5 +173,70 @@ impl Http2 {
         let enough = limits::HTTP2_HEADER_LIST_BYTES / 16_384 * 2 + 8;
         frames.extend((0..enough).flat_map(|_| frame(kind::CONTINUATION)));
         frames
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn frames_are_counted_in_any_split(lengths in prop::collection::vec(0usize..40, 1..60), piece in 1usize..30) {
+            let mut bytes = vec![0; 24];
+            for length in &lengths {
+                bytes.extend([0, 0, *length as u8, 1, 4, 0, 0, 0, 1]);
+                bytes.extend(vec![7; *length]);
+            }
+            let mut frames = Frames::new(0);
+            for piece in bytes.chunks(piece) {
+                prop_assert!(frames.check(piece, 0).is_ok());
+            }
+            prop_assert_eq!(frames.heads(), lengths.len() as u64);
+        }
+    }
+
+    /// A frame without a payload.
+    fn frame(kind: u8, flags: u8) -> [u8; 9] {
+        [0, 0, 0, kind, flags, 0, 0, 0, 1]
+    }
+
+    #[test]
+    fn floods_are_told_from_work() {
+        let mut frames = Frames::new(0);
+        frames.check(&[0; 24], 0).unwrap();
+        for _ in 0..limits::HTTP2_CONTROL_FRAMES {
+            frames.check(&frame(6, 0), 0).unwrap();
+        }
+        // With time, and with what is done for the client, there may be more.
+        frames.check(&frame(6, 0), 1).unwrap();
+        for _ in 1..limits::HTTP2_FRAMES_PER_TICK {
+            frames.check(&frame(8, 0), 1).unwrap();
+        }
+        frames.earn(1, 0);
+        for _ in 0..limits::HTTP2_FRAMES_PER_PIECE {
+            frames.check(&frame(8, 0), 1).unwrap();
+        }
+        let bytes = [frame(0, 1), frame(4, 0)].concat();
+        assert_eq!(frames.check(&bytes, 1), Err((Flood::Frames, Some(9))), "the place behind what is in order");
+
+        let mut frames = Frames::new(0);
+        frames.check(&[0; 24], 0).unwrap();
+        for _ in 0..limits::HTTP2_RESETS {
+            frames.check(&[frame(1, 5), frame(3, 0)].concat(), 0).unwrap();
+        }
+        frames.earn(0, 1);
+        frames.check(&frame(3, 0), 0).unwrap();
+        assert_eq!(frames.check(&frame(3, 0), 0), Err((Flood::Resets, Some(0))));
+
+        // The header of a frame may come in two pieces; then there is no place before it.
+        let mut frames = Frames::new(0);
+        frames.check(&[0; 24], 0).unwrap();
+        (0..limits::HTTP2_CONTROL_FRAMES).for_each(|_| frames.check(&frame(0, 0), 0).unwrap());
+        frames.check(&frame(9, 4)[..5], 0).unwrap();
+        assert_eq!(frames.check(&frame(9, 4)[5..], 0), Err((Flood::Frames, None)));
     }
 }

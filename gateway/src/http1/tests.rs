@@ -1,12 +1,15 @@
 //! Every row of what is refused, in every split of its bytes; and that hyper agrees about what is not.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+use bytes::BytesMut;
+use http::HeaderMap;
 use proptest::prelude::*;
 
 use super::{
-    Flood, Http2, Refusal,
     agreement::{self, judge},
-    is_disguised, limits,
+    body::Framing,
+    limits,
+    request::{Reader, Refusal, is_disguised},
 };
 
 /// Judges bytes in every way to cut them once, and byte by byte; what passes must not depend on it.
@@ -253,8 +256,8 @@ fn chunks_are_what_they_should_be() {
         let lines: String = (0..count).map(|at| format!("x-{at}: {}\r\n", "y".repeat(size))).collect();
         chunked.clone() + "0\r\n" + &lines + "\r\n"
     };
-    passes(trailers(limits::MAX_HEADERS, 1), 1);
-    is_malformed(trailers(limits::MAX_HEADERS + 1, 1));
+    passes(trailers(limits::MAX_TRAILERS, 1), 1);
+    is_malformed(trailers(limits::MAX_TRAILERS + 1, 1));
     is_malformed(trailers(2, limits::MAX_TRAILER_BYTES / 2));
 }
 
@@ -285,17 +288,19 @@ fn refused_quickly(text: &str) -> Refusal {
 #[test]
 fn what_stands_in_for_a_head_is_harmless() {
     let stand_in = |bytes: &str| {
-        let mut guard = super::Http1::default();
-        let checked = guard.check(bytes.as_bytes());
-        assert!(checked.refusal.is_some(), "{bytes:?}");
-        let (head, is_known) = guard.refuse(&bytes.as_bytes()[checked.pass..]);
-        (String::from_utf8(head).unwrap(), is_known)
+        let (mut reader, mut buffer) = (Reader::default(), BytesMut::from(bytes));
+        while reader.take(&mut buffer, &mut HeaderMap::new()).unwrap_or_else(|_| None).is_some() {}
+        let (head, is_known) = reader.stand_in(&buffer);
+        assert_eq!(head.framing, Framing::Length(0));
+        let fields = head.headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()));
+        (format!("{} {}", head.method, head.uri), fields.collect::<Vec<_>>(), is_known)
     };
     let bad =
         "PUT /x?y HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\nexpect: 100-continue\r\nuser-agent: b\r\nx : y\r\n\r\n";
-    assert_eq!(stand_in(bad), ("PUT /x?y HTTP/1.1\r\nhost: a\r\nuser-agent: b\r\n\r\n".to_owned(), true));
-    assert_eq!(stand_in(&head(" \r\n")), (head(""), true));
-    assert_eq!(stand_in(&(head("") + "GET /a b HTTP/1.1\r\n")), ("GET / HTTP/1.1\r\n\r\n".to_owned(), false));
+    let fields = |fields: &[&str]| fields.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(stand_in(bad), ("PUT /x?y".to_owned(), fields(&["host: a", "user-agent: b"]), true));
+    assert_eq!(stand_in(&head(" \r\n")), ("POST /".to_owned(), fields(&["host: a"]), true));
+    assert_eq!(stand_in(&(head("") + "GET /a b HTTP/1.1\r\n")), ("GET /".to_owned(), fields(&[]), false));
 }
 
 #[test]
@@ -378,59 +383,4 @@ proptest! {
     fn any_bytes_are_judged(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         agreement::check(&bytes);
     }
-
-    #[test]
-    fn frames_are_counted_in_any_split(lengths in prop::collection::vec(0usize..40, 1..60), piece in 1usize..30) {
-        let mut bytes = vec![0; 24];
-        for length in &lengths {
-            bytes.extend([0, 0, *length as u8, 1, 4, 0, 0, 0, 1]);
-            bytes.extend(vec![7; *length]);
-        }
-        let mut frames = Http2::new(0);
-        for piece in bytes.chunks(piece) {
-            prop_assert!(frames.check(piece, 0).is_ok());
-        }
-        prop_assert_eq!(frames.heads(), lengths.len() as u64);
-    }
-}
-
-/// A frame without a payload.
-fn frame(kind: u8, flags: u8) -> [u8; 9] {
-    [0, 0, 0, kind, flags, 0, 0, 0, 1]
-}
-
-#[test]
-fn floods_are_told_from_work() {
-    let mut frames = Http2::new(0);
-    frames.check(&[0; 24], 0).unwrap();
-    for _ in 0..limits::HTTP2_CONTROL_FRAMES {
-        frames.check(&frame(6, 0), 0).unwrap();
-    }
-    // With time, and with what is done for the client, there may be more.
-    frames.check(&frame(6, 0), 1).unwrap();
-    for _ in 1..limits::HTTP2_FRAMES_PER_TICK {
-        frames.check(&frame(8, 0), 1).unwrap();
-    }
-    frames.earn(1, 0);
-    for _ in 0..limits::HTTP2_FRAMES_PER_PIECE {
-        frames.check(&frame(8, 0), 1).unwrap();
-    }
-    let bytes = [frame(0, 1), frame(4, 0)].concat();
-    assert_eq!(frames.check(&bytes, 1), Err((Flood::Frames, Some(9))), "the place behind what is in order");
-
-    let mut frames = Http2::new(0);
-    frames.check(&[0; 24], 0).unwrap();
-    for _ in 0..limits::HTTP2_RESETS {
-        frames.check(&[frame(1, 5), frame(3, 0)].concat(), 0).unwrap();
-    }
-    frames.earn(0, 1);
-    frames.check(&frame(3, 0), 0).unwrap();
-    assert_eq!(frames.check(&frame(3, 0), 0), Err((Flood::Resets, Some(0))));
-
-    // The header of a frame may come in two pieces; then there is no place before it.
-    let mut frames = Http2::new(0);
-    frames.check(&[0; 24], 0).unwrap();
-    (0..limits::HTTP2_CONTROL_FRAMES).for_each(|_| frames.check(&frame(0, 0), 0).unwrap());
-    frames.check(&frame(9, 4)[..5], 0).unwrap();
-    assert_eq!(frames.check(&frame(9, 4)[5..], 0), Err((Flood::Frames, None)));
 }

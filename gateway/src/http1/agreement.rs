@@ -1,7 +1,7 @@
-//! Whether hyper ends every message exactly where the guard does.
+//! Whether hyper ends every message exactly where we do: another server that is read by many eyes.
 //!
-//! Bytes go one by one through a guard, and what passes goes to a hyper server that is set up as ours is. After each of
-//! them both must have seen the same number of complete requests, and hyper must have found nothing to refuse.
+//! What is read here goes on to a hyper server with our limits. After each byte both must have seen the same number of
+//! complete requests, and hyper must have found nothing to refuse.
 
 use std::{
     cell::RefCell,
@@ -12,7 +12,8 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use http::{Request, Response, StatusCode, Version, header};
+use bytes::BytesMut;
+use http::{HeaderMap, Request, Response, StatusCode, Version, header};
 use http_body_util::{BodyExt, Empty};
 use hyper::{
     body::{Bytes, Incoming},
@@ -21,49 +22,88 @@ use hyper::{
     service::service_fn,
 };
 
-use super::{Http1, Refusal, limits};
+use super::{
+    Malformed,
+    body::{Decoder, Piece},
+    limits,
+    request::{Reader, Refusal},
+};
 
-/// How a guard has judged.
+/// How bytes were judged.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Judged {
     pub(crate) messages: u64,
-    /// How many bytes have passed.
+    /// How many bytes were taken, if nothing was refused.
     pub(crate) passed: usize,
     pub(crate) refusal: Option<Refusal>,
 }
 
-/// Judges bytes that come in pieces of at most `piece`, and gives what passes to `pass`, each time with the number of
-/// messages that have ended. Upgrades are declined.
+/// Reads one message after the other.
+#[derive(Default)]
+struct Messages {
+    head: Reader,
+    body: Option<Decoder>,
+    ended: u64,
+}
+
+impl Messages {
+    /// Takes what it can. `None`: more is needed.
+    fn step(&mut self, buffer: &mut BytesMut) -> Option<Result<(), Refusal>> {
+        let body = match &mut self.body {
+            None => match self.head.take(buffer, &mut HeaderMap::new()) {
+                Ok(None) => return None,
+                Ok(Some(head)) => self.body.insert(Decoder::new(head.framing)),
+                Err(refusal) => return Some(Err(refusal)),
+            },
+            Some(body) => match body.next(buffer) {
+                Ok(Piece::Missing) => return None,
+                Ok(_) => body,
+                Err(Malformed(why)) => return Some(Err(Refusal::Malformed(why))),
+            },
+        };
+        if body.is_ended() {
+            self.body = None;
+            self.ended += 1;
+        }
+        Some(Ok(()))
+    }
+}
+
+/// Judges bytes that come in pieces of at most `piece`, and gives what is taken to `pass`, each time with the number of
+/// messages that have ended.
 pub(crate) fn judge(bytes: &[u8], piece: usize, mut pass: impl FnMut(&[u8], u64)) -> Judged {
-    let mut guard = Http1::default();
-    let (mut passed, mut come, mut refusal) = (0, 0, None);
-    while refusal.is_none() && come < bytes.len() {
-        come = bytes.len().min(come + piece);
+    let (mut messages, mut buffer) = (Messages::default(), BytesMut::new());
+    let mut passed = 0;
+    for piece in bytes.chunks(piece.max(1)) {
+        buffer.extend_from_slice(piece);
         loop {
-            let checked = guard.check(&bytes[passed..come]);
-            pass(&bytes[passed..passed + checked.pass], guard.messages());
-            passed += checked.pass;
-            refusal = checked.refusal;
-            if !guard.is_waiting() {
+            let before = buffer.len();
+            let step = messages.step(&mut buffer);
+            if let Some(Err(refusal)) = step {
+                return Judged { messages: messages.ended, passed: 0, refusal: Some(refusal) };
+            }
+            let taken = before - buffer.len();
+            pass(&bytes[passed..passed + taken], messages.ended);
+            passed += taken;
+            if step.is_none() {
                 break;
             }
-            guard.go_on();
         }
     }
-    Judged { messages: guard.messages(), passed, refusal }
+    Judged { messages: messages.ended, passed, refusal: None }
 }
 
 /// Compares.
 ///
 /// # Panics
-/// The two do not agree, or the guard judges in another way when the bytes come in other pieces.
+/// The two do not agree, or we judge in another way when the bytes come in other pieces.
 pub(crate) fn check(bytes: &[u8]) {
     let link = Rc::new(RefCell::new(Link::default()));
     let serving = Rc::clone(&link);
     let service = service_fn(move |request: Request<Incoming>| serve(Rc::clone(&serving), request));
     let mut server = pin!(
         http1::Builder::new()
-            .max_buf_size(limits::HTTP1_BUFFER_BYTES)
+            .max_buf_size(2 * limits::MAX_HEAD_BYTES)
             .max_header_size(limits::MAX_HEAD_BYTES)
             .half_close(false)
             .header_read_timeout(None)
@@ -81,7 +121,7 @@ pub(crate) fn check(bytes: &[u8]) {
             let before = link.borrow().progress();
             if let Poll::Ready(ended) = server.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
                 over = true;
-                assert!(ended.is_ok(), "hyper refuses what the guard lets pass: {ended:?}");
+                assert!(ended.is_ok(), "hyper refuses what we take: {ended:?}");
                 break;
             }
             rest = if link.borrow().progress() == before { rest + 1 } else { 0 };
@@ -89,7 +129,7 @@ pub(crate) fn check(bytes: &[u8]) {
         let link = link.borrow();
         assert!(!over || link.closes, "hyper has ended the connection");
         if !over {
-            assert_eq!(link.complete, messages, "hyper's messages and the guard's");
+            assert_eq!(link.complete, messages, "hyper's messages and ours");
         }
     });
     for piece in [2, 3, 7, bytes.len().max(1)] {
@@ -125,7 +165,7 @@ async fn serve(link: Rc<RefCell<Link>>, request: Request<Incoming>) -> Result<Re
             request.version() < Version::HTTP_11 || request.headers().get_all(header::CONNECTION).iter().any(named);
     }
     let whole = request.into_body().collect().await;
-    assert!(whole.is_ok(), "hyper refuses a body that the guard lets pass: {whole:?}");
+    assert!(whole.is_ok(), "hyper refuses a body that we take: {whole:?}");
     link.borrow_mut().complete += 1;
     let mut response = Response::new(Empty::new());
     *response.status_mut() = StatusCode::NOT_FOUND;

@@ -1,8 +1,8 @@
-//! The framing of a chunked body (RFC 9112 7.1): sizes and extensions are looked at, data is skipped by count.
+//! The framing of a chunked body (RFC 9112 7.1): sizes and extensions, byte by byte; data is skipped by count.
 
-use super::{Refusal, limits};
+use super::{Malformed, limits};
 
-/// Follows the chunks up to the last one; the trailers after it are a section of lines (`head`).
+/// Follows the chunks up to the last one.
 #[derive(Debug)]
 pub(super) struct Chunks {
     place: Place,
@@ -28,17 +28,19 @@ enum Place {
     Data(u64),
     DataCarriageReturn,
     DataLineFeed,
+    /// The last chunk's line is over.
+    Last,
 }
 
-/// What a look at the bytes has shown.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Chunked {
-    /// The body goes on.
-    Open,
-    /// The last chunk's line has ended after so many of the bytes.
-    Last(usize),
-    /// The byte at this place does not belong there.
-    Broken(usize, Refusal),
+/// What comes behind the framing that was followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// More framing, which is not there yet.
+    Framing,
+    /// So many bytes of data.
+    Data(u64),
+    /// Trailers.
+    Trailers,
 }
 
 const BEGIN: Place = Place::Size { digits: 0, size: 0 };
@@ -50,31 +52,38 @@ impl Chunks {
         Self { place: BEGIN, extensions: 0 }
     }
 
-    /// Follows further bytes of the body.
-    pub(super) fn scan(&mut self, bytes: &[u8]) -> Chunked {
-        let mut at = 0;
-        while let Some(byte) = bytes.get(at) {
-            if let Place::Data(left) = &mut self.place {
-                let here = (bytes.len() - at).min(usize::try_from(*left).unwrap_or(usize::MAX));
-                at += here;
-                *left -= here as u64;
-                if *left == 0 {
-                    self.place = Place::DataCarriageReturn;
-                }
-                continue;
+    /// Follows framing as far as it goes. Gives the number of its bytes, and what comes behind it.
+    ///
+    /// # Errors
+    /// A byte that does not belong there.
+    pub(super) fn follow(&mut self, bytes: &[u8]) -> Result<(usize, Next), Malformed> {
+        for (at, byte) in bytes.iter().enumerate() {
+            match self.place {
+                Place::Data(left) => return Ok((at, Next::Data(left))),
+                Place::Last => return Ok((at, Next::Trailers)),
+                _ => self.place = self.step(*byte).map_err(Malformed)?,
             }
-            match self.step(*byte) {
-                Ok(Some(place)) => self.place = place,
-                Ok(None) => return Chunked::Last(at + 1),
-                Err(reason) => return Chunked::Broken(at, Refusal::Malformed(reason)),
-            }
-            at += 1;
         }
-        Chunked::Open
+        let next = match self.place {
+            Place::Data(left) => Next::Data(left),
+            Place::Last => Next::Trailers,
+            _ => Next::Framing,
+        };
+        Ok((bytes.len(), next))
     }
 
-    /// The place after this byte, which is not data; `None` is the end of the last chunk's line.
-    fn step(&mut self, byte: u8) -> Result<Option<Place>, &'static str> {
+    /// So many bytes of data have been taken.
+    pub(super) fn took(&mut self, data: u64) {
+        if let Place::Data(left) = self.place {
+            self.place = match left.saturating_sub(data) {
+                0 => Place::DataCarriageReturn,
+                left => Place::Data(left),
+            };
+        }
+    }
+
+    /// The place after this byte, which is framing.
+    fn step(&mut self, byte: u8) -> Result<Place, &'static str> {
         let next = match (self.place, byte) {
             (Place::Size { digits, size }, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') if digits < MAX_DIGITS => {
                 let digit = char::from(byte).to_digit(16).unwrap_or_default();
@@ -86,15 +95,15 @@ impl Chunks {
             (Place::Extension { size }, b'\r') => Place::SizeEnd { size },
             (Place::Extension { size }, b'\t' | b' '..=b'~' | 0x80..) => self.extension(size)?,
             (Place::Extension { .. }, _) => return Err("a chunk extension has a control character"),
-            (Place::SizeEnd { size: 0 }, b'\n') => return Ok(None),
+            (Place::SizeEnd { size: 0 }, b'\n') => Place::Last,
             (Place::SizeEnd { size }, b'\n') => Place::Data(size),
             (Place::DataCarriageReturn, b'\r') => Place::DataLineFeed,
             (Place::DataLineFeed, b'\n') => BEGIN,
             (Place::SizeEnd { .. }, _) => return Err("the line of a chunk size does not end with CR LF"),
-            // The other place, `Data`, is skipped by count and never comes here.
+            // The other places, data and the end, are not framing.
             _ => return Err("a chunk is not followed by CR LF"),
         };
-        Ok(Some(next))
+        Ok(next)
     }
 
     fn extension(&mut self, size: u64) -> Result<Place, &'static str> {
