@@ -1,10 +1,11 @@
 # The commands of this project. Each of them installs what it needs and is missing (.ci/setup says what).
 
-.PHONY: help run test lint plugins image
+.PHONY: help run test bench lint plugins image
 
 help:
 	@echo 'make run      build everything, run the gateway on config/quickstart with a sample service'
 	@echo 'make test     compile the plugins, run every test'
+	@echo 'make bench    measure the gateway beside nginx, HAProxy and Envoy (ONLY=small-get,tls-small ROUNDS=5 for a part)'
 	@echo 'make lint     formatting, clippy, documentation, shell scripts; warnings are errors'
 	@echo 'make plugins  compile plugins/* to target/plugins/NAME.wasm'
 	@echo 'make image    build the image of the Dockerfile and start it once (as root, with buildah)'
@@ -16,6 +17,13 @@ test:
 	.ci/setup
 	plugins/build
 	cargo test --workspace
+
+bench:
+	.ci/setup
+	tests/bench/setup
+	plugins/build add-header
+	cargo build --release --package gateway --package gateway-bench
+	target/release/gateway-bench $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
 lint:
 	.ci/setup

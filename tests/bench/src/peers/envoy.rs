@@ -1,0 +1,123 @@
+//! Envoy: one worker thread, configured as Istio configures its gateways where that is more than Envoy's own default.
+
+use std::{fmt::Write as _, path::Path, process::Command};
+
+use super::{CHAINS, Chain, Doors, Site, Variant, first_line};
+use crate::process::{PROXY_CPU, command};
+
+/// tests/bench/setup puts it there.
+const BINARY: &str = "target/bench/venv/lib/python3/site-packages/envoy/_bin/envoy";
+
+fn binary() -> std::path::PathBuf {
+    let lib = Path::new("target/bench/venv/lib");
+    std::fs::read_dir(lib)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path().join("site-packages/envoy/_bin/envoy"))
+        .find(|path| path.is_file())
+        .unwrap_or_else(|| BINARY.into())
+}
+
+pub(super) fn version() -> anyhow::Result<String> {
+    first_line(&binary(), "--version")
+}
+
+pub(super) fn prepare(variant: Variant, site: &Site, doors: &Doors, folder: &Path) -> anyhow::Result<Command> {
+    let mut listeners = String::new();
+    match variant {
+        Variant::Plain => {
+            listener(&mut listeners, "http", doors.http, None, "")?;
+            listener(&mut listeners, "https", doors.https, Some(site), "")?;
+        }
+        Variant::Plugins => {
+            for (chain, port) in CHAINS.into_iter().zip(doors.chains) {
+                listener(&mut listeners, &format!("{chain:?}"), port, None, &filters(chain, site)?)?;
+            }
+        }
+    }
+    let (address, port) = (site.origin.ip(), site.origin.port());
+    let text = format!(
+        "static_resources:
+  listeners:{listeners}
+  clusters:
+  - name: origin
+    type: STATIC
+    connect_timeout: 10s
+    circuit_breakers: {{thresholds: [{{max_connections: 100000, max_pending_requests: 100000, max_requests: 100000}}]}}
+    load_assignment:
+      cluster_name: origin
+      endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: {address}, port_value: {port}}}}}}}}}]}}]
+"
+    );
+    let file = folder.join("envoy.yaml");
+    std::fs::write(&file, text)?;
+    let mut command = command(binary(), PROXY_CPU);
+    command.arg("-c").arg(&file).args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "warn"]);
+    Ok(command)
+}
+
+/// One `http.wasm` filter for each plugin, all in V8, each with a VM of its own as Istio gives each plugin.
+fn filters(chain: Chain, site: &Site) -> anyhow::Result<String> {
+    let mut text = String::new();
+    for (position, (module, configuration)) in chain.plugins().into_iter().enumerate() {
+        let module = site.plugins.join(module);
+        let module = module.display();
+        write!(
+            text,
+            "
+          - name: plugin-{position}
+            typed_config:
+              '@type': type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm
+              config:
+                name: plugin-{position}
+                root_id: plugin-{position}
+                vm_config: {{vm_id: plugin-{position}, runtime: envoy.wasm.runtime.v8, code: {{local: {{filename: {module}.wasm}}}}}}
+                configuration: {{'@type': type.googleapis.com/google.protobuf.StringValue, value: '{configuration}'}}"
+        )?;
+    }
+    Ok(text)
+}
+
+/// `tls` has the certificate; `filters` come before the router.
+fn listener(text: &mut String, name: &str, port: u16, tls: Option<&Site>, filters: &str) -> std::fmt::Result {
+    let transport = tls.map(|site| {
+        format!(
+            "
+      transport_socket:
+        name: tls
+        typed_config:
+          '@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
+          common_tls_context:
+            alpn_protocols: [h2, http/1.1]
+            tls_params: {{tls_minimum_protocol_version: TLSv1_3, tls_maximum_protocol_version: TLSv1_3}}
+            tls_certificates: [{{certificate_chain: {{filename: {}}}, private_key: {{filename: {}}}}}]",
+            site.certificate.display(),
+            site.key.display()
+        )
+    });
+    let transport = transport.unwrap_or_default();
+    write!(
+        text,
+        "
+  - name: '{name}'
+    address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}
+    tcp_backlog_size: 4096
+    filter_chains:
+    - filters:
+      - name: http
+        typed_config:
+          '@type': type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: http
+          codec_type: AUTO
+          use_remote_address: true
+          normalize_path: true
+          server_name: istio-envoy
+          upgrade_configs: [{{upgrade_type: websocket}}]
+          route_config:
+            virtual_hosts: [{{name: all, domains: ['*'], routes: [{{match: {{prefix: /}}, route: {{cluster: origin, timeout: 0s}}}}]}}]
+          http_filters:{filters}
+          - name: router
+            typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}{transport}"
+    )
+}
