@@ -140,7 +140,7 @@ fn normalise(target: PathAndQuery) -> Result<PathAndQuery, Box<Reply>> {
     PathAndQuery::try_from(text).map_err(|_| Reply::bad_request("path_normalization_failed"))
 }
 
-/// `None` if the path has an escaped NUL.
+/// `None` if the path has an escaped NUL, or an escape within an escape.
 fn normal_path(path: &str) -> Option<String> {
     let mut plain = Vec::with_capacity(path.len());
     let bytes = path.as_bytes();
@@ -156,6 +156,10 @@ fn normal_path(path: &str) -> Option<String> {
                 Some(0) => return None,
                 Some(code) if code.is_ascii_alphanumeric() || b"-._~".contains(&code) => {
                     plain.push(code);
+                    // `%%32e` would become `%2e`: a new escape, which the upstream decodes and no policy has seen.
+                    if matches!(&plain[..], [.., b'%', _] | [.., b'%', _, _]) {
+                        return None;
+                    }
                     at += 2;
                 }
                 _ => plain.push(byte),
@@ -336,6 +340,10 @@ mod tests {
             assert_eq!(normal(path).as_deref(), Some(expected), "{path}");
         }
         assert_eq!(normal("/a%00b"), None);
+        // Decoded once they would be `%2e%2e` and `%00`, which whoever decodes again takes for dots and the end.
+        for path in ["/a/%%32e%%32e/b", "/a/%2%65%2%65/b", "/a/%%32%65/b", "/a%%300"] {
+            assert_eq!(normal(path), None, "{path}");
+        }
         assert_eq!(normal("/a?b=%00"), None);
         assert!(normalise(PathAndQuery::try_from("/caf\u{e9}").unwrap()).is_err());
     }
