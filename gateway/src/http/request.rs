@@ -4,6 +4,9 @@
 //! always present and in the header map, hop-by-hop and internal headers gone. How an
 //! HTTP/1 head has to be written is the business of [`crate::http1`], which has read it.
 
+#[cfg(any(test, fuzzing))]
+pub(super) mod invariants;
+
 use std::net::SocketAddr;
 
 use bytes::Bytes;
