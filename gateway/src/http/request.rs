@@ -208,6 +208,10 @@ fn clean(
     let (mut upgrades, mut cookies, mut te_trailers) = (false, 0, false);
     for (name, value) in headers.iter() {
         bytes += name.as_str().len() + value.len() + 4;
+        // HTTP/1 has no such values; who forwards one to HTTP/1 changes it behind the back of every policy (RFC 9113 8.2.1).
+        if version == Version::HTTP_2 && is_padded(value.as_bytes()) {
+            return Err(Reply::bad_request("http2.invalid.header.field"));
+        }
         match name.as_str() {
             "connection" => {
                 upgrades |= named_by_connection(value, &mut gone);
@@ -274,6 +278,11 @@ pub(super) fn named_by_connection(value: &HeaderValue, gone: &mut SmallVec<[Head
         }
     }
     upgrades
+}
+
+fn is_padded(value: &[u8]) -> bool {
+    let space = |byte: &u8| matches!(byte, b' ' | b'\t');
+    value.first().is_some_and(space) || value.last().is_some_and(space)
 }
 
 /// The members of a list.
@@ -419,6 +428,19 @@ mod tests {
             let mut headers = map(&[("te", value), ("connection", "te")]);
             clean(&mut headers, &Method::GET, Version::HTTP_11, false).unwrap();
             assert_eq!(headers.get("te").map(|value| value.to_str().unwrap()), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn values_have_no_space_around_them_over_http2() {
+        let of = |value: &'static str, version| {
+            clean(&mut map(&[("x-role", value)]), &Method::GET, version, false).map_err(|reply| reply.status)
+        };
+        for value in [" admin", "admin\t", "\tadmin", " "] {
+            assert_eq!(of(value, Version::HTTP_2), Err(StatusCode::BAD_REQUEST), "{value:?}");
+        }
+        for value in ["", "a", "a b", "a\tb"] {
+            assert!(of(value, Version::HTTP_2).is_ok(), "{value:?}");
         }
     }
 
