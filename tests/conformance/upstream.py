@@ -2,6 +2,7 @@
 """The service behind the gateway: answers a few paths, each with another shape of response. `upstream.py PORT`"""
 
 import gzip
+import socket
 import sys
 import time
 from email.utils import formatdate
@@ -21,6 +22,8 @@ class Service(BaseHTTPRequestHandler):
         self.read_body()
         path = self.path.split("?")[0]
         if path == "/large":
+            # Of what nobody reads little is to wait here.
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
             self.answer(200, {"Content-Type": "application/octet-stream"}, LARGE)
         elif path == "/slow":
             time.sleep(2)

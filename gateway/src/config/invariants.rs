@@ -78,10 +78,9 @@ fn keys(contents: &Contents) -> impl Iterator<Item = Key> {
 fn store(states: &[&[(&str, &[u8])]]) -> Store {
     let mut store = Store::new(Options::default());
     for files in states {
-        let files = files.iter().map(|(path, bytes)| SourceFile {
-            path: (*path).to_owned(),
-            contents: Ok(Bytes::copy_from_slice(bytes)),
-        });
+        let files = files
+            .iter()
+            .map(|(path, bytes)| SourceFile { path: (*path).to_owned(), contents: Ok(Bytes::copy_from_slice(bytes)) });
         store.update(files.collect());
     }
     store

@@ -109,8 +109,7 @@ pub(crate) fn head(bytes: &[u8]) {
         let Some((method, target, headers)) = let_in(head) else { continue };
         let authority = headers[header::HOST].to_str().unwrap_or_default();
         let (path, query) = (target.path(), target.query());
-        let view =
-            RequestView { path, query, method: method.as_str(), authority, scheme: "http", headers: &headers };
+        let view = RequestView { path, query, method: method.as_str(), authority, scheme: "http", headers: &headers };
         let found = table.find(authority).and_then(|host| host.routes.find(&view));
         assert_eq!(found, plainly(&rules, authority, &view), "{authority} {target}");
     }
