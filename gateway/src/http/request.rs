@@ -85,6 +85,12 @@ pub(super) fn admit(parts: Parts, connection: &Connection) -> Result<Admitted, B
             drop(target);
             return Err(Reply::new(StatusCode::NOT_FOUND, "absolute_path_rejected", ResponseFlags::NONE));
         }
+        // Absolute form with a query and no path (RFC 9112 3.2.2). HTTP/2 has no such form.
+        Some(target) if version < Version::HTTP_2 && target.as_str().starts_with('?') => {
+            // Displaying it adds the slash.
+            let target = PathAndQuery::try_from(target.to_string());
+            normalise(target.map_err(|_| Reply::bad_request("path_normalization_failed"))?)?
+        }
         Some(target) => normalise(target)?,
         // Absolute form without a path.
         None => PathAndQuery::from_static("/"),
