@@ -30,7 +30,8 @@ if report["scan_status"] != "COMPLETED":
     sys.exit(f"the scan is {report['scan_status']}: {report['connectivity_error_trace']}")
 checks = report["scan_result"]
 for name, check in checks.items():
-    line(check["status"] == "COMPLETED", f"scan {name}", check["status"].lower())
+    if check["status"] != "NOT_SCHEDULED":
+        line(check["status"] == "COMPLETED", f"scan {name}", check["status"].lower())
 done = {name: check["result"] for name, check in checks.items() if check["result"]}
 for version, wanted in VERSIONS.items():
     suites = [suite["cipher_suite"]["name"] for suite in done.get(f"{version}_cipher_suites", {}).get("accepted_cipher_suites", [])]
