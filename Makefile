@@ -1,10 +1,11 @@
 # The commands of this project. Each of them installs what it needs and is missing (.ci/setup says what).
 
-.PHONY: help run test lint plugins image
+.PHONY: help run test conformance lint plugins image
 
 help:
 	@echo 'make run      build everything, run the gateway on config/quickstart with a sample service'
 	@echo 'make test     compile the plugins, run every test'
+	@echo 'make conformance  run tools that others wrote (h2spec, testssl.sh, …) against the gateway'
 	@echo 'make lint     formatting, clippy, documentation, shell scripts; warnings are errors'
 	@echo 'make plugins  compile plugins/* to target/plugins/NAME.wasm'
 	@echo 'make image    build the image of the Dockerfile and start it once (as root, with buildah)'
@@ -17,6 +18,10 @@ test:
 	plugins/build
 	cargo test --workspace
 
+conformance:
+	.ci/setup
+	tests/conformance/run
+
 lint:
 	.ci/setup
 	cargo fmt --check
@@ -25,7 +30,8 @@ lint:
 	if [ "$$(plugins/build --toolchain)" = rustup ]; then \
 		cargo clippy --package wasm-sdk --target wasm32-wasip1 -- -D warnings; fi
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps
-	if command -v shellcheck; then shellcheck .ci/setup .ci/run .ci/image plugins/build config/quickstart/run; fi
+	if command -v shellcheck; then shellcheck .ci/setup .ci/run .ci/image plugins/build config/quickstart/run \
+		tests/conformance/install tests/conformance/run tests/fuzz/run tests/fuzz/rustc; fi
 
 plugins:
 	.ci/setup plugins

@@ -7,8 +7,10 @@ import pathlib
 import re
 import sys
 
+sections = {}
 text = re.sub(r"\x1b\[[0-9;]*m", "", pathlib.Path(sys.argv[1]).read_text(errors="replace"))
 for mark, name, rest in re.findall(r"^(✅|❌) Test (?:passed|failed): (.*)\n((?:\n|Error: *\n| *0: .*\n)*)", text, re.M):
+    sections[name.split(" :: ")[1].split(".")[0]] = name.split(" :: ")[1]
     if mark == "✅":
         print(f"+ {name} | passed")
         continue
@@ -18,4 +20,4 @@ for mark, name, rest in re.findall(r"^(✅|❌) Test (?:passed|failed): (.*)\n((
 for stack in text.split("The application panicked")[1:]:
     found = re.search(r"httpwg::rfc9113::_(\d+)\w*::(\w+)::\{\{closure", stack.split("\nHolding")[0])
     if found:
-        print(f"- RFC 9113 :: {found[1]} :: {found[2].replace('_', ' ')} | panicked")
+        print(f"- RFC 9113 :: {sections.get(found[1], found[1])} :: {found[2].replace('_', ' ')} | panicked")

@@ -39,6 +39,10 @@ for version, wanted in VERSIONS.items():
 for check, field, right in ANSWERS:
     if check in done:
         line(done[check][field] == right, field, done[check][field])
+for kind in ("session_id", "tls_ticket"):
+    if "session_resumption" in done:
+        outcome = done["session_resumption"][f"{kind}_resumption_result"]
+        line(outcome == "FULLY_SUPPORTED", f"{kind} resumption", outcome)
 if "robot" in done:
     line(done["robot"]["robot_result"].startswith("NOT_VULNERABLE"), "robot", done["robot"]["robot_result"])
 for place, deployment in enumerate(done.get("certificate_info", {}).get("certificate_deployments", [])):
