@@ -1,11 +1,12 @@
 # The commands of this project. Each of them installs what it needs and is missing (.ci/setup says what).
 
-.PHONY: help run test bench lint plugins image
+.PHONY: help run test bench conformance lint plugins image
 
 help:
 	@echo 'make run      build everything, run the gateway on config/quickstart with a sample service'
 	@echo 'make test     compile the plugins, run every test'
 	@echo 'make bench    measure the gateway beside nginx, HAProxy and Envoy (ONLY=small-get,tls-small ROUNDS=5 for a part)'
+	@echo 'make conformance  run tools that others wrote (h2spec, testssl.sh, …) against the gateway'
 	@echo 'make lint     formatting, clippy, documentation, shell scripts; warnings are errors'
 	@echo 'make plugins  compile plugins/* to target/plugins/NAME.wasm'
 	@echo 'make image    build the image of the Dockerfile and start it once (as root, with buildah)'
@@ -25,6 +26,10 @@ bench:
 	cargo build --release --package gateway --package gateway-bench
 	target/release/gateway-bench $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
+conformance:
+	.ci/setup
+	tests/conformance/run
+
 lint:
 	.ci/setup
 	cargo fmt --check
@@ -33,7 +38,8 @@ lint:
 	if [ "$$(plugins/build --toolchain)" = rustup ]; then \
 		cargo clippy --package wasm-sdk --target wasm32-wasip1 -- -D warnings; fi
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps
-	if command -v shellcheck; then shellcheck .ci/setup .ci/run .ci/image plugins/build config/quickstart/run; fi
+	if command -v shellcheck; then shellcheck .ci/setup .ci/run .ci/image plugins/build config/quickstart/run \
+		tests/conformance/install tests/conformance/run tests/fuzz/run tests/fuzz/rustc; fi
 
 plugins:
 	.ci/setup plugins

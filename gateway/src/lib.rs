@@ -21,3 +21,33 @@ pub mod telemetry;
 pub mod tls;
 pub mod upstream;
 pub mod worker;
+
+/// What the fuzzers in `tests/fuzz` call: each takes any bytes and panics if something does not hold. Only their build
+/// has it.
+#[cfg(fuzzing)]
+#[allow(missing_docs, reason = "the functions behind them say it")]
+pub mod fuzzing {
+    pub fn access_log(bytes: &[u8]) {
+        crate::telemetry::fuzz(bytes);
+    }
+
+    pub fn forwarded(bytes: &[u8]) {
+        crate::http::fuzz::forwarded(bytes);
+    }
+
+    pub fn head(bytes: &[u8]) {
+        crate::http::fuzz::head(bytes);
+    }
+
+    pub fn http1(bytes: &[u8]) {
+        crate::http1::fuzz(bytes);
+    }
+
+    pub fn path(bytes: &[u8]) {
+        crate::http::fuzz::path(bytes);
+    }
+
+    pub fn resources(bytes: &[u8]) {
+        crate::config::invariants::check(bytes);
+    }
+}

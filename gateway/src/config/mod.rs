@@ -24,6 +24,8 @@ pub mod compile;
 mod credentials;
 mod decode;
 mod duration;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod invariants;
 pub mod mesh;
 mod options;
 mod path;

@@ -2,6 +2,9 @@
 //! believed. By default nothing; behind proxies that are trusted (`gatewayTopology.numTrustedProxies`), what the
 //! outermost of them wrote (istio.md section 2, item 33).
 
+#[cfg(any(test, fuzzing))]
+pub(super) mod invariants;
+
 use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, HeaderName, HeaderValue};

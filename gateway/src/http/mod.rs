@@ -67,5 +67,14 @@ pub(crate) use plugins::{PluginSet, Prepared, SpareOrder};
 pub use serving::Identity;
 pub(crate) use serving::{Config, Port, Worker};
 
+/// For the fuzzers.
+#[cfg(fuzzing)]
+pub(crate) mod fuzz {
+    pub(crate) use super::{
+        forwarded::invariants::check as forwarded,
+        request::invariants::{head, path},
+    };
+}
+
 /// A cluster as this worker uses it.
 pub(crate) type Cluster = crate::upstream::Cluster<body::RequestBody>;

@@ -4,6 +4,9 @@
 //! always present and in the header map, hop-by-hop and internal headers gone. How an
 //! HTTP/1 head has to be written is the business of [`crate::http1`], which has read it.
 
+#[cfg(any(test, fuzzing))]
+pub(super) mod invariants;
+
 use std::net::SocketAddr;
 
 use bytes::Bytes;
@@ -82,6 +85,12 @@ pub(super) fn admit(parts: Parts, connection: &Connection) -> Result<Admitted, B
             drop(target);
             return Err(Reply::new(StatusCode::NOT_FOUND, "absolute_path_rejected", ResponseFlags::NONE));
         }
+        // Absolute form with a query and no path (RFC 9112 3.2.2). HTTP/2 has no such form.
+        Some(target) if version < Version::HTTP_2 && target.as_str().starts_with('?') => {
+            // Displaying it adds the slash.
+            let target = PathAndQuery::try_from(target.to_string());
+            normalise(target.map_err(|_| Reply::bad_request("path_normalization_failed"))?)?
+        }
         Some(target) => normalise(target)?,
         // Absolute form without a path.
         None => PathAndQuery::from_static("/"),
@@ -140,7 +149,7 @@ fn normalise(target: PathAndQuery) -> Result<PathAndQuery, Box<Reply>> {
     PathAndQuery::try_from(text).map_err(|_| Reply::bad_request("path_normalization_failed"))
 }
 
-/// `None` if the path has an escaped NUL.
+/// `None` if the path has an escaped NUL, or an escape within an escape.
 fn normal_path(path: &str) -> Option<String> {
     let mut plain = Vec::with_capacity(path.len());
     let bytes = path.as_bytes();
@@ -156,6 +165,10 @@ fn normal_path(path: &str) -> Option<String> {
                 Some(0) => return None,
                 Some(code) if code.is_ascii_alphanumeric() || b"-._~".contains(&code) => {
                     plain.push(code);
+                    // `%%32e` would become `%2e`: a new escape, which the upstream decodes and no policy has seen.
+                    if matches!(&plain[..], [.., b'%', _] | [.., b'%', _, _]) {
+                        return None;
+                    }
                     at += 2;
                 }
                 _ => plain.push(byte),
@@ -201,6 +214,10 @@ fn clean(
     let (mut upgrades, mut cookies, mut te_trailers) = (false, 0, false);
     for (name, value) in headers.iter() {
         bytes += name.as_str().len() + value.len() + 4;
+        // HTTP/1 has no such values; who forwards one to HTTP/1 changes it behind the back of every policy (RFC 9113 8.2.1).
+        if version == Version::HTTP_2 && is_padded(value.as_bytes()) {
+            return Err(Reply::bad_request("http2.invalid.header.field"));
+        }
         match name.as_str() {
             "connection" => {
                 upgrades |= named_by_connection(value, &mut gone);
@@ -267,6 +284,11 @@ pub(super) fn named_by_connection(value: &HeaderValue, gone: &mut SmallVec<[Head
         }
     }
     upgrades
+}
+
+fn is_padded(value: &[u8]) -> bool {
+    let space = |byte: &u8| matches!(byte, b' ' | b'\t');
+    value.first().is_some_and(space) || value.last().is_some_and(space)
 }
 
 /// The members of a list.
@@ -336,6 +358,10 @@ mod tests {
             assert_eq!(normal(path).as_deref(), Some(expected), "{path}");
         }
         assert_eq!(normal("/a%00b"), None);
+        // Decoded once they would be `%2e%2e` and `%00`, which whoever decodes again takes for dots and the end.
+        for path in ["/a/%%32e%%32e/b", "/a/%2%65%2%65/b", "/a/%%32%65/b", "/a%%300"] {
+            assert_eq!(normal(path), None, "{path}");
+        }
         assert_eq!(normal("/a?b=%00"), None);
         assert!(normalise(PathAndQuery::try_from("/caf\u{e9}").unwrap()).is_err());
     }
@@ -408,6 +434,19 @@ mod tests {
             let mut headers = map(&[("te", value), ("connection", "te")]);
             clean(&mut headers, &Method::GET, Version::HTTP_11, false).unwrap();
             assert_eq!(headers.get("te").map(|value| value.to_str().unwrap()), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn values_have_no_space_around_them_over_http2() {
+        let of = |value: &'static str, version| {
+            clean(&mut map(&[("x-role", value)]), &Method::GET, version, false).map_err(|reply| reply.status)
+        };
+        for value in [" admin", "admin\t", "\tadmin", " "] {
+            assert_eq!(of(value, Version::HTTP_2), Err(StatusCode::BAD_REQUEST), "{value:?}");
+        }
+        for value in ["", "a", "a b", "a\tb"] {
+            assert!(of(value, Version::HTTP_2).is_ok(), "{value:?}");
         }
     }
 

@@ -26,7 +26,7 @@ use super::{
     Malformed,
     body::{Decoder, Piece},
     limits,
-    request::{Reader, Refusal},
+    request::{Head, Reader, Refusal},
 };
 
 /// How bytes were judged.
@@ -91,6 +91,21 @@ pub(crate) fn judge(bytes: &[u8], piece: usize, mut pass: impl FnMut(&[u8], u64)
         }
     }
     Judged { messages: messages.ended, passed, refusal: None }
+}
+
+/// The heads of the requests up to the first that is refused or not complete.
+pub(crate) fn heads(bytes: &[u8]) -> Vec<Head> {
+    let (mut reader, mut buffer, mut heads) = (Reader::default(), BytesMut::from(bytes), Vec::new());
+    while let Ok(Some(head)) = reader.take(&mut buffer, &mut HeaderMap::new()) {
+        let mut body = Decoder::new(head.framing);
+        heads.push(head);
+        while !body.is_ended() {
+            if matches!(body.next(&mut buffer), Ok(Piece::Missing) | Err(_)) {
+                return heads;
+            }
+        }
+    }
+    heads
 }
 
 /// Compares.

@@ -32,6 +32,8 @@ mod trailers;
 
 #[cfg(fuzzing)]
 pub(crate) use agreement::check as fuzz;
+#[cfg(any(test, fuzzing))]
+pub(crate) use agreement::heads;
 
 /// Why bytes are no message, in plain words for the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -32,6 +32,9 @@ use std::{
     time::{Duration, Instant, UNIX_EPOCH},
 };
 
+/// For the fuzzer.
+#[cfg(fuzzing)]
+pub(crate) use access_log::invariants::check as fuzz;
 pub use access_log::{
     AccessLog, AccessLogOptions, Captured, Entry, FormatErrors, LogFormat, LogSink, TlsEntry, WantedHeaders,
 };

@@ -147,7 +147,9 @@ impl fmt::Debug for ServerTls {
     }
 }
 
-/// Chooses among certificates by the signatures that the client can check.
+/// Chooses among certificates by the signatures that the client can check. A client that can check none of them gets the
+/// first, for then rustls finds that nothing fits and says `handshake_failure`; for no certificate it would say
+/// `access_denied`, which clients take for a decision about them.
 struct Resolver(Vec<Arc<CertifiedKey>>);
 
 fn keys(credentials: &[Arc<Credential>]) -> Vec<Arc<CertifiedKey>> {
@@ -156,7 +158,8 @@ fn keys(credentials: &[Arc<Credential>]) -> Vec<Arc<CertifiedKey>> {
 
 impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.0.iter().find(|key| key.key.choose_scheme(hello.signature_schemes()).is_some()).cloned()
+        let fits = |key: &&Arc<CertifiedKey>| key.key.choose_scheme(hello.signature_schemes()).is_some();
+        self.0.iter().find(fits).or(self.0.first()).cloned()
     }
 }
 

@@ -141,6 +141,7 @@ async fn paths_arrive_in_one_normal_form() {
         ("/%C3%A4?%01", "/%C3%A4?%01"),
         ("http://test.example.dev/absolute?q", "/absolute?q"),
         ("http://test.example.dev", "/"),
+        ("http://test.example.dev?q=a/../b", "/?q=a/../b"),
         ("/?", "/?"),
     ]
     .into_iter()

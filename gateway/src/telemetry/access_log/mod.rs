@@ -9,6 +9,8 @@ mod captured;
 mod escape;
 mod field;
 mod format;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod invariants;
 mod operators;
 mod timestamp;
 mod writer;

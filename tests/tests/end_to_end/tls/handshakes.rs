@@ -112,6 +112,7 @@ async fn versions_and_certificates_are_what_the_server_says() {
     let old =
         "mode: SIMPLE, credentialName: rsa, maxProtocolVersion: TLSV1_2, cipherSuites: [ECDHE-RSA-AES128-GCM-SHA256]";
     let files = https_gateway("both", &["both.example.dev"], "mode: SIMPLE, credentialNames: [cert, rsa]")
+        + &https_gateway("ecdsa", &["ecdsa.example.dev"], SIMPLE)
         + &https_gateway("old", &["old.example.dev"], old)
         + &https_gateway(
             "new",
@@ -150,6 +151,12 @@ async fn versions_and_certificates_are_what_the_server_says() {
             let stream = client.connect(address, "both.example.dev", &[]).await.unwrap();
             assert_eq!(stream.get_ref().1.peer_certificates().unwrap()[0], shown.der().unwrap());
         }
+    }
+    // One that understands none of them hears what every TLS server says then.
+    for versions in [ONLY_TLS12, ONLY_TLS13] {
+        let client = Settings { authorities, only_rsa: true, versions, ..Settings::DEFAULT }.client().unwrap();
+        let error = client.connect(address, "ecdsa.example.dev", &[]).await.unwrap_err().to_string();
+        assert!(error.contains("HandshakeFailure"), "{versions:?}: {error}");
     }
 }
 
