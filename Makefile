@@ -1,10 +1,11 @@
 # The commands of this project. Each of them installs what it needs and is missing (.ci/setup says what).
 
-.PHONY: help run test lint plugins image
+.PHONY: help run test overload lint plugins image
 
 help:
 	@echo 'make run      build everything, run the gateway on config/quickstart with a sample service'
 	@echo 'make test     compile the plugins, run every test'
+	@echo 'make overload a minute of three times what the gateway can serve (part of make test: five seconds)'
 	@echo 'make lint     formatting, clippy, documentation, shell scripts; warnings are errors'
 	@echo 'make plugins  compile plugins/* to target/plugins/NAME.wasm'
 	@echo 'make image    build the image of the Dockerfile and start it once (as root, with buildah)'
@@ -16,6 +17,10 @@ test:
 	.ci/setup
 	plugins/build
 	cargo test --workspace
+
+overload:
+	.ci/setup
+	OVERLOAD_SECONDS=60 cargo test --package gateway-tests --test end_to_end surge:: -- --nocapture
 
 lint:
 	.ci/setup
