@@ -1,12 +1,13 @@
 # The commands of this project. Each of them installs what it needs and is missing (.ci/setup says what).
 
-.PHONY: help run test bench conformance lint plugins image
+.PHONY: help run test bench conformance overload lint plugins image
 
 help:
 	@echo 'make run      build everything, run the gateway on config/quickstart with a sample service'
 	@echo 'make test     compile the plugins, run every test'
 	@echo 'make bench    measure the gateway beside nginx, HAProxy and Envoy (ONLY=small-get,tls-small ROUNDS=5 for a part)'
 	@echo 'make conformance  run tools that others wrote (h2spec, testssl.sh, …) against the gateway'
+	@echo 'make overload a minute of three times what the gateway can serve (part of make test: five seconds)'
 	@echo 'make lint     formatting, clippy, documentation, shell scripts; warnings are errors'
 	@echo 'make plugins  compile plugins/* to target/plugins/NAME.wasm'
 	@echo 'make image    build the image of the Dockerfile and start it once (as root, with buildah)'
@@ -29,6 +30,10 @@ bench:
 conformance:
 	.ci/setup
 	tests/conformance/run
+
+overload:
+	.ci/setup
+	OVERLOAD_SECONDS=60 cargo test --package gateway-tests --test end_to_end surge:: -- --nocapture
 
 lint:
 	.ci/setup

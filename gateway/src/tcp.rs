@@ -64,8 +64,10 @@ pub(crate) async fn proxy<B: RequestBody>(
         Err(failure) => {
             session.failure = Some(failure.to_string());
             telemetry.counters().upstream_connect_failures.inc();
-            if matches!(failure, Failure::Overflow(_)) {
-                telemetry.counters().limit_exceeded(Limit::UpstreamConnections);
+            match failure {
+                Failure::Overflow(_) => telemetry.counters().limit_exceeded(Limit::UpstreamConnections),
+                Failure::Descriptors => telemetry.counters().limit_exceeded(Limit::OpenFiles),
+                _ => {}
             }
             return session.fail(target.destination, flags(&failure));
         }
@@ -83,12 +85,14 @@ pub(crate) async fn proxy<B: RequestBody>(
             Err(_) => quiet += REPORT,
         }
         if quiet >= IDLE {
+            telemetry.counters().limit_exceeded(Limit::TcpIdleTime);
             session.flags = ResponseFlags::STREAM_IDLE_TIMEOUT;
             return;
         }
     };
     match ended {
-        Ended::Closed | Ended::HalfClosed => {}
+        Ended::Closed => {}
+        Ended::HalfClosed => telemetry.counters().limit_exceeded(Limit::TcpHalfClosedTime),
         Ended::Client(_) => session.flags = ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION,
         Ended::Upstream(_) => session.flags = ResponseFlags::UPSTREAM_CONNECTION_TERMINATION,
     }
@@ -96,7 +100,7 @@ pub(crate) async fn proxy<B: RequestBody>(
 
 fn flags(failure: &Failure) -> ResponseFlags {
     match failure {
-        Failure::Overflow(_) => ResponseFlags::UPSTREAM_OVERFLOW,
+        Failure::Overflow(_) | Failure::Descriptors => ResponseFlags::UPSTREAM_OVERFLOW,
         _ => ResponseFlags::UPSTREAM_CONNECTION_FAILURE,
     }
 }

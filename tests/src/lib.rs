@@ -9,6 +9,8 @@
 //! * [`dns`]: a name server;
 //! * [`grpc`]: a gRPC server and client;
 //! * [`http2_frames`]: an HTTP/2 client that sends the frames it is given;
+//! * [`crowd`]: many clients at once;
+//! * [`interference`]: errors and stops in the middle of a request;
 //! * [`body`]: bodies that a test sends piece by piece, for both;
 //! * [`server`]: HTTP/1.1 or HTTP/2 over one accepted connection, also what `sample-service` runs on.
 //!
@@ -18,10 +20,12 @@
 pub mod body;
 pub mod certificates;
 pub mod client;
+pub mod crowd;
 pub mod dns;
 pub mod gateway;
 pub mod grpc;
 pub mod http2_frames;
+pub mod interference;
 pub mod metrics;
 pub mod plugins;
 pub mod process;

@@ -1,13 +1,16 @@
 //! The gateway as a process of its own: for what only a process has, such as signals, an exit code and a log.
 
+use crate::client::RawClient;
 use crate::eventually;
+use crate::metrics::Metrics;
 use anyhow::{Context as _, ensure};
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 /// A running `gateway run`. Dropping it kills it.
 pub struct Process {
@@ -18,7 +21,14 @@ pub struct Process {
 
 /// What a process has printed so far.
 #[derive(Clone, Default)]
-struct Output(Arc<Mutex<Vec<u8>>>);
+struct Output(Arc<(Mutex<Printed>, Condvar)>);
+
+#[derive(Default)]
+struct Printed {
+    bytes: Vec<u8>,
+    /// Nobody reads on: the pipe fills.
+    ignored: bool,
+}
 
 impl Output {
     fn follow(mut from: impl Read + Send + 'static) -> Output {
@@ -27,14 +37,26 @@ impl Output {
         thread::spawn(move || {
             let mut buffer = [0; 4096];
             while let Ok(read @ 1..) = from.read(&mut buffer) {
-                into.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&buffer[..read]);
+                let (printed, changed) = &*into.0;
+                let mut printed = printed.lock().unwrap_or_else(PoisonError::into_inner);
+                printed.bytes.extend_from_slice(&buffer[..read]);
+                drop(changed.wait_while(printed, |printed| printed.ignored));
             }
         });
         output
     }
 
+    fn printed(&self) -> MutexGuard<'_, Printed> {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ignore(&self, ignored: bool) {
+        self.printed().ignored = ignored;
+        self.0.1.notify_all();
+    }
+
     fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
+        String::from_utf8_lossy(&self.printed().bytes).into_owned()
     }
 }
 
@@ -42,8 +64,22 @@ impl Process {
     /// Runs the program (`env!("CARGO_BIN_EXE_gateway-command")`) with this folder; returns when it serves. Port 80 of
     /// the configuration and all addresses are ports of 127.0.0.1 that the kernel chooses.
     pub async fn start(program: &str, folder: &Path, arguments: &[&str]) -> anyhow::Result<Process> {
-        let mut command = Command::new(program);
-        command.args(["run", "--workers=2", "--bind=80=127.0.0.1:0", "--safe-mode", "-f"]).arg(folder);
+        Process::start_under(&[], program, folder, arguments).await
+    }
+
+    /// The same under a command that runs the one behind it: `env`, `prlimit`, `sh -c '… exec "$0" "$@"'`.
+    pub async fn start_under(
+        under: &[&str],
+        program: &str,
+        folder: &Path,
+        arguments: &[&str],
+    ) -> anyhow::Result<Process> {
+        let words = [under, &[program]].concat();
+        let mut command = Command::new(words[0]);
+        command
+            .args(&words[1..])
+            .args(["run", "--workers=2", "--bind=80=127.0.0.1:0", "--safe-mode", "-f"])
+            .arg(folder);
         for address in ["admin", "agent", "status", "metrics"] {
             command.arg(format!("--{address}-address=127.0.0.1:0"));
         }
@@ -85,6 +121,34 @@ impl Process {
         let text = self.stdout.text();
         let (_, rest) = text.split_once(&format!("{what} http://")).with_context(|| format!("{what} is not said"))?;
         Ok(rest.split(['/', ' ', '\n']).next().context("no address")?.parse()?)
+    }
+
+    /// The number of the process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// CPU time that it has used.
+    pub fn cpu_time(&self) -> anyhow::Result<Duration> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id()))?;
+        let (_, fields) = stat.rsplit_once(')').context("no such process")?;
+        // utime and stime (proc(5)), in hundredths of a second on every Linux.
+        let times: Result<Vec<u64>, _> = fields.split_whitespace().skip(11).take(2).map(str::parse).collect();
+        Ok(Duration::from_millis(times?.iter().sum::<u64>() * 10))
+    }
+
+    /// Scrapes the metrics.
+    pub async fn metrics(&self) -> anyhow::Result<Metrics> {
+        let address = self.admin()?;
+        let response = RawClient::connect(address).await?.get(&address.to_string(), "/stats/prometheus").await?;
+        ensure!(response.status == 200, "/stats/prometheus: {}", response.status);
+        Metrics::parse(&response.text())
+    }
+
+    /// Does not read any more what it prints and logs, so that the pipes fill; or reads on.
+    pub fn ignore_output(&self, ignored: bool) {
+        self.stdout.ignore(ignored);
+        self.stderr.ignore(ignored);
     }
 
     /// What it logged so far.

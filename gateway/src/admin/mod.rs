@@ -43,6 +43,7 @@ pub use bind::{Addresses, BindError, BindErrors, Bound, Serving, bind};
 
 use crate::{
     config::problem::Problem,
+    overload::Overload,
     plugins::{ApiError, Command, Limits, Views},
     snapshot::Snapshot,
     telemetry::{LogFilter, Telemetry},
@@ -74,10 +75,28 @@ pub struct AdminState {
     pub namespace: String,
     /// How many workers there are.
     pub workers: usize,
+    /// What the process can still take.
+    pub overload: Arc<Overload>,
     /// How large uploads may be.
     pub limits: Limits,
     /// Since when the process runs.
     pub started: Instant,
+}
+
+impl AdminState {
+    /// Why traffic should not come here; `None`: it should. That load is shed is no reason: the other gateways would
+    /// have to take it.
+    fn missing(&self) -> Option<String> {
+        match &*self.readiness.borrow() {
+            Readiness::Starting(missing) => Some(missing.clone()),
+            Readiness::Draining => Some("draining".to_owned()),
+            Readiness::Ending => Some("shutting down".to_owned()),
+            Readiness::Ready => {
+                let stuck = self.overload.stuck_workers();
+                (!stuck.is_empty()).then(|| format!("workers {stuck:?} do not move"))
+            }
+        }
+    }
 }
 
 /// The state and what only this module needs to know.
@@ -245,28 +264,29 @@ async fn prometheus(State(admin): State<Arc<Admin>>) -> Response {
 }
 
 async fn healthz(State(admin): State<Arc<Admin>>) -> Response {
-    match &*admin.state.readiness.borrow() {
-        Readiness::Ready => reply::text(StatusCode::OK, "ready"),
-        Readiness::Starting(missing) => reply::text(StatusCode::SERVICE_UNAVAILABLE, &format!("not ready: {missing}")),
-        Readiness::Draining => reply::text(StatusCode::SERVICE_UNAVAILABLE, "not ready: draining"),
-        Readiness::Ending => reply::text(StatusCode::SERVICE_UNAVAILABLE, "not ready: shutting down"),
+    match admin.state.missing() {
+        None => reply::text(StatusCode::OK, "ready"),
+        Some(missing) => reply::text(StatusCode::SERVICE_UNAVAILABLE, &format!("not ready: {missing}")),
     }
 }
 
 async fn envoy_ready(State(admin): State<Arc<Admin>>) -> Response {
-    let readiness = admin.state.readiness.borrow();
-    let status = if *readiness == Readiness::Ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    reply::text(status, readiness.state())
+    let status = if admin.state.missing().is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    reply::text(status, admin.state.readiness.borrow().state())
 }
 
 async fn server_info(State(admin): State<Arc<Admin>>) -> Response {
     let state = &admin.state;
+    let memory = state.overload.memory().map(|(used, limit)| json!({ "usedBytes": used, "limitBytes": limit }));
     let info = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "state": state.readiness.borrow().state(),
         "uptimeSeconds": state.started.elapsed().as_secs(),
         "namespace": state.namespace,
         "workers": state.workers,
+        "stuckWorkers": state.overload.stuck_workers(),
+        "overload": state.overload.stage().as_str(),
+        "memory": memory,
         "configVersion": state.snapshot.load().version,
     });
     reply::json(StatusCode::OK, &info)

@@ -106,6 +106,7 @@ fn limit(error: &ApiError) -> Option<Limit> {
     match error.code {
         "uploads-limit" | "store-full" => Some(Limit::PluginUploads),
         "module-compile-time" | "module-compile-busy" => Some(Limit::ModuleCompileTime),
+        "module-limits" => Some(Limit::ModuleDeclarations),
         _ => (error.status == 413).then_some(Limit::AdminBodyBytes),
     }
 }

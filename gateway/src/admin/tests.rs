@@ -19,6 +19,7 @@ use proxy_wasm_host::{Engine, EngineOptions, LogLine, LogSink, Shared};
 use super::{guard::Ends, *};
 use crate::{
     config::problem::Level,
+    overload::OverloadOptions,
     plugins::{Outcome, Registry, RegistryOptions, prepare},
     snapshot::{
         Action, Conditions, DirectResponse, HeaderOps, HeaderTemplate, HeaderWrite, HostPattern, Listener, Route,
@@ -79,6 +80,7 @@ pub(crate) fn state() -> (AdminState, watch::Sender<Readiness>, Arc<AtomicUsize>
         }),
         drain: Box::new(|_| true),
         log_filter: None,
+        overload: Overload::new(1, &OverloadOptions::default()),
         namespace: "edge".into(),
         workers: 2,
         limits: limits(),

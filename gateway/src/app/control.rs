@@ -13,6 +13,7 @@ use std::{
 
 use anyhow::bail;
 use arc_swap::ArcSwap;
+use proxy_wasm_host::StartFailure;
 use tokio::sync::{mpsc, watch};
 
 use super::{
@@ -22,12 +23,12 @@ use super::{
 use crate::{
     config::{
         Changed, Options, Store, Surroundings, compile,
-        problem::{Level, Problem},
+        problem::{BEYOND_LIMIT, Level, Problem},
         source::{FileSource, SourceFile, Watch},
     },
     plugins::{ApiError, Command, Outcome, Registry, Staged},
     snapshot::{Cluster, ClusterId, Snapshot},
-    telemetry::Telemetry,
+    telemetry::{Limit, Telemetry},
 };
 
 /// How far the configuration has come.
@@ -281,6 +282,9 @@ impl Control {
                     return kept.map(|()| published.failures).map_err(Refused::Upload);
                 }
                 Err(PublishError::Plugin { plugin, error }) => {
+                    if matches!(error.failure, StartFailure::Deadline(_)) {
+                        self.telemetry.limit_exceeded(Limit::PluginStartTime);
+                    }
                     if let Some(staged) = staged.take_if(|staged| staged.concerns(&plugin)) {
                         self.registry.discard(staged);
                         return Err(Refused::Upload(ApiError::from(&error)));
@@ -335,6 +339,9 @@ impl Control {
                 Level::Warning => tracing::warn!("{problem}"),
                 Level::Info => tracing::info!("{problem}"),
             }
+        }
+        for _ in problems.iter().filter(|problem| problem.code == BEYOND_LIMIT && !known.contains(problem)) {
+            self.telemetry.limit_exceeded(Limit::Configuration);
         }
         let count = |level| problems.iter().filter(|problem| problem.level == level).count();
         self.telemetry.set_config_problems(count(Level::Error), count(Level::Warning), count(Level::Info));

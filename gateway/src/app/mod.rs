@@ -33,8 +33,9 @@ use crate::{
     admin::{self, Addresses, AdminState, Readiness},
     config::{self, problem::Problem, source::FileSource},
     http::{Identity, Limits as ClientLimits, Usage},
+    overload::{Overload, OverloadOptions},
     plugins::{self, Registry, RegistryOptions},
-    telemetry::{LogFilter, Telemetry, TelemetryOptions},
+    telemetry::{Limit, LogFilter, LostLines, Telemetry, TelemetryOptions},
     worker,
 };
 use control::{Control, Outlets};
@@ -67,6 +68,8 @@ pub struct Options {
     pub telemetry: TelemetryOptions,
     /// What of the process's log is written, for operators to change; `None` if the log is somebody else's.
     pub log_filter: Option<LogFilter>,
+    /// How many lines of it were lost.
+    pub lost_log_lines: Option<LostLines>,
     /// Host name and address for headers.
     pub identity: Identity,
     /// Which name server is asked for the names of endpoints; `None`: those of the system (`/etc/resolv.conf`).
@@ -75,6 +78,8 @@ pub struct Options {
     pub limits: plugins::Limits,
     /// How long clients may take.
     pub client_limits: ClientLimits,
+    /// When load is shed.
+    pub overload: OverloadOptions,
 }
 
 impl Default for Options {
@@ -89,10 +94,12 @@ impl Default for Options {
             drain: DrainTimes::default(),
             telemetry: TelemetryOptions::default(),
             log_filter: None,
+            lost_log_lines: None,
             identity: Identity::default(),
             dns_server: None,
             limits: plugins::Limits::default(),
             client_limits: ClientLimits::default(),
+            overload: OverloadOptions::default(),
         }
     }
 }
@@ -139,6 +146,8 @@ pub struct Gateway {
     problems: Arc<ArcSwap<Vec<Problem>>>,
     stop: watch::Receiver<bool>,
     telemetry: Telemetry,
+    /// Looks after memory and workers.
+    watch: Option<JoinHandle<()>>,
     drain_times: DrainTimes,
 }
 
@@ -157,6 +166,12 @@ pub async fn start(options: Options) -> anyhow::Result<Gateway> {
         .context("cannot start the WebAssembly engine")?;
     let shared = proxy_wasm_host::Shared::new(Arc::new(PluginLog));
     telemetry.add_collector(Box::new(PluginMetrics::new(shared.clone())?))?;
+    let workers = options.workers.max(1);
+    let overload = Overload::new(workers, &options.overload);
+    telemetry.add_collector(Box::new(overload.collector()?))?;
+    if let Some(lost) = options.lost_log_lines {
+        telemetry.add_limits(move || vec![(Limit::LogLines, lost.count())]);
+    }
     let quotas = shared.clone();
     telemetry.add_limits(move || plugin_output::limits(&quotas));
     let registry = Registry::new(RegistryOptions {
@@ -171,7 +186,7 @@ pub async fn start(options: Options) -> anyhow::Result<Gateway> {
     let identity = Arc::new(options.identity);
     let usage = Usage::default();
     let (spare_orders, spare_inbox) = mpsc::unbounded_channel();
-    let threads = (0..options.workers.max(1))
+    let threads = (0..workers)
         .map(|index| {
             worker::Handle::start(worker::Settings {
                 index,
@@ -180,11 +195,13 @@ pub async fn start(options: Options) -> anyhow::Result<Gateway> {
                 spare_orders: spare_orders.clone(),
                 usage: usage.clone(),
                 client_limits: options.client_limits.clone(),
+                overload: Arc::clone(&overload),
             })
         })
         .collect::<Result<Vec<_>, _>>()
         .context("cannot start a worker thread")?;
     let workers = Arc::new(Workers::new(&threads));
+    let watch = control_runtime.spawn(Arc::clone(&overload).watch(options.overload.memory));
     control_runtime.spawn(spares::serve(spare_inbox, Arc::clone(&workers)));
 
     let snapshot = Arc::new(ArcSwap::from_pointee(crate::snapshot::Snapshot::default()));
@@ -210,7 +227,8 @@ pub async fn start(options: Options) -> anyhow::Result<Gateway> {
         },
         log_filter: options.log_filter,
         namespace: options.config.namespace.clone(),
-        workers: options.workers.max(1),
+        workers: threads.len(),
+        overload,
         limits: options.limits,
         started,
     };
@@ -237,6 +255,7 @@ pub async fn start(options: Options) -> anyhow::Result<Gateway> {
         problems,
         stop,
         telemetry,
+        watch,
         drain_times: options.drain,
     })
 }
@@ -296,6 +315,10 @@ impl Gateway {
         if let Some(control) = self.control.take() {
             control.abort();
             let _ = control.await;
+        }
+        // Workers that have ended are not stuck.
+        if let Some(watch) = self.watch.take() {
+            watch.abort();
         }
         self.workers.end(left).await;
         self.admin.take();

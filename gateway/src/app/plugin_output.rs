@@ -109,8 +109,10 @@ pub(super) fn limits(shared: &Shared) -> Vec<(Limit, u64)> {
             Quota::Metrics => Limit::PluginMetrics,
             Quota::SharedData => Limit::PluginSharedData,
             Quota::Queues => Limit::PluginQueueItems,
-            // The request path counts memory and bodies; the others have no name there.
-            Quota::Memory | Quota::Body | Quota::Headers | Quota::Properties => return None,
+            Quota::Headers => Limit::PluginHeaderBytes,
+            Quota::Properties => Limit::PluginPropertyBytes,
+            // The request path counts these.
+            Quota::Memory | Quota::Body => return None,
         };
         Some((limit, sample.refused))
     });

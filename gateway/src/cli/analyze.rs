@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::options::ConfigArgs;
 use crate::config::{
     self, Store, Surroundings, compile,
-    problem::{Level, Problem},
+    problem::{BEYOND_LIMIT, Level, Problem},
     source::FileSource,
 };
 
@@ -131,7 +131,10 @@ fn count(number: usize, name: &str) -> String {
 
 /// Data that could not be read comes first: the analysis is not complete then.
 fn exit_code(problems: &[Problem], threshold: Level) -> u8 {
-    if problems.iter().any(|problem| matches!(problem.code, "GW0001" | "GW0002") && problem.level == Level::Error) {
+    let unreadable = |problem: &Problem| {
+        matches!(problem.code, "GW0001" | "GW0002") || (problem.code == BEYOND_LIMIT && problem.resource.is_empty())
+    };
+    if problems.iter().any(|problem| unreadable(problem) && problem.level == Level::Error) {
         UNREADABLE
     } else if problems.iter().any(|problem| problem.level >= threshold) {
         FOUND

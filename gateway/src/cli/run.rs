@@ -22,7 +22,11 @@ use crate::{
         topology::{ForwardClientCert, GatewayTopology},
     },
     http::{ForwardClientCertificate, Identity, Limits as ClientLimits, Topology},
-    telemetry::{AccessLogOptions, LogFilter, LogFormat, LogSink, SourceIdentity, TelemetryOptions},
+    overload::{self, MemoryLimit, OverloadOptions},
+    telemetry::{
+        AccessLogOptions, LastLines, LogFilter, LogFormat, LogSink, LostLines, SourceIdentity, TelemetryOptions,
+        log_writer,
+    },
 };
 
 /// Arguments of `gateway run`. Every flag is also an environment variable.
@@ -67,6 +71,13 @@ pub(super) struct Args {
     /// Seconds until a client's connection without a request is closed.
     #[arg(long, env = "GATEWAY_IDLE_TIMEOUT_SECONDS", default_value = "3600", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     idle_timeout_seconds: u64,
+    /// Memory at which the kernel would end the gateway, so that it sheds load before: `cgroup` (its own, if that has a
+    /// limit), an amount such as 512Mi for the process alone, or `off`.
+    #[arg(long, env = "GATEWAY_MEMORY_LIMIT", value_name = "AMOUNT", default_value_t)]
+    memory_limit: MemoryLimit,
+    /// Connections from clients at the same time; default: two thirds of the open files that are allowed (ulimit -n).
+    #[arg(long, env = "GATEWAY_MAX_CONNECTIONS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_connections: Option<u32>,
     /// Serve HTTP/1.0, too; without it such requests are answered 426.
     #[arg(long, env = "GATEWAY_HTTP10")]
     http10: bool,
@@ -88,12 +99,15 @@ enum AccessLogFormat {
 
 /// Serves until a signal or `/quitquitquit`. 0 after an orderly end, 1 if it could not start.
 pub(super) fn run(args: Args) -> ExitCode {
-    let (_flush_at_end, log_filter) = init_log();
+    let Log { filter, lost, flush: _flush } = init_log();
+    if let Err(error) = overload::raise_open_files() {
+        tracing::warn!(%error, "cannot raise the limit of open files (ulimit -n) to its maximum");
+    }
     let outcome = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start a runtime")
-        .and_then(|runtime| runtime.block_on(serve(args, log_filter)));
+        .and_then(|runtime| runtime.block_on(serve(args, filter, lost)));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -103,12 +117,13 @@ pub(super) fn run(args: Args) -> ExitCode {
     }
 }
 
-async fn serve(args: Args, log_filter: LogFilter) -> anyhow::Result<()> {
+async fn serve(args: Args, filter: LogFilter, lost: LostLines) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     // As Envoy.
     let mut reopen = signal(SignalKind::user_defined1()).context("cannot listen for SIGUSR1")?;
-    let gateway = app::start(app::Options { log_filter: Some(log_filter), ..options(args)? }).await?;
+    let log = app::Options { log_filter: Some(filter), lost_log_lines: Some(lost), ..options(args)? };
+    let gateway = app::start(log).await?;
     announce(&gateway);
     loop {
         tokio::select! {
@@ -168,6 +183,7 @@ fn options(args: Args) -> anyhow::Result<app::Options> {
         },
         telemetry: TelemetryOptions { identity, build_tag: String::new(), hostname: hostname.clone(), access_log },
         log_filter: None,
+        lost_log_lines: None,
         identity: Identity { hostname, instance_ip: args.instance_ip, topology: topology(&mesh.gateway_topology) },
         config,
         dns_server: args.dns_server,
@@ -176,6 +192,10 @@ fn options(args: Args) -> anyhow::Result<app::Options> {
             idle_timeout: Duration::from_secs(args.idle_timeout_seconds),
             http10: args.http10,
             ..ClientLimits::default()
+        },
+        overload: OverloadOptions {
+            memory: args.memory_limit,
+            max_connections: args.max_connections.map(|most| most as usize),
         },
     })
 }
@@ -215,10 +235,17 @@ fn default_data_dir() -> PathBuf {
     }
 }
 
-/// Logs go to standard error through a thread of their own: a terminal or pipe that does not take them must not
-/// hold up a request. What does not fit the queue is dropped.
-fn init_log() -> (tracing_appender::non_blocking::WorkerGuard, LogFilter) {
-    let (writer, guard) = tracing_appender::non_blocking(std::io::stderr());
+/// The log of the process.
+struct Log {
+    filter: LogFilter,
+    lost: LostLines,
+    /// Writes the last lines when it is dropped.
+    flush: LastLines,
+}
+
+/// The log goes to standard error.
+fn init_log() -> Log {
+    let (writer, flush, lost) = log_writer(std::io::stderr());
     let wanted = std::env::var("GATEWAY_LOG").ok().filter(|text| !text.is_empty());
     let (filter, layer, wrong) = LogFilter::new(wanted.as_deref().unwrap_or("info"));
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
@@ -227,7 +254,7 @@ fn init_log() -> (tracing_appender::non_blocking::WorkerGuard, LogFilter) {
     if let Some(error) = wrong {
         tracing::warn!(%error, "GATEWAY_LOG is not a filter such as info,gateway::http=debug; info is used");
     }
-    (guard, filter)
+    Log { filter, lost, flush }
 }
 
 /// What is bound to what: declared port → real port → hosts → plugins.

@@ -5,11 +5,12 @@
 //! | code | level | meaning |
 //! |---|---|---|
 //! | GW0001 | Error | a file cannot be read |
-//! | GW0002 | Error | a document is not YAML, or more than is accepted |
+//! | GW0002 | Error | a document is not YAML |
 //! | GW0003 | Error | a document is not a Kubernetes object |
 //! | GW0004 | Info | a kind that this gateway does not read |
 //! | GW0005 | Error | the same kind, namespace and name twice |
 //! | GW0006 | Info | the version of a resource before this one stays in use |
+//! | GW0007 | Error | more than is read: a file, a document, a Secret or ConfigMap |
 //! | GW0101 | Warning | a part that this version does not act on, where that is harmless |
 //! | GW0102 | Error | a part that this version does not act on, and what happens instead |
 //! | GW0103 | Error | hosts are answered 403 because a policy for them cannot be enforced |
@@ -25,6 +26,9 @@
 //! | GW0302 | Warning | an upload has no effect, or uploads are not kept |
 
 use std::{cmp::Ordering, fmt};
+
+/// The code of what is more than a limit allows.
+pub const BEYOND_LIMIT: &str = "GW0007";
 
 /// How bad a [`Problem`] is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, clap::ValueEnum)]

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use super::{
     decode::{Decoded, decode},
     path::Path,
-    problem::{Level, Problem},
+    problem::{BEYOND_LIMIT, Level, Problem},
     resources::{AnyResource, DEFAULT_NAMESPACE, Origin, Resource},
     validate::{self, Report},
     yaml::{self, Value},
@@ -49,6 +49,7 @@ pub(crate) fn read(file: &str, bytes: &[u8]) -> Contents {
             for document in yaml::documents(text) {
                 match document {
                     Ok(document) => reader.document(&document.value, &Arc::new(document.positions)),
+                    Err(error) if error.beyond_limit => reader.broken(BEYOND_LIMIT, error.line, error.message),
                     Err(error) => reader.broken("GW0002", error.line, format!("not YAML: {}", error.message)),
                 }
             }

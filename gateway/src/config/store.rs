@@ -14,7 +14,7 @@ use bytes::Bytes;
 use super::{
     Options,
     path::Path,
-    problem::{Level, Problem},
+    problem::{BEYOND_LIMIT, Level, Problem},
     read::{Contents, Entry, Key, read},
     resources::{AnyResource, Resources},
     source::SourceFile,
@@ -159,7 +159,7 @@ impl Store {
 fn unreadable(path: &str, error: &io::Error) -> Problem {
     Problem {
         level: Level::Error,
-        code: "GW0001",
+        code: if error.kind() == io::ErrorKind::FileTooLarge { BEYOND_LIMIT } else { "GW0001" },
         resource: String::new(),
         file: path.to_owned(),
         line: 0,

@@ -50,6 +50,8 @@ pub(crate) struct SyntaxError {
     pub(crate) line: usize,
     /// What is wrong.
     pub(crate) message: String,
+    /// Whether it is more than is accepted.
+    pub(crate) beyond_limit: bool,
 }
 
 /// The documents of a file. Each stands for itself: a broken one does not hide the others. Documents
@@ -59,7 +61,7 @@ pub(crate) fn documents(text: &str) -> Vec<Result<Document, SyntaxError>> {
     for (line, chunk) in chunks(text) {
         if documents.len() == MAX_DOCUMENTS {
             let message = format!("more than {MAX_DOCUMENTS} documents in one file; split it");
-            documents.push(Err(SyntaxError { line, message }));
+            documents.push(Err(SyntaxError { line, message, beyond_limit: true }));
             break;
         }
         documents.extend(document(line, chunk).transpose());
@@ -103,7 +105,7 @@ fn document(first_line: usize, text: &str) -> Result<Option<Document>, SyntaxErr
     }
     let fail = |error: serde_yaml::Error| {
         let line = error.location().map_or(first_line, |at| first_line + at.line() - 1);
-        SyntaxError { line, message: without_location(&error.to_string()) }
+        SyntaxError { line, message: without_location(&error.to_string()), beyond_limit: false }
     };
     let mut value = Value::deserialize(serde_yaml::Deserializer::from_str(text)).map_err(fail)?;
     if value.is_null() {
@@ -217,10 +219,11 @@ impl Scan {
         for event in Parser::new_from_str(text) {
             let (event, span) = event.map_err(|error| {
                 let line = self.line(error.marker().line());
-                Refusal::Syntax(SyntaxError { line, message: error.info().to_owned() })
+                Refusal::Syntax(SyntaxError { line, message: error.info().to_owned(), beyond_limit: false })
             })?;
             let line = self.line(span.start.line());
-            self.event(&event, line).map_err(|message| Refusal::Limit(SyntaxError { line, message }))?;
+            self.event(&event, line)
+                .map_err(|message| Refusal::Limit(SyntaxError { line, message, beyond_limit: true }))?;
         }
         Ok(())
     }

@@ -155,6 +155,11 @@ impl Activity {
         }
     }
 
+    /// Whether only the client's end of the connection is waited for.
+    pub(super) fn is_lingering(&self) -> bool {
+        self.lingering.get().is_some()
+    }
+
     /// Nothing more is sent; the client has a moment to see that.
     pub(super) fn linger(&self) {
         self.lingering.set(Some(self.clock.now()));
@@ -230,11 +235,11 @@ impl Activity {
         } else {
             // Told to end, and still nothing to finish.
             let silent = self.order.get() == Order::Drain && !self.head_begun.get();
-            let over = late(self.lingering.get(), limits::LINGER_TIMEOUT)
-                || (silent && late(head, limits::DRAIN_HEAD_TIMEOUT));
-            if !over {
+            let silent = silent && late(head, limits::DRAIN_HEAD_TIMEOUT);
+            if !silent && !late(self.lingering.get(), limits::LINGER_TIMEOUT) {
                 return;
             }
+            swept.silent += usize::from(silent);
         }
         self.give(Order::Close);
     }
@@ -252,6 +257,8 @@ pub(crate) struct Swept {
     pub(crate) idle: usize,
     /// The client did not read.
     pub(crate) unread: usize,
+    /// They were told to end, and nothing came.
+    pub(crate) silent: usize,
 }
 
 /// All connections of a worker.

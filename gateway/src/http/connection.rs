@@ -22,6 +22,7 @@ use super::{
 use crate::{
     http1::request::Refusal,
     net::{LocalExecutor, Stream},
+    overload::Stage,
     telemetry::Limit,
 };
 
@@ -50,6 +51,13 @@ pub(super) struct Connection {
     pub(super) refused_body: Cell<Option<Refusal>>,
     /// Inside TLS: for whom, and who the client is.
     pub(super) secured: Option<Secured>,
+}
+
+impl Connection {
+    /// Whether new requests are refused for want of memory.
+    pub(super) fn sheds_requests(&self) -> bool {
+        self.worker.overload.stage() >= Stage::RefuseRequests
+    }
 }
 
 /// A connection that has told which protocol it speaks.
@@ -207,6 +215,7 @@ async fn serve_http1(stream: Stream, prefix: Bytes, connection: Rc<Connection>) 
 
 async fn serve_http2(io: ClientIo, connection: Rc<Connection>) {
     let activity = Rc::clone(&connection.activity);
+    let serving = Rc::clone(&connection);
     let http2 = http2::Builder::new(LocalExecutor)
         .max_concurrent_streams(limits::HTTP2_STREAMS)
         .initial_stream_window_size(limits::HTTP2_STREAM_WINDOW)
@@ -219,11 +228,23 @@ async fn serve_http2(io: ClientIo, connection: Rc<Connection>) {
             io,
             service_fn(move |request: Request<hyper::body::Incoming>| {
                 let (parts, body) = request.into_parts();
-                service::serve(Rc::clone(&connection), parts, Incoming::Http2(body), None)
+                service::serve(Rc::clone(&serving), parts, Incoming::Http2(body), None)
             }),
         );
+    let counters = connection.worker.telemetry.counters();
     let ended = with_orders(&activity, true, pin!(http2), http2::Connection::graceful_shutdown).await;
+    // What the guard has ended it has counted.
+    if ended.as_ref().is_some_and(is_calmed) && !activity.is_lingering() {
+        counters.limit_exceeded(Limit::Http2StreamErrors);
+    }
     log_end(ended);
+}
+
+/// Whether h2 has ended a connection because of how often the client made it reset streams.
+fn is_calmed(ended: &hyper::Result<()>) -> bool {
+    let error = ended.as_ref().err().and_then(std::error::Error::source);
+    let error = error.and_then(|source| source.downcast_ref::<h2::Error>());
+    error.is_some_and(|error| error.is_library() && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM))
 }
 
 fn log_end(ended: Option<hyper::Result<()>>) {

@@ -361,6 +361,10 @@ fn failed(failure: &Failure, retries: u32, verdict: Verdict, connection: &Connec
                 "connection timeout",
             )
         }
+        Failure::Descriptors => {
+            connection.worker.telemetry.counters().limit_exceeded(Limit::OpenFiles);
+            (ResponseFlags::UPSTREAM_OVERFLOW, "upstream_reset_before_response_started{overflow}", "overflow")
+        }
         Failure::Overflow(resource) => {
             connection.worker.telemetry.counters().limit_exceeded(limit_of(*resource));
             (ResponseFlags::UPSTREAM_OVERFLOW, "upstream_reset_before_response_started{overflow}", "overflow")

@@ -130,6 +130,10 @@ impl Client {
             if activity.is_head_late() {
                 return Poll::Ready(refuse(&self.reader, &incoming.inbox, Refusal::HeadTimeout, &self.connection));
             }
+            // The rest of a head that would be refused anyway: nobody keeps more of it.
+            if !incoming.inbox.is_empty() && self.connection.sheds_requests() {
+                return Poll::Ready(refuse(&self.reader, &incoming.inbox, Refusal::Overload, &self.connection));
+            }
             if incoming.inbox.is_empty() && self.connection.draining.get() {
                 return Poll::Ready(Next::End);
             }

@@ -1,7 +1,9 @@
 //! Limits towards clients. Defaults that are safe at the edge of the internet; h2's own are not
 //! (reliability.md 1.3), so every one is set.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
+
+use crate::overload::Stage;
 
 pub use crate::http1::limits::{MAX_CHUNK_EXTENSION_BYTES, MAX_HEAD_BYTES, MAX_HEADERS, MAX_TRAILER_BYTES};
 
@@ -64,8 +66,11 @@ pub const HTTP2_RESETS_PER_TICK: u32 = 50;
 /// Body bytes that all plugins of a worker may hold back together; a stream that would exceed it is answered 503. What
 /// one plugin may do to one stream is in [`proxy_wasm_host::Limits`].
 pub const PLUGIN_WORKER_BYTES: usize = 64 * 1024 * 1024;
-/// Connections of one worker, if the limit of open files allows as many.
-pub const MAX_CONNECTIONS_PER_WORKER: usize = 50_000;
+/// While memory is running out: what a connection without a request has left, and from the next stage on also one whose
+/// client does not read or send.
+pub const OVERLOAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// The same when it is at its end.
+pub const LAST_OVERLOAD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long clients may take, and what they may speak. Configured per process; the defaults are the constants above.
 #[derive(Debug, Clone)]
@@ -82,6 +87,24 @@ pub struct Limits {
     pub upgrade_half_closed_timeout: Duration,
     /// Whether HTTP/1.0 is served; otherwise it is answered 426, as by Istio's gateway.
     pub http10: bool,
+}
+
+impl Limits {
+    /// What holds while so much is shed: who holds memory and makes no progress is waited for less long.
+    pub(crate) fn under(&self, stage: Stage) -> Cow<'_, Self> {
+        if stage < Stage::EndKeepAlive {
+            return Cow::Borrowed(self);
+        }
+        let patience = if stage < Stage::RefuseConnections { OVERLOAD_TIMEOUT } else { LAST_OVERLOAD_TIMEOUT };
+        let mut hurried = self.clone();
+        hurried.idle_timeout = hurried.idle_timeout.min(patience);
+        if stage >= Stage::RefuseRequests {
+            hurried.request_head_timeout = hurried.request_head_timeout.min(patience);
+            hurried.request_body_timeout = hurried.request_body_timeout.min(patience);
+            hurried.response_write_timeout = hurried.response_write_timeout.min(patience);
+        }
+        Cow::Owned(hurried)
+    }
 }
 
 impl Default for Limits {

@@ -9,6 +9,11 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use crate::{http1::request::Refusal, telemetry::ResponseFlags};
 
+/// Details of an answer that sheds load.
+pub(super) const OVERLOAD: &str = "overload";
+/// Details of an answer to a request that has waited too long.
+pub(super) const QUEUE: &str = "overload_worker_queue";
+
 /// An answer without an upstream. Always boxed: it travels in `Result`s beside things that are much smaller.
 #[derive(Debug)]
 pub(super) struct Reply {
@@ -55,6 +60,7 @@ impl Reply {
         match refusal {
             Refusal::Malformed(_) => Self::bad_request("http1.codec_error"),
             Refusal::LengthAndChunked => Self::bad_request("http1.content_length_and_chunked_not_allowed"),
+            Refusal::Overload => Self::overloaded(),
             Refusal::HeadTooLarge => Self::too_large("http1.headers_too_large"),
             Refusal::TooManyHeaders => Self::too_large("http1.too_many_headers"),
             Refusal::HeadTimeout => {
@@ -78,6 +84,16 @@ impl Reply {
         Self::new(status, details, ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR)
             .with_body("Request Header Fields Too Large")
             .closing()
+    }
+
+    /// A request that is shed because memory runs out, in Envoy's words.
+    pub(super) fn overloaded() -> Box<Self> {
+        Self::unavailable(OVERLOAD, ResponseFlags::OVERLOAD, "envoy overloaded").closing()
+    }
+
+    /// A request that is shed because its worker has more to do than it can. The connection stays: a new one costs more.
+    pub(super) fn waited_too_long() -> Box<Self> {
+        Self::unavailable(QUEUE, ResponseFlags::OVERLOAD, "envoy overloaded")
     }
 
     pub(super) fn closing(mut self: Box<Self>) -> Box<Self> {

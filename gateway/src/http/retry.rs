@@ -122,7 +122,7 @@ impl<'a> Attempts<'a> {
         let always = on(RetryOn::SERVER_ERROR | RetryOn::GATEWAY_ERROR | RetryOn::RESET);
         let wanted = match failure {
             // Envoy, too, leaves a cluster alone that is at its limits.
-            Failure::RequestBody(_) | Failure::Overflow(_) => false,
+            Failure::RequestBody(_) | Failure::Overflow(_) | Failure::Descriptors => false,
             failure if failure.is_connect() => always || on(RetryOn::CONNECT_FAILURE | RetryOn::RESET_BEFORE_REQUEST),
             Failure::RemoteReset { refused: true, .. } => always || on(RetryOn::REFUSED_STREAM),
             _ => always,

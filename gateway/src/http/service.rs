@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     http1::request::Refusal,
+    overload::Stage,
     snapshot::Action,
     telemetry::{Limit, ResponseFlags},
 };
@@ -58,6 +59,8 @@ struct Stream {
     /// Whether the method is HEAD, which no answer has a body for.
     is_head: bool,
     record: Record,
+    /// What was shed when the request came.
+    stage: Stage,
     filters: Option<Rc<Filters>>,
     /// The route's timeout, from the arrival of the request to the end of the response.
     deadline: Option<Pin<Box<Sleep>>>,
@@ -84,8 +87,11 @@ pub(super) async fn serve(
     let grpc = reply::is_grpc(&parts.headers);
     let record = Record::start(&connection, &parts, grpc);
     let is_head = parts.method == Method::HEAD;
-    let mut stream = Stream { connection, version, is_head, record, filters: None, deadline: None };
+    let stage = connection.worker.overload.stage();
+    let mut stream = Stream { connection, version, is_head, record, stage, filters: None, deadline: None };
     let admitted = match refused {
+        None if stage >= Stage::RefuseRequests => Err(Reply::overloaded()),
+        None if stream.connection.worker.turn.is_too_long(stream.record.started()) => Err(Reply::waited_too_long()),
         None => admission::admit(parts, &stream.connection),
         Some(Refused { refusal, is_known }) => {
             tracing::debug!(remote = %stream.connection.remote, ?refusal, "a request is refused");
@@ -121,6 +127,8 @@ fn count_rejection(stream: &Stream, rejected: &Reply) {
     match &*rejected.details {
         // The sweep has counted it.
         "request_header_timeout" => return,
+        reply::OVERLOAD => return counters.limit_exceeded(Limit::MemoryRequests),
+        reply::QUEUE => return counters.limit_exceeded(Limit::WorkerQueueTime),
         "http1.too_many_headers" | "http2.too_many_headers" => counters.limit_exceeded(Limit::RequestHeaders),
         "http1.headers_too_large" | "http2.headers_too_large" => counters.limit_exceeded(Limit::RequestHeadBytes),
         _ => {}
@@ -411,7 +419,11 @@ impl Stream {
             // A plugin has made something else of it.
             upgrade::unmark(&mut head.headers);
         }
-        let leaving = self.connection.worker.connections.is_leaving() || self.connection.port.is_retired();
+        let mut leaving = self.connection.worker.connections.is_leaving() || self.connection.port.is_retired();
+        if self.stage >= Stage::EndKeepAlive {
+            self.record.limit_exceeded(Limit::MemoryKeepAlive);
+            leaving = true;
+        }
         if (close || leaving) && self.version < Version::HTTP_2 {
             head.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         } else if leaving {

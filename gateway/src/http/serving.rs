@@ -18,10 +18,11 @@ use super::{
     progress::Bodies,
 };
 use crate::{
-    clock::Clock,
+    clock::{Clock, Turn},
+    overload::Overload,
     snapshot::{self, Action, ClusterId, Listener, RouteId, Snapshot},
     telemetry::{Destination, WorkerTelemetry},
-    upstream::Usage,
+    upstream::{Swept, Usage},
 };
 
 /// Who this gateway is, for headers.
@@ -50,6 +51,7 @@ impl Identity {
 pub(crate) struct Worker {
     pub(crate) index: usize,
     pub(crate) clock: Clock,
+    pub(crate) turn: Turn,
     pub(crate) identity: Arc<Identity>,
     pub(crate) telemetry: Rc<WorkerTelemetry>,
     pub(crate) connections: Rc<Connections>,
@@ -59,6 +61,8 @@ pub(crate) struct Worker {
     pub(crate) bodies: Rc<Bodies>,
     pub(crate) limits: Limits,
     pub(super) header_maps: HeaderMaps,
+    /// What the process can still take.
+    pub(crate) overload: Arc<Overload>,
     /// What requests without a destination are counted for.
     pub(super) nowhere: Rc<Destination>,
     /// What the access log shows of headers; `None`: there is no access log.
@@ -73,12 +77,14 @@ impl Worker {
         plugins: PluginSet,
         usage: Usage,
         limits: Limits,
+        overload: Arc<Overload>,
     ) -> Rc<Self> {
         let nowhere = telemetry.destination(None);
         let log_headers = telemetry.access_log().map(LogHeaders::new);
         Rc::new(Self {
             index,
             clock: Clock::default(),
+            turn: Turn::new(),
             identity,
             telemetry,
             connections: Rc::default(),
@@ -87,6 +93,7 @@ impl Worker {
             bodies: Rc::default(),
             limits,
             header_maps: HeaderMaps::default(),
+            overload,
             nowhere,
             log_headers,
         })
@@ -175,11 +182,11 @@ impl Config {
         self.clusters.get(id as usize)
     }
 
-    /// Closes upstream connections that are too old or that the upstream closed. Returns how many are left, and how
-    /// often a request had to wait for one since the last time.
-    pub(crate) fn sweep(&self) -> (usize, u64) {
-        let swept = self.clusters.iter().map(|(cluster, _)| cluster.sweep());
-        swept.fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
+    /// Closes upstream connections that are too old or that the upstream closed.
+    pub(crate) fn sweep(&self) -> Swept {
+        let mut swept = Swept::default();
+        self.clusters.iter().for_each(|(cluster, _)| cluster.sweep(&mut swept));
+        swept
     }
 }
 

@@ -22,10 +22,12 @@ use crate::{
     http1::{
         Malformed,
         body::{Decoder, Framing, Piece},
+        limits::{EXTENSIONS_TOO_LARGE, TRAILERS_TOO_LARGE},
         outbox::Outbox,
         request::Refusal,
     },
     net::Stream,
+    telemetry::Limit,
     upstream::BodyError,
 };
 
@@ -169,6 +171,12 @@ impl WireBody {
                 Ok(Piece::End) => return Poll::Ready(None),
                 Ok(Piece::Missing) => {}
                 Err(Malformed(why)) => {
+                    let counters = self.connection.worker.telemetry.counters();
+                    match why {
+                        EXTENSIONS_TOO_LARGE => counters.limit_exceeded(Limit::ChunkExtensionBytes),
+                        TRAILERS_TOO_LARGE => counters.limit_exceeded(Limit::RequestTrailerBytes),
+                        _ => {}
+                    }
                     self.connection.refused_body.set(Some(Refusal::Malformed(why)));
                     return Poll::Ready(Some(Err(why.into())));
                 }

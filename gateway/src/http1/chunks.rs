@@ -109,7 +109,7 @@ impl Chunks {
     fn extension(&mut self, size: u64) -> Result<Place, &'static str> {
         self.extensions += 1;
         if self.extensions > limits::MAX_CHUNK_EXTENSION_BYTES {
-            return Err("the chunk extensions of a body are too large");
+            return Err(limits::EXTENSIONS_TOO_LARGE);
         }
         Ok(Place::Extension { size })
     }

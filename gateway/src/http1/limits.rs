@@ -10,3 +10,8 @@ pub const MAX_TRAILER_BYTES: usize = 8 * 1024;
 pub(crate) const MAX_TRAILERS: usize = 100;
 /// Bytes of all chunk extensions of a body, which nobody uses.
 pub const MAX_CHUNK_EXTENSION_BYTES: usize = 8 * 1024;
+
+/// What is said of a body whose chunk extensions are more.
+pub(crate) const EXTENSIONS_TOO_LARGE: &str = "the chunk extensions of a body are too large";
+/// What is said of trailers that are more.
+pub(crate) const TRAILERS_TOO_LARGE: &str = "the trailers are too large or too many";

@@ -25,6 +25,8 @@ pub(crate) enum Refusal {
     TooManyHeaders,
     /// Its head did not come in time: 408.
     HeadTimeout,
+    /// Memory runs out, and its head is not complete: 503.
+    Overload,
 }
 
 /// A head, checked.

@@ -23,7 +23,7 @@ pub(super) fn take(buffer: &mut BytesMut) -> Result<Option<HeaderMap>, Malformed
                 // What is wrong already does not have to wait for its end.
                 return check_lines(bytes).map(|()| None);
             }
-            _ => return Err(Malformed("the trailers are too large")),
+            _ => return Err(Malformed(limits::TRAILERS_TOO_LARGE)),
         },
     };
     let section = buffer.get(..end).unwrap_or_default();
@@ -31,7 +31,7 @@ pub(super) fn take(buffer: &mut BytesMut) -> Result<Option<HeaderMap>, Malformed
     let mut fields = [httparse::EMPTY_HEADER; limits::MAX_TRAILERS];
     let fields = match httparse::parse_headers(section, &mut fields) {
         Ok(httparse::Status::Complete((length, fields))) if length == section.len() => fields,
-        Err(httparse::Error::TooManyHeaders) => return Err(Malformed("there are too many trailers")),
+        Err(httparse::Error::TooManyHeaders) => return Err(Malformed(limits::TRAILERS_TOO_LARGE)),
         _ => return Err(Malformed("the trailers are no header fields")),
     };
     let mut trailers = HeaderMap::with_capacity(fields.len());

@@ -144,7 +144,8 @@ impl Collector for Sums {
                 Sample::Gauge(value) => families.gauge(name, &[], value),
             }
         }
-        let others: Vec<_> = lock(&process.limit_sources).iter().flat_map(|source| (source.0)()).collect();
+        let mut others: Vec<_> = lock(&process.limit_sources).iter().flat_map(|source| (source.0)()).collect();
+        others.extend(process.access_log.as_ref().map(|log| (super::Limit::AccessLogBytes, log.dropped())));
         for ((limit, hits), elsewhere) in workers.limits().zip(&process.limits) {
             let others: u64 = others.iter().filter(|(other, _)| *other == limit).map(|(_, hits)| hits).sum();
             families.counter(LIMITS, &[("limit", limit.as_str())], hits + elsewhere.load(Relaxed) + others);

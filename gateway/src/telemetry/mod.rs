@@ -1,4 +1,4 @@
-//! Counting and logging: Istio's metrics, what plugins cost, the access log, the filter of the gateway's own log.
+//! Counting and logging: Istio's metrics, what plugins cost, the access log, the gateway's own log.
 //!
 //! [`Telemetry`] is the process-wide side; each worker asks it once for a [`WorkerTelemetry`], which lives on that
 //! worker's thread and hands out [`Destination`]s and [`PluginStats`]. Only the worker writes what they count, with
@@ -16,6 +16,7 @@ mod exposition;
 mod flags;
 mod histogram;
 mod log_filter;
+mod log_writer;
 mod plugin;
 mod process;
 mod streams;
@@ -42,6 +43,7 @@ pub use cells::{Counter, Gauge};
 pub use destination::{Destination, Observation, RequestProtocol};
 pub use flags::ResponseFlags;
 pub use log_filter::{LogFilter, LogFilterError};
+pub use log_writer::{LastLines, LostLines, log_writer};
 pub use plugin::{Callback, PluginStats, PluginSummary};
 pub use streams::TcpConnection;
 pub use worker::{Limit, WorkerCounters, WorkerTelemetry};

@@ -125,8 +125,7 @@ macro_rules! worker_counters {
 worker_counters! {
     downstream_connections: Gauge "gateway_downstream_connections" "Connections from clients that are open.";
     downstream_connections_total: Counter "gateway_downstream_connections_total" "Connections from clients that were accepted.";
-    downstream_connections_refused: Counter "gateway_downstream_connections_refused_total" "Connections from clients that were closed at once because there were too many.";
-    downstream_idle_closed: Counter "gateway_downstream_idle_closed_total" "Connections from clients that were closed because no request came for the keep-alive time.";
+    downstream_connections_refused: Counter "gateway_downstream_connections_refused_total" "Connections from clients that were closed at once because there were too many, or no descriptors or memory left.";
     downstream_protocol_errors: Counter "gateway_downstream_protocol_errors_total" "Requests and connections from clients that broke the protocol.";
     tls_handshakes: Counter "gateway_tls_handshakes_total" "TLS handshakes with clients that came to their end.";
     tls_resumptions: Counter "gateway_tls_resumptions_total" "TLS handshakes with clients that resumed a session.";
@@ -146,8 +145,14 @@ impl WorkerCounters {
     /// A limit was hit.
     #[inline]
     pub fn limit_exceeded(&self, limit: Limit) {
+        self.limit_exceeded_times(limit, 1);
+    }
+
+    /// A limit was hit so many times.
+    #[inline]
+    pub fn limit_exceeded_times(&self, limit: Limit, times: u64) {
         if let Some(counter) = self.limits.0.get(limit as usize) {
-            counter.inc();
+            counter.add(times);
         }
     }
 
@@ -198,8 +203,15 @@ macro_rules! limits {
 
 limits! {
     DownstreamConnections "downstream_connections" "Too many connections from clients";
+    OpenFiles "open_files" "The file descriptors that are left are kept for others";
+    WorkerQueueTime "worker_queue_time" "A worker has more to do than it can: a request that waited was answered 503";
+    MemoryKeepAlive "memory_keep_alive" "Memory runs out: an answer ended its connection";
+    MemoryRequests "memory_requests" "Memory runs out: a request was answered 503";
+    MemoryConnections "memory_connections" "Memory runs out: a connection was closed at once";
     RequestHeadBytes "request_head_bytes" "The head of a request is too large";
     RequestHeaders "request_headers" "A request has too many headers";
+    IdleTime "idle_time" "A client's connection had no request for too long";
+    DrainHeadTime "drain_head_time" "The gateway or its listener ends, and a connection had no request";
     RequestHeadTime "request_head_time" "The head of a request did not arrive in time";
     TlsHandshakeTime "tls_handshake_time" "A TLS handshake with a client did not end in time";
     TlsHelloBytes "tls_hello_bytes" "The first message of a TLS handshake is too large";
@@ -207,13 +219,20 @@ limits! {
     ResponseWriteTime "response_write_time" "The client does not read the response";
     RequestTime "request_time" "The request exceeded the timeout of its route";
     ProxyHeaderBytes "proxy_header_bytes" "A PROXY protocol header is too long";
+    ChunkExtensionBytes "chunk_extension_bytes" "The chunk extensions of a request body are too large";
+    RequestTrailerBytes "request_trailer_bytes" "The trailers of a request are too large or too many";
     UpgradeHalfClosedTime "upgrade_half_closed_time" "One side of an upgraded connection has ended and the other was silent";
+    TcpIdleTime "tcp_idle_time" "Nothing moved on a TCP connection";
+    TcpHalfClosedTime "tcp_half_closed_time" "One side of a TCP connection has ended and the other was silent";
     Http2Streams "http2_streams" "Too many concurrent streams on one connection";
     Http2Frames "http2_frames" "A client floods a connection with frames";
     Http2Resets "http2_resets" "A client resets too many streams of one connection";
+    Http2StreamErrors "http2_stream_errors" "A client made a connection reset too many streams";
     ResponseHeadBytes "response_head_bytes" "The head of an upstream's response is too large or has too many headers";
     UpstreamConnectTime "upstream_connect_time" "An upstream did not accept a connection in time";
     UpstreamConnections "upstream_connections" "Too many connections to a cluster";
+    UpstreamIdleTime "upstream_idle_time" "A connection to an upstream was unused for too long";
+    UpstreamIdleConnections "upstream_idle_connections" "A connection to an upstream had to give way to others that nobody uses";
     UpstreamPendingRequests "upstream_pending_requests" "Too many requests wait for a cluster";
     UpstreamRequests "upstream_requests" "Too many requests are being served by a cluster";
     UpstreamRetries "upstream_retries" "Too many requests are being sent to a cluster again";
@@ -225,6 +244,9 @@ limits! {
     PluginCpuTime "plugin_cpu_time" "A callback used more CPU time than its limit";
     PluginWallTime "plugin_wall_time" "A callback took longer than its limit";
     PluginInstances "plugin_instances" "Crashed instances were not replaced at once because there were too many";
+    PluginStartTime "plugin_start_time" "A plugin took too long to start";
+    PluginHeaderBytes "plugin_header_bytes" "A plugin writes too many or too large headers";
+    PluginPropertyBytes "plugin_property_bytes" "A plugin sets too large properties";
     PluginLogLines "plugin_log_lines" "A plugin logs more than its limit";
     PluginSharedData "plugin_shared_data" "A plugin wanted more shared data than its limit";
     PluginQueueItems "plugin_queue_items" "A shared queue of a plugin is full";
@@ -234,6 +256,10 @@ limits! {
     AdminBodyBytes "admin_body_bytes" "The body of an admin request is too large";
     PluginUploads "plugin_uploads" "Too many uploaded plugins, or too many bytes of them";
     ModuleCompileTime "module_compile_time" "Compiling an uploaded module took too long";
+    ModuleDeclarations "module_declarations" "An uploaded module declares too much";
+    Configuration "configuration" "A file, document or Secret is more than is read";
+    AccessLogBytes "access_log_bytes" "Lines of the access log were lost";
+    LogLines "log_lines" "Lines of the log were lost";
 }
 
 /// How many limits there are.

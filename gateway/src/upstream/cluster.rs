@@ -157,17 +157,24 @@ impl<B: RequestBody> Cluster<B> {
         self.waits.set(self.waits.get() + 1);
     }
 
-    /// Closes connections that are too old or that the peer closed. Returns how many are left, and how often since the
-    /// last time a request had to wait because there were as many as allowed.
-    pub(crate) fn sweep(&self) -> (usize, u64) {
-        let endpoints = self.endpoints.borrow();
-        let open = endpoints
-            .iter()
-            .map(|endpoint| {
-                endpoint.sweep(self.settings.connections.idle_timeout);
-                endpoint.connections()
-            })
-            .sum();
-        (open, self.waits.take())
+    /// Closes connections that are too old or that the peer closed.
+    pub(crate) fn sweep(&self, swept: &mut Swept) {
+        for endpoint in self.endpoints.borrow().iter() {
+            endpoint.sweep(self.settings.connections.idle_timeout, swept);
+        }
+        swept.waits += self.waits.take();
     }
+}
+
+/// What a sweep has found since the one before.
+#[derive(Debug, Default)]
+pub(crate) struct Swept {
+    /// Connections that are open.
+    pub(crate) open: usize,
+    /// Times that a request had to wait because there were as many connections as allowed.
+    pub(crate) waits: u64,
+    /// Connections that were closed because nobody used them for too long.
+    pub(crate) unused: u64,
+    /// Connections that were closed because there were too many that nobody used.
+    pub(crate) surplus: u64,
 }

@@ -3,12 +3,13 @@
 use std::{io, net::SocketAddr, sync::Arc};
 
 use rustls::pki_types::ServerName;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::{TlsConnector, TlsStream};
 
 use super::Failure;
 use crate::{
     net::Stream,
+    overload::descriptors,
     snapshot::{Cluster, TcpKeepalive, Transport},
     tls::Inside,
 };
@@ -22,7 +23,12 @@ pub(super) async fn connect(
 ) -> Result<Stream, Failure> {
     let settings = &cluster.connections;
     let connected = async {
-        let stream = TcpStream::connect(address).await.map_err(Failure::Connect)?;
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+        let socket = socket.map_err(no_socket)?;
+        if descriptors::is_reserved(&socket) {
+            return Err(Failure::Descriptors);
+        }
+        let stream = socket.connect(address).await.map_err(Failure::Connect)?;
         configure(&stream, settings.keepalive).map_err(Failure::Connect)?;
         let tls = match (&cluster.transport, server_name) {
             (Transport::Plain, _) => return Ok(Stream::Plain(stream)),
@@ -37,6 +43,14 @@ pub(super) async fn connect(
     };
     // Boxed: a handshake's state is large, and most requests do not connect.
     tokio::time::timeout(settings.connect_timeout, Box::pin(connected)).await.unwrap_or(Err(Failure::ConnectTimeout))
+}
+
+/// There is no socket: most likely somebody else has taken the last descriptors.
+fn no_socket(error: io::Error) -> Failure {
+    match error.raw_os_error() {
+        Some(libc::EMFILE | libc::ENFILE) => Failure::Descriptors,
+        _ => Failure::Connect(error),
+    }
 }
 
 fn configure(stream: &TcpStream, keepalive: TcpKeepalive) -> io::Result<()> {

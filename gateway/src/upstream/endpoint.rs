@@ -11,7 +11,7 @@ use http::{Request, Response};
 use rustls::pki_types::ServerName;
 
 use super::{
-    Attempt, Cluster, Failure, RequestBody, ResponseBody, UpstreamError,
+    Attempt, Cluster, Failure, RequestBody, ResponseBody, Swept, UpstreamError,
     connect::connect,
     http1::Http1,
     http2::Http2,
@@ -38,6 +38,8 @@ pub struct Endpoint<B: RequestBody> {
     /// Held while an HTTP/2 connection is opened, so that a burst opens one.
     opening: tokio::sync::Mutex<()>,
     places: Rc<Places>,
+    /// Unused connections that had to give way to others since the last sweep.
+    surplus: Cell<u64>,
     clock: Clock,
 }
 
@@ -75,6 +77,7 @@ impl<B: RequestBody> Endpoint<B> {
             http2: RefCell::default(),
             opening: tokio::sync::Mutex::default(),
             places: Rc::default(),
+            surplus: Cell::new(0),
             clock,
         })
     }
@@ -237,6 +240,7 @@ impl<B: RequestBody> Endpoint<B> {
                 let mut kept = self.http2.borrow_mut();
                 if kept.len() >= limits::MAX_HTTP2_PER_ENDPOINT {
                     kept.remove(0);
+                    self.surplus.set(self.surplus.get() + 1);
                 }
                 kept.push(connection);
                 drop(kept);
@@ -280,6 +284,7 @@ impl<B: RequestBody> Endpoint<B> {
         let mut idle = self.idle.borrow_mut();
         if idle.len() >= limits::MAX_IDLE_PER_ENDPOINT {
             idle.remove(0);
+            self.surplus.set(self.surplus.get() + 1);
         }
         idle.push((connection, now));
         self.places.notify();
@@ -291,14 +296,22 @@ impl<B: RequestBody> Endpoint<B> {
     }
 
     /// Closes connections that have been unused for longer than `idle_timeout`, that are too old, or that the peer closed.
-    pub(super) fn sweep(&self, idle_timeout: Duration) {
+    pub(super) fn sweep(&self, idle_timeout: Duration, swept: &mut Swept) {
         let now = self.clock.now();
+        let mut unused = 0;
+        let mut stays = |idle: bool| {
+            unused += u64::from(idle);
+            !idle
+        };
         self.idle.borrow_mut().retain_mut(|(connection, since)| {
-            !since.older_than(idle_timeout, now) && !connection.is_over(now) && connection.is_alive()
+            stays(since.older_than(idle_timeout, now)) && !connection.is_over(now) && connection.is_alive()
         });
         self.http2.borrow_mut().retain_mut(|connection| {
-            !connection.is_closed() && !connection.is_over(now) && !connection.is_idle(idle_timeout, now)
+            !connection.is_closed() && !connection.is_over(now) && stays(connection.is_idle(idle_timeout, now))
         });
+        swept.open += self.connections();
+        swept.unused += unused;
+        swept.surplus += self.surplus.take();
     }
 
     /// Closes every connection that is not in use.

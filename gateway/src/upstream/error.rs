@@ -15,6 +15,9 @@ pub enum Failure {
     /// No connection within the cluster's connect timeout. Nothing was sent.
     #[error("cannot connect: no answer within the connect timeout")]
     ConnectTimeout,
+    /// The file descriptors that are left are kept for others. Nothing was sent.
+    #[error("no file descriptor is left for a connection; check the limit of open files (ulimit -n)")]
+    Descriptors,
     /// No TLS: the certificate is not what it has to be, the service does not speak it, ... Nothing was sent.
     #[error("TLS_error|{0}")]
     Tls(String),

@@ -20,6 +20,7 @@ mod slot;
 mod usage;
 
 pub use body::{ResponseBody, Upgraded};
+pub(crate) use cluster::Swept;
 pub use cluster::{Attempt, Cluster};
 pub use endpoint::{Endpoint, Sent};
 pub(crate) use error::remote_reset;

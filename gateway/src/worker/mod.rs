@@ -5,6 +5,7 @@
 
 mod accept;
 mod command;
+mod panics;
 
 use std::{
     cell::RefCell,
@@ -26,6 +27,7 @@ pub(crate) use command::{Command, ListenerKey, Socket};
 use crate::{
     clock,
     http::{Config, Identity, Limits, PluginSet, Port, SpareOrder, Usage, Worker},
+    overload::Overload,
     snapshot::{self, Snapshot},
     telemetry::{Limit, Telemetry},
 };
@@ -39,6 +41,8 @@ pub(crate) struct Settings {
     /// Shared by all workers.
     pub(crate) usage: Usage,
     pub(crate) client_limits: Limits,
+    /// What the process can still take.
+    pub(crate) overload: Arc<Overload>,
 }
 
 /// The control side's end of a worker.
@@ -98,11 +102,13 @@ struct Served {
 
 async fn run(settings: Settings, mut inbox: mpsc::UnboundedReceiver<Command>) {
     let telemetry = settings.telemetry.worker();
+    let _panics = panics::count(&telemetry);
     let plugins = PluginSet::new(settings.index, settings.spare_orders, Rc::clone(&telemetry));
     let (identity, limits) = (settings.identity, settings.client_limits);
-    let worker = Worker::new(settings.index, identity, telemetry, plugins, settings.usage, limits);
+    let worker = Worker::new(settings.index, identity, telemetry, plugins, settings.usage, limits, settings.overload);
     let served = Rc::new(RefCell::new(Served::default()));
     let sweep = tokio::task::spawn_local(sweep(Rc::clone(&worker), Rc::clone(&served)));
+    let turns = tokio::task::spawn_local(worker.turn.clone().follow());
     while let Some(command) = inbox.recv().await {
         match command {
             Command::Prepare { plugins, prepared, acknowledge } => {
@@ -153,6 +159,7 @@ async fn run(settings: Settings, mut inbox: mpsc::UnboundedReceiver<Command>) {
         }
     }
     sweep.abort();
+    turns.abort();
 }
 
 /// Serves a new snapshot. Connections stay open; requests in flight finish on what they began with.
@@ -195,31 +202,32 @@ fn open(
     Ok(accept::Listening::start(socket, port, Rc::clone(worker)))
 }
 
-/// Moves the coarse clock and closes what has been quiet for too long.
+/// Says that the worker moves, moves the coarse clock and closes what has been quiet for too long.
 async fn sweep(worker: Rc<Worker>, served: Rc<RefCell<Served>>) {
     let mut turn = tokio::time::interval(clock::TICK);
     turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         turn.tick().await;
+        worker.overload.beat(worker.index);
         worker.clock.advance();
         let now = worker.clock.now();
-        let swept = worker.connections.sweep(now, &worker.limits);
-        let bodies = worker.bodies.sweep(now, worker.limits.request_body_timeout);
+        let limits = worker.limits.under(worker.overload.stage());
+        let swept = worker.connections.sweep(now, &limits);
+        let bodies = worker.bodies.sweep(now, limits.request_body_timeout);
+        let upstream = served.borrow().config.as_ref().map(|config| config.sweep()).unwrap_or_default();
         let counters = worker.telemetry.counters();
+        counters.upstream_connections.set(upstream.open as u64);
         for (times, limit) in [
-            (swept.heads, Limit::RequestHeadTime),
-            (bodies, Limit::RequestBodyTime),
-            (swept.unread, Limit::ResponseWriteTime),
+            (swept.heads as u64, Limit::RequestHeadTime),
+            (swept.idle as u64, Limit::IdleTime),
+            (bodies as u64, Limit::RequestBodyTime),
+            (swept.unread as u64, Limit::ResponseWriteTime),
+            (swept.silent as u64, Limit::DrainHeadTime),
+            (upstream.waits, Limit::UpstreamConnections),
+            (upstream.unused, Limit::UpstreamIdleTime),
+            (upstream.surplus, Limit::UpstreamIdleConnections),
         ] {
-            (0..times).for_each(|_| counters.limit_exceeded(limit));
-        }
-        counters.downstream_idle_closed.add(swept.idle as u64);
-        if let Some(config) = &served.borrow().config {
-            let (open, waits) = config.sweep();
-            counters.upstream_connections.set(open as u64);
-            for _ in 0..waits {
-                counters.limit_exceeded(Limit::UpstreamConnections);
-            }
+            counters.limit_exceeded_times(limit, times);
         }
         if let Some(log) = worker.telemetry.access_log() {
             log.flush();

@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+/// As in the real one: it decides how memory is given back.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     gateway::cli::main()
 }

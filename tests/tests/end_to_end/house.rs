@@ -23,6 +23,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "http::Limits",
             "http::Topology",
             "istio::Labels",
+            "overload",
             "plugins",
             "telemetry",
         ],
@@ -39,6 +40,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "http::SpareOrder",
             "http::Usage",
             "net",
+            "overload",
             "plugins",
             "proxy_wasm_host",
             "snapshot",
@@ -46,7 +48,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "worker",
         ],
     ),
-    ("admin", &["config::problem", "plugins", "proxy_wasm_host", "snapshot", "telemetry"]),
+    ("admin", &["config::problem", "overload", "plugins", "proxy_wasm_host", "snapshot", "telemetry"]),
     (
         "config",
         &[
@@ -62,16 +64,20 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     // The one arrow that points up: plugins report what is wrong in the words of the configuration.
     ("plugins", &["config::problem", "proxy_wasm_host", "snapshot"]),
-    ("worker", &["clock", "http", "proxy_wasm_host", "snapshot", "telemetry"]),
-    ("http", &["clock", "http1", "net", "proxy_wasm_host", "snapshot", "tcp", "telemetry", "tls", "upstream"]),
+    ("worker", &["clock", "http", "overload", "proxy_wasm_host", "snapshot", "telemetry"]),
+    (
+        "http",
+        &["clock", "http1", "net", "overload", "proxy_wasm_host", "snapshot", "tcp", "telemetry", "tls", "upstream"],
+    ),
     ("tcp", &["net", "telemetry", "upstream"]),
-    ("upstream", &["clock", "http1", "net", "snapshot", "tls"]),
+    ("upstream", &["clock", "http1", "net", "overload::descriptors", "snapshot", "tls"]),
     ("http1", &[]),
     ("telemetry", &["snapshot"]),
     ("snapshot", &["proxy_wasm_host", "tls"]),
     ("tls", &[]),
     ("istio", &[]),
     ("net", &[]),
+    ("overload", &[]),
     ("clock", &[]),
 ];
 

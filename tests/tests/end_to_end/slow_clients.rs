@@ -76,10 +76,10 @@ async fn a_connection_without_a_request() {
     let mut client = gateway.client().await.unwrap();
     assert_eq!(client.get(HOST, "/").await.unwrap().status, 200);
     client.closed().await.unwrap();
-    gateway.metric_becomes("gateway_downstream_idle_closed_total", &[], 1.0).await.unwrap();
+    gateway.metric_becomes("gateway_limit_exceeded_total", &[("limit", "idle_time")], 1.0).await.unwrap();
     let mut client = gateway.h2_client().await.unwrap();
     assert_eq!(client.get(HOST, "/").await.unwrap().status, 200);
-    gateway.metric_becomes("gateway_downstream_idle_closed_total", &[], 2.0).await.unwrap();
+    gateway.metric_becomes("gateway_limit_exceeded_total", &[("limit", "idle_time")], 2.0).await.unwrap();
 }
 
 #[tokio::test]

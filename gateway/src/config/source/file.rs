@@ -155,7 +155,7 @@ impl Walk {
         } else if !metadata.is_file() {
             self.found.push((path, Err(io::Error::other("not a regular file"))));
         } else if self.found.len() == MAX_FILES {
-            let error = io::Error::other(format!("more than {MAX_FILES} files; this and further ones are not read"));
+            let error = beyond_limit(format!("more than {MAX_FILES} files; this and further ones are not read"));
             self.found.push((path, Err(error)));
         } else {
             self.found.push((path, Ok(metadata)));
@@ -164,7 +164,7 @@ impl Walk {
 
     fn folder(&mut self, path: PathBuf, depth: usize) {
         if depth == MAX_DEPTH {
-            let error = io::Error::other(format!("folders are nested deeper than {MAX_DEPTH} levels"));
+            let error = beyond_limit(format!("folders are nested deeper than {MAX_DEPTH} levels"));
             return self.found.push((path, Err(error)));
         }
         let entries = fs::read_dir(&path).and_then(Iterator::collect::<io::Result<Vec<_>>>);
@@ -185,16 +185,21 @@ fn is_configuration(path: &Path) -> bool {
     path.extension().is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|known| extension == *known))
 }
 
+/// The kind is how the problem of it is told from others.
+fn beyond_limit(message: String) -> io::Error {
+    io::Error::new(io::ErrorKind::FileTooLarge, message)
+}
+
 fn read_file(path: &Path, total: &mut u64) -> io::Result<Bytes> {
     let mut contents = Vec::new();
     // The limit also holds for a file that grows while it is read.
     let size = fs::File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut contents)? as u64;
     if size > MAX_FILE {
-        return Err(io::Error::other(format!("larger than {} MiB; split it", MAX_FILE >> 20)));
+        return Err(beyond_limit(format!("larger than {} MiB; split it", MAX_FILE >> 20)));
     }
     *total += size;
     if *total > MAX_TOTAL {
-        return Err(io::Error::other(format!("all files together are larger than {} MiB", MAX_TOTAL >> 20)));
+        return Err(beyond_limit(format!("all files together are larger than {} MiB", MAX_TOTAL >> 20)));
     }
     Ok(contents.into())
 }

@@ -2,7 +2,7 @@
 
 use crate::config::{
     path::Path,
-    problem::{Level, Problem},
+    problem::{BEYOND_LIMIT, Level, Problem},
     resources::Resource,
 };
 
@@ -39,6 +39,12 @@ impl<'a, T> Report<'a, T> {
     pub(crate) fn reject(&mut self, field: &Path<'_>, message: impl AsRef<str>) {
         self.rejected = true;
         self.push(Level::Error, "IST0106", field, format!("Schema validation error: {}", message.as_ref()));
+    }
+
+    /// The resource is larger than is read.
+    pub(crate) fn too_large(&mut self, field: &Path<'_>, message: &str) {
+        self.rejected = true;
+        self.push(Level::Error, BEYOND_LIMIT, field, message);
     }
 
     /// A value of the wrong type.

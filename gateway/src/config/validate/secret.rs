@@ -20,7 +20,7 @@ pub(crate) fn secret(resource: &Resource<Secret>, report: &mut Report<'_, Secret
     let bytes = data.values().map(|text| text.0.len() / 4 * 3).sum::<usize>()
         + plain.values().map(|text| text.0.len()).sum::<usize>();
     if bytes > MAX_BYTES {
-        return report.reject(&Path::Root.key("data"), "a Secret must not be larger than 1 MiB");
+        return report.too_large(&Path::Root.key("data"), "a Secret must not be larger than 1 MiB");
     }
     let found = key_pair(resource).err().into_iter().chain(authorities(resource).err());
     for (entry, message) in found {
@@ -32,6 +32,6 @@ pub(crate) fn secret(resource: &Resource<Secret>, report: &mut Report<'_, Secret
 pub(crate) fn config_map(resource: &Resource<ConfigMap>, report: &mut Report<'_, ConfigMap>) {
     let entries = resource.spec.data.values().chain(resource.spec.binary_data.values());
     if entries.map(|text| text.0.len()).sum::<usize>() > MAX_BYTES * 4 / 3 {
-        report.reject(&Path::Root.key("data"), "a ConfigMap must not be larger than 1 MiB");
+        report.too_large(&Path::Root.key("data"), "a ConfigMap must not be larger than 1 MiB");
     }
 }

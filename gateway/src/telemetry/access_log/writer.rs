@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     fs::File,
     io::{self, Write},
-    os::fd::AsFd,
+    os::{fd::AsFd, unix::fs::OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{
         Arc, Condvar, Mutex, PoisonError,
@@ -255,8 +255,15 @@ fn duplicate(stream: &impl AsFd) -> io::Result<File> {
     stream.as_fd().try_clone_to_owned().map(File::from)
 }
 
+/// Opens a file, or a named pipe: one that nobody reads must not hold up the start, only cost lines.
 fn append_to(path: &Path) -> io::Result<File> {
-    File::options().append(true).create(true).open(path)
+    let mut options = File::options();
+    options.append(true).create(true).custom_flags(libc::O_NONBLOCK);
+    match options.open(path) {
+        // The pipe has no reader yet; as a reader of our own it opens all the same.
+        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => options.read(true).open(path),
+        opened => opened,
+    }
 }
 
 #[cfg(test)]
@@ -315,6 +322,26 @@ mod tests {
         let numbers: Vec<u64> = text.lines().map(|line| line.parse().unwrap()).collect();
         assert_eq!(numbers.len() as u64, held);
         assert!(numbers.is_sorted());
+    }
+
+    #[test]
+    fn a_named_pipe_that_nobody_reads_costs_lines_and_holds_up_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let writer = file_writer(&path);
+        let line = format!("{:0>99}\n", 0);
+        for _ in 0..200_000 {
+            push(&writer, &line);
+        }
+        assert!(!writer.drain(Duration::from_millis(1)) && writer.dropped() > 0);
+        // Somebody reads: what has waited arrives.
+        let mut reader = File::open(&path).unwrap();
+        let reading = thread::spawn(move || io::copy(&mut reader, &mut io::sink()).unwrap());
+        assert!(writer.drain(PATIENCE));
+        assert_eq!(writer.written() + writer.dropped(), 200_000);
+        drop(writer);
+        assert!(reading.join().unwrap() > 0);
     }
 
     #[test]
