@@ -195,7 +195,7 @@ impl Activity {
         self.give(Order::Drain);
     }
 
-    /// Whether the connection is to drain, and may: hyper would close an HTTP/1 connection under a head that it has not
+    /// Whether the connection is to drain, and may: an HTTP/1 connection is not closed under a head that it has not
     /// got all of.
     fn takes_goodbye(&self) -> bool {
         self.order.get() == Order::Drain && (self.multiplexed.get() || self.head.get().is_none())

@@ -233,7 +233,7 @@ async fn serve_http2(io: ClientIo, connection: Rc<Connection>) {
         );
     let counters = connection.worker.telemetry.counters();
     let ended = with_orders(&activity, true, pin!(http2), http2::Connection::graceful_shutdown).await;
-    // What the guard has ended it has counted.
+    // A flood has been counted.
     if ended.as_ref().is_some_and(is_calmed) && !activity.is_lingering() {
         counters.limit_exceeded(Limit::Http2StreamErrors);
     }

@@ -47,7 +47,7 @@ pub(super) struct Record {
     pub(super) log: Option<Box<LogFields>>,
 }
 
-/// Copies of what the access log prints. Copies, because a kept header value would keep hyper's read buffer.
+/// Copies of what the access log prints. Copies, because a kept header value would keep what was read with it.
 #[derive(Default)]
 pub(super) struct LogFields {
     wall: Option<SystemTime>,
@@ -155,7 +155,7 @@ impl Record {
         }
     }
 
-    /// Nobody knows what was asked for: what hyper has read was not sent by the client.
+    /// Nobody knows what was asked for: what stands for it was not sent by the client.
     pub(super) fn forget_request(&mut self) {
         if let Some(log) = &mut self.log {
             log.method.clear();
@@ -265,7 +265,7 @@ impl Drop for Record {
 /// Size of a response's head as HTTP/1.1 writes it; HTTP/2 compresses it, so there it is what a client makes of it.
 fn head_bytes(head: &response::Parts) -> u64 {
     let line = "HTTP/1.1 200 ".len() + head.status.canonical_reason().map_or(0, str::len) + 2;
-    // hyper adds the date.
+    // The connection adds the date.
     let date = "date: Sun, 06 Nov 1994 08:49:37 GMT\r\n".len();
     let fields: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
     (line + fields + date + 2) as u64

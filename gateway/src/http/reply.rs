@@ -55,7 +55,7 @@ impl Reply {
             .closing()
     }
 
-    /// A request that the guard refuses.
+    /// A request whose head is refused.
     pub(super) fn refused(refusal: Refusal) -> Box<Self> {
         match refusal {
             Refusal::Malformed(_) => Self::bad_request("http1.codec_error"),

@@ -314,7 +314,7 @@ impl Stream {
             filters.set_upstream(endpoint);
         }
         if head.status == StatusCode::NO_CONTENT {
-            // RFC 9110 8.6; hyper leaves it out for HTTP/1 only.
+            // RFC 9110 8.6.
             head.headers.remove(header::CONTENT_LENGTH);
         }
         let (body, upgraded) = if head.status == StatusCode::SWITCHING_PROTOCOLS {
@@ -353,7 +353,7 @@ impl Stream {
         if self.record.is_grpc() {
             self.record.grpc_status = headers.get("grpc-status").and_then(|value| value.to_str().ok()?.parse().ok());
         }
-        // hyper leaves such a body out for HTTP/1 only.
+        // Over HTTP/2 nobody else leaves such a body out.
         if self.is_head && !body.is_empty() {
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
             body.clear();
@@ -404,7 +404,7 @@ impl Stream {
     fn finish(mut self, outcome: Outcome) -> Result<Response<ResponseBody>, Aborted> {
         let Outcome { mut head, body, close, upgraded } = outcome;
         head.headers.insert(header::SERVER, SERVER);
-        // For HTTP/1.0 hyper turns it into that, and says whether the connection is kept.
+        // The connection writes HTTP/1.0 to those who speak it.
         head.version = self.version.max(Version::HTTP_11);
         head.extensions.clear();
         if head.status == StatusCode::SWITCHING_PROTOCOLS {

@@ -1,7 +1,7 @@
 //! Trailers: fields behind a body. Who gets them may merge them with the headers, so what headers alone may say is
 //! dropped: framing, routing, authentication, and what only we say (RFC 9110 6.5.1).
 //!
-//! Towards HTTP/1 hyper sends only the fields that the head's `Trailer` names, and to clients only if they sent
+//! Over HTTP/1 only the fields are sent that the head's `Trailer` names, and to clients only if they sent
 //! `te: trailers`; others are dropped there, as RFC 9110 6.5 allows.
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};

@@ -1,4 +1,4 @@
-//! Limits towards upstreams, which are as untrusted as clients. hyper's and h2's own defaults are unsafe
+//! Limits towards upstreams, which are as untrusted as clients. h2's own defaults are unsafe
 //! for a proxy (reliability.md 1.3), so every one is set.
 
 use crate::http1::response;
