@@ -229,7 +229,7 @@ const GAUGES: [(&str, &str); 5] = [
     ("gateway_overload_stage", "What is shed: 0 nothing, 1 keep-alive, 2 requests, 3 connections as well."),
     ("gateway_memory_used_bytes", "Memory that counts against the limit; 0 if there is none."),
     ("gateway_memory_limit_bytes", "Limit of memory; 0 if there is none."),
-    ("gateway_workers_stuck", "Workers that do not move."),
+    ("gateway_stuck_workers", "Workers that do not move."),
     ("gateway_downstream_connections_limit", "Connections from clients that may be open at the same time."),
 ];
 

@@ -119,10 +119,10 @@ async fn streams_that_we_are_made_to_reset_end_the_connection() {
     let (gateway, _upstream) = start().await;
     let client = connect(&gateway).await;
     let mut attack = Vec::new();
-    // CVE-2025-8671: a window that grows by nothing is an error of its stream, and resetting it is our part.
+    // CVE-2025-8671: a window that is too large is an error of its stream, and resetting it is our part.
     for stream in (1..2_400).step_by(2) {
         attack.extend(frame(kind::HEADERS, END_HEADERS, stream, &get(HOST, [])));
-        attack.extend(frame(kind::WINDOW_UPDATE, 0, stream, &[0; 4]));
+        attack.extend(frame(kind::WINDOW_UPDATE, 0, stream, &0x7fff_ffff_u32.to_be_bytes()));
     }
     let came = client.flood(&attack, 1).await.unwrap();
     assert!(is_ended(&came, ENHANCE_YOUR_CALM), "{:?}", came.last());
