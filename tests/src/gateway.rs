@@ -100,6 +100,8 @@ impl Setup {
     /// # Errors
     /// What [`app::start`] says.
     pub async fn start(self) -> anyhow::Result<TestGateway> {
+        // Many tests run in one process.
+        gateway::overload::raise_open_files()?;
         let home = tempfile::tempdir()?;
         let folder = home.path().join("config");
         fs::create_dir(&folder)?;

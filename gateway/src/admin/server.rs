@@ -53,10 +53,13 @@ pub(super) async fn accept(listener: TcpListener, router: Router, telemetry: Tel
         };
         match listener.accept().await {
             Ok((stream, peer)) => {
-                let router = router.clone();
+                let (router, telemetry) = (router.clone(), telemetry.clone());
                 connections.spawn(async move {
                     // A connection that fails concerns its client only.
                     if let Err(error) = serve(stream, peer, router).await {
+                        if let Some(limit) = limit_of(&*error) {
+                            telemetry.limit_exceeded(limit);
+                        }
                         tracing::debug!(%peer, %error, "admin connection ended early");
                     }
                     drop(place);
@@ -69,6 +72,18 @@ pub(super) async fn accept(listener: TcpListener, router: Router, telemetry: Tel
             }
         }
     }
+}
+
+/// The limit that has ended a connection.
+fn limit_of(error: &(dyn std::error::Error + 'static)) -> Option<Limit> {
+    let http = error.downcast_ref::<hyper::Error>();
+    if http.is_some_and(hyper::Error::is_parse_too_large) {
+        return Some(Limit::AdminHeadBytes);
+    }
+    let stalled = std::iter::successors(Some(error), |error| error.source())
+        .filter_map(|error| error.downcast_ref::<io::Error>())
+        .any(|error| error.kind() == io::ErrorKind::TimedOut);
+    (stalled || http.is_some_and(hyper::Error::is_timeout)).then_some(Limit::AdminTime)
 }
 
 async fn serve(

@@ -36,6 +36,8 @@ pub use stage::Stage;
 use memory::Memory;
 use workers::Workers;
 
+/// Connections of clients for every worker, if nothing else is said.
+pub const MAX_CONNECTIONS_PER_WORKER: usize = 50_000;
 /// How often memory is looked at while there is plenty, and while it goes to its end.
 const CALM: Duration = Duration::from_millis(100);
 const ALERT: Duration = Duration::from_millis(10);
@@ -49,7 +51,8 @@ const SHRINK_EVERY: Duration = Duration::from_secs(1);
 pub struct OverloadOptions {
     /// The limit of memory and how it is measured.
     pub memory: MemoryLimit,
-    /// Connections from clients at the same time; `None`: two thirds of the file descriptors that are not kept back.
+    /// Connections from clients at the same time; `None`: two thirds of the file descriptors that are not kept back (the
+    /// others are for services), and no more than [`MAX_CONNECTIONS_PER_WORKER`].
     pub max_connections: Option<usize>,
 }
 
@@ -95,10 +98,11 @@ impl Overload {
     #[must_use]
     pub fn new(workers: usize, options: &OverloadOptions) -> Arc<Self> {
         let free = descriptors::keep_reserve();
+        let default = (free / 3).saturating_mul(2).min(workers.saturating_mul(MAX_CONNECTIONS_PER_WORKER));
         Arc::new(Self {
             stage: Apart::default(),
             connections: Apart::default(),
-            max_connections: options.max_connections.unwrap_or((free / 3).saturating_mul(2)).max(1),
+            max_connections: options.max_connections.unwrap_or(default).max(1),
             memory_limit: AtomicU64::new(0),
             memory_used: AtomicU64::new(0),
             workers: Workers::new(workers),
@@ -225,7 +229,7 @@ const GAUGES: [(&str, &str); 5] = [
     ("gateway_overload_stage", "What is shed: 0 nothing, 1 keep-alive, 2 requests, 3 connections as well."),
     ("gateway_memory_used_bytes", "Memory that counts against the limit; 0 if there is none."),
     ("gateway_memory_limit_bytes", "Limit of memory; 0 if there is none."),
-    ("gateway_workers_stuck", "Workers that do not move."),
+    ("gateway_stuck_workers", "Workers that do not move."),
     ("gateway_downstream_connections_limit", "Connections from clients that may be open at the same time."),
 ];
 

@@ -253,6 +253,8 @@ limits! {
     PluginMetrics "plugin_metrics" "A plugin defined more metrics than its limit";
     DnsAddresses "dns_addresses" "A name of an endpoint has more addresses than are used";
     AdminConnections "admin_connections" "Too many connections to the admin API";
+    AdminHeadBytes "admin_head_bytes" "The head of an admin request is too large or has too many headers";
+    AdminTime "admin_time" "A client of the admin API did not send a head, or did not read, in time";
     AdminBodyBytes "admin_body_bytes" "The body of an admin request is too large";
     PluginUploads "plugin_uploads" "Too many uploaded plugins, or too many bytes of them";
     ModuleCompileTime "module_compile_time" "Compiling an uploaded module took too long";

@@ -107,8 +107,27 @@ async fn rapid_resets_end_the_connection() {
     let came = client.flood(&attack, 1).await.unwrap();
     assert!(is_ended(&came, ENHANCE_YOUR_CALM), "{:?}", came.last());
     assert!(upstream.requests().len() < 250, "{} requests", upstream.requests().len());
+    let metrics = gateway.metrics().await.unwrap();
+    let hits = |limit| metrics.sum("gateway_limit_exceeded_total", &[("limit", limit)]);
+    assert_eq!(hits("http2_resets") + hits("http2_stream_errors"), 1.0, "by whoever has noticed first");
     gateway.metric_becomes("gateway_requests_in_flight", &[], 0.0).await.unwrap();
     gateway.metric_becomes("gateway_downstream_connections", &[], 0.0).await.unwrap();
+}
+
+#[tokio::test]
+async fn streams_that_we_are_made_to_reset_end_the_connection() {
+    let (gateway, _upstream) = start().await;
+    let client = connect(&gateway).await;
+    let mut attack = Vec::new();
+    // CVE-2025-8671: a window that is too large is an error of its stream, and resetting it is our part.
+    for stream in (1..2_400).step_by(2) {
+        attack.extend(frame(kind::HEADERS, END_HEADERS, stream, &get(HOST, [])));
+        attack.extend(frame(kind::WINDOW_UPDATE, 0, stream, &0x7fff_ffff_u32.to_be_bytes()));
+    }
+    let came = client.flood(&attack, 1).await.unwrap();
+    assert!(is_ended(&came, ENHANCE_YOUR_CALM), "{:?}", came.last());
+    hit(&gateway, "http2_stream_errors", 1.0).await;
+    gateway.metric_becomes("gateway_requests_in_flight", &[], 0.0).await.unwrap();
 }
 
 #[tokio::test]

@@ -193,7 +193,7 @@ async fn a_worker_that_does_not_move_is_reported_until_it_does() {
     let after = since.elapsed();
     assert!(after < Duration::from_secs(2), "only after {after:?}");
     assert!(missing.contains("do not move"), "{missing}");
-    assert_eq!(gateway.metrics().await.unwrap().sum("gateway_workers_stuck", &[]), 1.0);
+    assert_eq!(gateway.metrics().await.unwrap().sum("gateway_stuck_workers", &[]), 1.0);
     let info = gateway.admin_json("/server_info").await.unwrap();
     assert_eq!(info["stuckWorkers"].as_array().unwrap().len(), 1, "{info}");
     assert_eq!(gateway.admin("/ready").await.unwrap().status, 503);
@@ -209,7 +209,7 @@ async fn a_worker_that_does_not_move_is_reported_until_it_does() {
     release.send(()).unwrap();
     assert_eq!(client.response().await.unwrap().status, 400);
     eventually("to be ready again", async || Ok((ready().await?.status == 200).then_some(()))).await.unwrap();
-    gateway.metric_becomes("gateway_workers_stuck", &[], 0.0).await.unwrap();
+    gateway.metric_becomes("gateway_stuck_workers", &[], 0.0).await.unwrap();
 }
 
 #[tokio::test]

@@ -59,7 +59,7 @@ async fn three_times_what_it_can_do_is_served_as_well_as_possible() {
             let mut client = RawClient::connect(status).await.unwrap();
             let ready = client.get(&status.to_string(), "/healthz/ready").await.unwrap();
             slowest = slowest.max(asked.elapsed());
-            assert_eq!(ready.text(), "ready\n");
+            assert!(alone.is_none() || ready.text() == "ready\n", "{}", ready.text());
             // Probes come now and then; this is not to synchronise.
             tokio::time::sleep(Duration::from_millis(100)).await;
         }

@@ -98,6 +98,7 @@ async fn patience_ends() {
 #[tokio::test(start_paused = true)]
 async fn a_client_that_does_not_read_is_cut_off() {
     let (state, ..) = state();
+    let telemetry = state.telemetry.clone();
     let message = "x".repeat(32 << 20);
     state.problems.store(Arc::new(vec![Problem {
         level: Level::Info,
@@ -114,6 +115,8 @@ async fn a_client_that_does_not_read_is_cut_off() {
     // What was not sent after this long never will be.
     tokio::time::sleep(Duration::from_secs(60)).await;
     let answer = rest(stream).await;
+    let metrics = String::from_utf8(telemetry.render_prometheus()).unwrap();
+    assert!(metrics.contains("gateway_limit_exceeded_total{limit=\"admin_time\"} 1"), "{metrics}");
     assert!(answer.starts_with("HTTP/1.1 200 ") && answer.len() < 32 << 20, "{} bytes", answer.len());
     assert!(begun.elapsed() < Duration::from_secs(61));
 }
@@ -139,6 +142,7 @@ async fn connections_are_bounded_and_idle_ones_make_room() {
 #[tokio::test]
 async fn heads_are_bounded() {
     let (state, ..) = state();
+    let telemetry = state.telemetry.clone();
     let serving = served(state);
     let many = "x: y\r\n".repeat(100);
     let long = format!("x: {}\r\n", "y".repeat(64 << 10));
@@ -146,5 +150,15 @@ async fn heads_are_bounded() {
         let request = format!("GET / HTTP/1.1\r\nhost: localhost\r\n{extra}\r\n");
         let answer = rest(send(serving.addresses().admin, &request).await).await;
         assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+    }
+    // The answer is there a moment before its connection is over.
+    let counted = || {
+        let metrics = String::from_utf8(telemetry.render_prometheus()).unwrap();
+        metrics.contains("gateway_limit_exceeded_total{limit=\"admin_head_bytes\"} 2")
+    };
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while !counted() {
+        assert!(tokio::time::Instant::now() < deadline, "not counted");
+        tokio::task::yield_now().await;
     }
 }
