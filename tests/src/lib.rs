@@ -9,6 +9,7 @@
 //! * [`dns`]: a name server;
 //! * [`grpc`]: a gRPC server and client;
 //! * [`http2_frames`]: an HTTP/2 client that sends the frames it is given;
+//! * [`scene`]: a gateway process with everything behind it, and changes of it; [`load`]: steady load, and what came of it;
 //! * [`body`]: bodies that a test sends piece by piece, for both;
 //! * [`server`]: HTTP/1.1 or HTTP/2 over one accepted connection, also what `sample-service` runs on.
 //!
@@ -22,10 +23,12 @@ pub mod dns;
 pub mod gateway;
 pub mod grpc;
 pub mod http2_frames;
+pub mod load;
 pub mod metrics;
 pub mod plugins;
 pub mod process;
 pub mod resources;
+pub mod scene;
 pub mod server;
 pub mod tls;
 pub mod upstream;
