@@ -1,10 +1,14 @@
 # The commands of this project. Each of them installs what it needs and is missing (.ci/setup says what).
 
-.PHONY: help run test bench conformance overload lint plugins image
+# How long `make soak` takes.
+MINUTES ?= 10
+
+.PHONY: help run test bench conformance overload soak lint plugins image
 
 help:
 	@echo 'make run      build everything, run the gateway on config/quickstart with a sample service'
 	@echo 'make test     compile the plugins, run every test'
+	@echo 'make soak     run a gateway under traffic, faults and changes for MINUTES=10, and see what is left afterwards'
 	@echo 'make bench    measure the gateway beside nginx, HAProxy and Envoy (ONLY=small-get,tls-small ROUNDS=5 for a part)'
 	@echo 'make conformance  run tools that others wrote (h2spec, testssl.sh, …) against the gateway'
 	@echo 'make overload a minute of three times what the gateway can serve (part of make test: five seconds)'
@@ -34,6 +38,12 @@ conformance:
 overload:
 	.ci/setup
 	OVERLOAD_SECONDS=60 cargo test --package gateway-tests --test end_to_end surge:: -- --nocapture
+
+soak:
+	.ci/setup
+	plugins/build
+	cargo build --profile quick --package gateway --package gateway-tests --bin gateway --bin soak
+	$${CARGO_TARGET_DIR:-target}/quick/soak --minutes $(MINUTES)
 
 lint:
 	.ci/setup

@@ -1,5 +1,7 @@
-//! Sockets: binding listeners, the adapter between tokio's streams and hyper's, and streams that are only copied.
+//! Sockets: binding listeners and passing them on, the adapter between tokio's streams and hyper's, and streams that are
+//! only copied.
 
+pub(crate) mod descriptors;
 mod tunnel;
 
 use std::{
@@ -31,15 +33,26 @@ pub const LISTEN_BACKLOG: i32 = 4096;
 /// With port 0 the kernel chooses one port for all. The first error is returned.
 pub fn bind(address: SocketAddr, sockets: usize) -> io::Result<(SocketAddr, Vec<std::net::TcpListener>)> {
     if address.port() != 0 {
-        let probe = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
-        // As every server does, so that connections of a predecessor in TIME_WAIT do not count as taken.
-        probe.set_reuse_address(true)?;
-        probe.bind(&address.into())?;
-        probe.listen(1)?;
+        try_bind(address)?;
     }
-    let mut address = address;
+    let listeners = join(address, sockets.max(1))?;
+    let address = listeners.first().map_or(Ok(address), std::net::TcpListener::local_addr)?;
+    Ok((address, listeners))
+}
+
+/// Finds out whether nobody listens on an address and we may; nobody does afterwards either.
+pub fn try_bind(address: SocketAddr) -> io::Result<()> {
+    let probe = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+    // As every server does, so that connections of a predecessor in TIME_WAIT do not count as taken.
+    probe.set_reuse_address(true)?;
+    probe.bind(&address.into())?;
+    probe.listen(1)
+}
+
+/// Binds so many more sockets to an address on which this user may already listen in the same way.
+pub fn join(mut address: SocketAddr, sockets: usize) -> io::Result<Vec<std::net::TcpListener>> {
     let mut listeners = Vec::with_capacity(sockets);
-    for _ in 0..sockets.max(1) {
+    for _ in 0..sockets {
         let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(true)?;
@@ -50,7 +63,7 @@ pub fn bind(address: SocketAddr, sockets: usize) -> io::Result<(SocketAddr, Vec<
         address = listener.local_addr()?;
         listeners.push(listener);
     }
-    Ok((address, listeners))
+    Ok(listeners)
 }
 
 /// A connection's bytes, in clear text or inside TLS (either side of it).

@@ -332,6 +332,25 @@ impl H2Client {
         Ok(H2Response { status: head.status, headers: head.headers, body: body.to_bytes(), trailers })
     }
 
+    /// Sends a `GET` as far as the connection takes requests. `None`: it takes no more, and nothing was sent.
+    ///
+    /// # Errors
+    /// The request left, and has no answer.
+    pub async fn try_get(&mut self, host: &str, path: &str) -> anyhow::Result<Option<StatusCode>> {
+        if within("an HTTP/2 connection to be ready or over", self.0.ready()).await?.is_err() {
+            return Ok(None);
+        }
+        let request = Request::get(format!("http://{host}{path}")).body(Outgoing::empty())?;
+        let response = match within("an HTTP/2 response", self.0.try_send_request(request)).await? {
+            Ok(response) => response,
+            Err(error) if error.message().is_some() => return Ok(None),
+            Err(error) => return Err(error.into_error().into()),
+        };
+        let status = response.status();
+        within("the end of an HTTP/2 response", response.into_body().collect()).await??;
+        Ok(Some(status))
+    }
+
     /// Sends a `GET` and waits for the whole response.
     pub async fn get(&mut self, host: &str, path: &str) -> anyhow::Result<H2Response> {
         self.fetch(Request::get(format!("http://{host}{path}")).body(Outgoing::empty())?).await

@@ -11,6 +11,7 @@
 //! * [`http2_frames`]: an HTTP/2 client that sends the frames it is given;
 //! * [`crowd`]: many clients at once;
 //! * [`interference`]: errors and stops in the middle of a request;
+//! * [`scene`]: a gateway process with everything behind it, and changes of it; [`load`]: steady load, and what came of it;
 //! * [`body`]: bodies that a test sends piece by piece, for both;
 //! * [`server`]: HTTP/1.1 or HTTP/2 over one accepted connection, also what `sample-service` runs on.
 //!
@@ -26,10 +27,12 @@ pub mod gateway;
 pub mod grpc;
 pub mod http2_frames;
 pub mod interference;
+pub mod load;
 pub mod metrics;
 pub mod plugins;
 pub mod process;
 pub mod resources;
+pub mod scene;
 pub mod server;
 pub mod tls;
 pub mod upstream;

@@ -74,16 +74,28 @@ impl Process {
         folder: &Path,
         arguments: &[&str],
     ) -> anyhow::Result<Process> {
-        let words = [under, &[program]].concat();
-        let mut command = Command::new(words[0]);
-        command
-            .args(&words[1..])
-            .args(["run", "--workers=2", "--bind=80=127.0.0.1:0", "--safe-mode", "-f"])
-            .arg(folder);
+        Process::start_through(&[under, &[program]].concat(), folder, arguments).await
+    }
+
+    /// The same with the words that run the program, in some other way perhaps.
+    pub async fn start_through(words: &[&str], folder: &Path, arguments: &[&str]) -> anyhow::Result<Process> {
+        let (program, rest) = words.split_first().context("no program")?;
+        let mut command = Command::new(program);
+        command.args(rest).arg("run");
+        let says = |flag: &str| arguments.iter().any(|argument| argument.starts_with(flag));
+        if !says("--workers=") {
+            command.arg("--workers=2");
+        }
+        if !says("--data-dir=") {
+            command.arg("--data-dir").arg(folder.join("data"));
+        }
+        if !says("--bind=80=") {
+            command.arg("--bind=80=127.0.0.1:0");
+        }
+        command.arg("-f").arg(folder).args(arguments);
         for address in ["admin", "agent", "status", "metrics"] {
             command.arg(format!("--{address}-address=127.0.0.1:0"));
         }
-        command.arg("--data-dir").arg(folder.join("data")).args(arguments);
         command.env_remove("GATEWAY_LOG").env("NO_COLOR", "1");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("cannot run {program}"))?;
@@ -100,10 +112,21 @@ impl Process {
         Ok(process)
     }
 
+    /// Its number.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Where port 80 listens.
     pub fn address(&self) -> anyhow::Result<SocketAddr> {
+        self.address_of(80)
+    }
+
+    /// Where this port listens.
+    pub fn address_of(&self, declared_port: u16) -> anyhow::Result<SocketAddr> {
         let text = self.stdout.text();
-        let row = text.lines().find_map(|line| line.strip_prefix("80 ")).context("no row for port 80")?;
+        let row = text.lines().find_map(|line| line.strip_prefix(&format!("{declared_port} ")));
+        let row = row.with_context(|| format!("no row for port {declared_port}"))?;
         Ok(row.split_whitespace().next().context("no address")?.parse()?)
     }
 
@@ -121,11 +144,6 @@ impl Process {
         let text = self.stdout.text();
         let (_, rest) = text.split_once(&format!("{what} http://")).with_context(|| format!("{what} is not said"))?;
         Ok(rest.split(['/', ' ', '\n']).next().context("no address")?.parse()?)
-    }
-
-    /// The number of the process.
-    pub fn id(&self) -> u32 {
-        self.child.id()
     }
 
     /// CPU time that it has used.
@@ -168,11 +186,32 @@ impl Process {
         Ok(())
     }
 
+    /// [`memory_of`] it.
+    pub fn memory(&self) -> anyhow::Result<u64> {
+        memory_of(self.id())
+    }
+
+    /// How many descriptors it has open.
+    pub fn descriptors(&self) -> anyhow::Result<usize> {
+        Ok(std::fs::read_dir(format!("/proc/{}/fd", self.id()))?.count())
+    }
+
     /// Waits until it has ended.
     pub async fn ended(&mut self) -> anyhow::Result<ExitStatus> {
         let child = &mut self.child;
         eventually("the process to end", async || Ok(child.try_wait()?)).await
     }
+}
+
+/// How much memory a process has of its own, in bytes: what it shares with others counts in part (`Pss`).
+///
+/// # Errors
+/// There is no such process, or it is somebody else's.
+pub fn memory_of(process: u32) -> anyhow::Result<u64> {
+    let path = format!("/proc/{process}/smaps_rollup");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).context("no Pss")?;
+    Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
 }
 
 impl Drop for Process {

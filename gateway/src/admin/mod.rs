@@ -39,7 +39,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, mpsc, watch};
 
-pub use bind::{Addresses, BindError, BindErrors, Bound, Serving, bind};
+pub use bind::{Addresses, BindError, BindErrors, Bound, Handle, Passed, Serving, bind};
 
 use crate::{
     config::problem::Problem,

@@ -18,7 +18,7 @@ use hyper_util::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{Semaphore, watch},
     task::JoinSet,
     time::Sleep,
 };
@@ -37,26 +37,39 @@ const HEADERS: usize = 64;
 /// How long a client may not read while there is something to send.
 const WRITE_STALL: Duration = Duration::from_secs(15);
 
-/// Accepts and serves until the future is dropped, which also ends all connections.
-pub(super) async fn accept(listener: TcpListener, router: Router, telemetry: Telemetry) {
+/// Accepts and serves until the future is dropped, which also ends all connections, or `closing` turns: then the socket is
+/// left to others and connections end with their next answer.
+pub(super) async fn accept(
+    listener: TcpListener,
+    router: Router,
+    telemetry: Telemetry,
+    mut closing: watch::Receiver<bool>,
+) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
-        let place = match Arc::clone(&places).try_acquire_owned() {
-            Ok(place) => place,
-            Err(_) => {
-                telemetry.limit_exceeded(Limit::AdminConnections);
-                let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-                place
-            }
+        let next = async {
+            let place = match Arc::clone(&places).try_acquire_owned() {
+                Ok(place) => place,
+                Err(_) => {
+                    telemetry.limit_exceeded(Limit::AdminConnections);
+                    Arc::clone(&places).acquire_owned().await.map_err(io::Error::other)?
+                }
+            };
+            listener.accept().await.map(|(stream, peer)| (stream, peer, place))
         };
-        match listener.accept().await {
-            Ok((stream, peer)) => {
-                let (router, telemetry) = (router.clone(), telemetry.clone());
+        let accepted = tokio::select! {
+            biased;
+            _ = closing.wait_for(|closing| *closing) => break,
+            accepted = next => accepted,
+        };
+        match accepted {
+            Ok((stream, peer, place)) => {
+                let (router, telemetry, closing) = (router.clone(), telemetry.clone(), closing.clone());
                 connections.spawn(async move {
                     // A connection that fails concerns its client only.
-                    if let Err(error) = serve(stream, peer, router).await {
+                    if let Err(error) = serve(stream, peer, router, closing).await {
                         if let Some(limit) = limit_of(&*error) {
                             telemetry.limit_exceeded(limit);
                         }
@@ -72,6 +85,8 @@ pub(super) async fn accept(listener: TcpListener, router: Router, telemetry: Tel
             }
         }
     }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
 }
 
 /// The limit that has ended a connection.
@@ -90,6 +105,7 @@ async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
     router: Router,
+    mut closing: watch::Receiver<bool>,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let ends = Ends { peer, local: stream.local_addr()? };
     let router = TowerToHyperService::new(router);
@@ -103,6 +119,11 @@ async fn serve(
         .max_buf_size(HEAD_BYTES)
         .max_headers(HEADERS)
         .serve_connection(TokioIo::new(Patient { stream, stalled: None }), service);
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        ended = connection.as_mut() => return Ok(ended?),
+        _ = closing.wait_for(|closing| *closing) => connection.as_mut().graceful_shutdown(),
+    }
     Ok(connection.await?)
 }
 

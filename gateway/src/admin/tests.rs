@@ -49,6 +49,7 @@ pub(crate) fn state() -> (AdminState, watch::Sender<Readiness>, Arc<AtomicUsize>
     let engine = EngineOptions { max_instances: 20, max_memory_bytes: 64 << 20, ..EngineOptions::default() };
     let mut registry = Registry::new(RegistryOptions {
         data_dir: None,
+        lock: None,
         namespace: "edge".into(),
         safe_mode: false,
         engine: Engine::new(&engine).unwrap(),
@@ -443,7 +444,7 @@ async fn dumps_show_the_configuration_and_no_secret() {
 /// The API on sockets of its own; kept alive by what is returned.
 pub(crate) fn served(state: AdminState) -> Serving {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    bind(&Addresses { admin: any, agent: any, status: any, metrics: any }).unwrap().serve(state).unwrap()
+    bind(&Addresses { admin: any, agent: any, status: any, metrics: any }, Vec::new()).unwrap().serve(state).unwrap()
 }
 
 #[tokio::test]

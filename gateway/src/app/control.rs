@@ -8,17 +8,23 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    pin::pin,
     sync::Arc,
 };
 
 use anyhow::bail;
 use arc_swap::ArcSwap;
 use proxy_wasm_host::StartFailure;
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    net::UnixStream,
+    sync::{mpsc, watch},
+};
 
 use super::{
+    handover::Handover,
     names::Names,
     publish::{BindFailure, BoundListener, PublishError, Publisher},
+    unbound::Unbound,
 };
 use crate::{
     config::{
@@ -29,6 +35,7 @@ use crate::{
     plugins::{ApiError, Command, Outcome, Registry, Staged},
     snapshot::{Cluster, ClusterId, Snapshot},
     telemetry::{Limit, Telemetry},
+    worker::ListenerKey,
 };
 
 /// How far the configuration has come.
@@ -63,8 +70,10 @@ pub(super) struct Control {
     seen: Option<Fingerprint>,
     /// What is wrong besides the resources and what compiling them finds: plugins, addresses.
     other_problems: Vec<Problem>,
-    /// Whether every listener of the configuration is bound.
-    all_bound: bool,
+    /// Listeners of the configuration that could not be bound.
+    unbound: Unbound,
+    /// How another process takes over; `None`: there is no data directory to meet in.
+    handover: Option<Handover>,
 }
 
 /// Numbers that change when files change.
@@ -89,6 +98,8 @@ enum Refused {
     Upload(ApiError),
     /// A worker is stuck; the change may be tried again.
     Worker(PublishError),
+    /// The first configuration has listeners that cannot be bound.
+    Unbound(Vec<BindFailure>),
 }
 
 impl Control {
@@ -119,7 +130,8 @@ impl Control {
             progress,
             seen: None,
             other_problems: Vec::new(),
-            all_bound: false,
+            unbound: Unbound::default(),
+            handover: None,
         })
     }
 
@@ -130,36 +142,100 @@ impl Control {
         self.seen = Some(self.fingerprint(&files));
         self.store.update(files);
         match self.apply(None).await {
-            Ok(failures) if failures.is_empty() => Ok(()),
-            Ok(failures) => bail!("{}", failures.iter().map(explain).collect::<Vec<_>>().join("\n")),
+            Ok(_) => Ok(()),
+            Err(Refused::Unbound(failures)) => {
+                bail!("{}", failures.iter().map(explain).collect::<Vec<_>>().join("\n"))
+            }
             Err(Refused::Worker(error)) => bail!(error),
             Err(Refused::Upload(error)) => bail!("{}", error.message),
         }
     }
 
-    /// Serves changes until the process ends.
-    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+    /// The listeners of the process before us that serve here now.
+    pub(super) fn taken(&mut self) -> Vec<ListenerKey> {
+        self.publisher.taken()
+    }
+
+    /// The process before us goes on: we accept nothing any more.
+    pub(super) async fn give_back(&mut self) {
+        let all = self.publisher.offer().iter().map(|(listener, _)| listener.key).collect();
+        self.publisher.release(all).await;
+    }
+
+    /// The process before us has ended its part: this one is complete, and may be taken over from in turn.
+    pub(super) async fn settle(&mut self, handover: Option<Handover>) {
+        self.handover = handover;
+        self.publisher.widen().await;
+    }
+
+    /// Serves changes until the process ends, or another has taken over (`true`).
+    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) -> bool {
+        let mut watched = true;
         loop {
             self.watch.also(self.watched_files().cloned().collect());
             tokio::select! {
-                changed = self.watch.changed() => {
-                    if !changed {
+                changed = self.watch.changed(), if watched => {
+                    watched = changed;
+                    if changed {
+                        self.files_changed().await;
+                    } else {
                         tracing::error!("files are not watched any more; changes take effect after a restart only");
-                        break;
                     }
-                    self.files_changed().await;
                 }
                 () = self.names.changed() => self.names_changed().await,
+                () = self.unbound.due() => self.bind_again().await,
+                stream = knocked(self.handover.as_ref()) => {
+                    if self.hand_over(stream, &mut commands).await {
+                        return true;
+                    }
+                }
                 command = commands.recv() => {
-                    let Some(Command { change, reply }) = command else { return };
+                    let Some(Command { change, reply }) = command else { return false };
                     let outcome = self.change(change).await;
                     // Whoever asked may have gone away; the change stands.
                     drop(reply.send(outcome));
                 }
             }
         }
-        while let Some(Command { change, reply }) = commands.recv().await {
-            drop(reply.send(self.change(change).await));
+    }
+
+    /// Lets another process take over. `false`: it did not come to that, and everything is as it was.
+    async fn hand_over(&mut self, stream: UnixStream, commands: &mut mpsc::Receiver<Command>) -> bool {
+        let Some(handover) = &self.handover else { return false };
+        let offered = {
+            let mut offering = pin!(handover.offer(stream, &self.publisher));
+            loop {
+                tokio::select! {
+                    offered = &mut offering => break offered,
+                    // The new process has read what there is; what comes now it would not know.
+                    Some(Command { reply, .. }) = commands.recv() => {
+                        let message = "a new gateway process is taking over; try again in a moment";
+                        drop(reply.send(Err(ApiError::new(503, "taking-over", message))));
+                    }
+                }
+            }
+        };
+        match offered {
+            Ok(successor) => {
+                let (pid, listeners) = (successor.pid, successor.serving.listeners.len());
+                handover.close();
+                self.publisher.release(successor.serving.listeners.clone()).await;
+                successor.released().await;
+                tracing::info!(pid, listeners, "a new process serves now; this one finishes what it has");
+                true
+            }
+            Err(error) => {
+                tracing::warn!(error = %format_args!("{error:#}"), "no takeover took place; this process goes on");
+                false
+            }
+        }
+    }
+
+    /// Tries once more to bind what could not be bound.
+    async fn bind_again(&mut self) {
+        if self.unbound.is_any_free() {
+            tracing::info!("an address that could not be bound is free now");
+            self.publish_files().await;
         }
     }
 
@@ -176,9 +252,14 @@ impl Control {
             return;
         }
         let only_endpoints = self.store.update(files) == Changed::Endpoints;
-        if only_endpoints && self.all_bound && before.is_some_and(|before| before.named == seen.named) {
+        if only_endpoints && self.unbound.is_empty() && before.is_some_and(|before| before.named == seen.named) {
             return self.slices_changed().await;
         }
+        self.publish_files().await;
+    }
+
+    /// Publishes what the files say.
+    async fn publish_files(&mut self) {
         match self.apply(None).await {
             Ok(failures) => {
                 for failure in &failures {
@@ -191,6 +272,11 @@ impl Control {
                 tracing::error!(%error, "the configuration was not changed");
             }
             Err(Refused::Upload(error)) => tracing::error!(error = %error.message, "the configuration was not changed"),
+            Err(Refused::Unbound(failures)) => {
+                for failure in &failures {
+                    tracing::error!("{}", explain(failure));
+                }
+            }
         }
     }
 
@@ -244,6 +330,10 @@ impl Control {
             Ok(_) => Ok(outcome),
             Err(Refused::Upload(error)) => Err(error),
             Err(Refused::Worker(error)) => Err(ApiError::new(503, "worker-timeout", error.to_string())),
+            Err(Refused::Unbound(failures)) => {
+                let message = failures.iter().map(explain).collect::<Vec<_>>().join("\n");
+                Err(ApiError::new(503, "starting", message))
+            }
         }
     }
 
@@ -266,7 +356,7 @@ impl Control {
                 Ok(published) => {
                     self.named = named;
                     self.names.retain(self.named.iter().map(|(_, cluster)| cluster));
-                    self.all_bound = published.failures.is_empty();
+                    self.unbound.set(&published.failures);
                     self.other_problems = declared;
                     self.other_problems.append(&mut resolved.problems);
                     self.other_problems.extend(published.failures.iter().map(problem));
@@ -292,6 +382,7 @@ impl Control {
                     tracing::error!(%error, plugin = %format_args!("{}/{}", plugin.namespace, plugin.name), "plugin does not start");
                     self.registry.refuse(plugin.id, &error);
                 }
+                Err(PublishError::Unbound(failures)) => return Err(Refused::Unbound(failures)),
                 Err(error @ PublishError::Worker(_)) => {
                     if let Some(staged) = staged.take() {
                         self.registry.discard(staged);
@@ -346,6 +437,13 @@ impl Control {
         let count = |level| problems.iter().filter(|problem| problem.level == level).count();
         self.telemetry.set_config_problems(count(Level::Error), count(Level::Warning), count(Level::Info));
         self.problems.store(Arc::new(problems));
+    }
+}
+
+async fn knocked(handover: Option<&Handover>) -> UnixStream {
+    match handover {
+        Some(handover) => handover.knocked().await,
+        None => std::future::pending().await,
     }
 }
 

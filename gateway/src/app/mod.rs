@@ -6,12 +6,16 @@
 
 mod control;
 mod drain;
+mod handover;
 mod names;
 mod plugin_output;
 mod publish;
 mod spares;
+mod takeover;
+mod unbound;
 
 use std::{
+    fs::File,
     net::SocketAddr,
     path::PathBuf,
     sync::Arc,
@@ -40,6 +44,7 @@ use crate::{
 };
 use control::{Control, Outlets};
 use drain::Drain;
+use handover::Handover;
 use names::Names;
 use plugin_output::{PluginLog, PluginMetrics};
 use publish::{Publisher, Workers};
@@ -60,6 +65,8 @@ pub struct Options {
     pub addresses: Addresses,
     /// Where uploads live; `None`: in memory.
     pub data_dir: Option<PathBuf>,
+    /// Take over from the gateway that runs on that directory, if there is one.
+    pub takeover: bool,
     /// Start without uploads.
     pub safe_mode: bool,
     /// How long an orderly end takes.
@@ -90,6 +97,7 @@ impl Default for Options {
             workers: 1,
             addresses: Addresses::default(),
             data_dir: None,
+            takeover: false,
             safe_mode: false,
             drain: DrainTimes::default(),
             telemetry: TelemetryOptions::default(),
@@ -132,10 +140,17 @@ impl Drop for ControlRuntime {
     }
 }
 
+/// Why a gateway is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// Somebody asked for it through the admin API.
+    Asked,
+    /// Another process serves in its place.
+    TakenOver,
+}
+
 /// A running gateway. Dropping it without [`Gateway::shutdown`] ends it abruptly.
 pub struct Gateway {
-    /// Dropped last: everything else may still use it while it ends.
-    _control_runtime: ControlRuntime,
     /// The control task; it owns the listening sockets.
     control: Option<JoinHandle<()>>,
     workers: Arc<Workers>,
@@ -144,23 +159,32 @@ pub struct Gateway {
     drain: Drain,
     progress: watch::Receiver<Progress>,
     problems: Arc<ArcSwap<Vec<Problem>>>,
-    stop: watch::Receiver<bool>,
+    stop: watch::Receiver<Option<Stop>>,
     telemetry: Telemetry,
     /// Looks after memory and workers.
     watch: Option<JoinHandle<()>>,
     drain_times: DrainTimes,
+    /// Dropped last: everything else may still use it while it ends.
+    control_runtime: ControlRuntime,
 }
 
-/// Starts a gateway and returns when its first configuration serves on every worker.
+/// Starts a gateway and returns when its first configuration serves on every worker, and, if it takes over from another
+/// process, when that accepts nothing any more.
 ///
 /// # Errors
 /// No configuration could be read at all, an address is taken, or the data directory is in use. Problems of
-/// single resources are no errors: they are reported and the rest serves.
+/// single resources are no errors: they are reported and the rest serves. A process that was to be taken over from goes on.
 pub async fn start(options: Options) -> anyhow::Result<Gateway> {
     let started = Instant::now();
     let control_runtime = ControlRuntime::start().context("cannot start the control runtime")?;
     let source = FileSource::new(options.files)?;
-    let bound = admin::bind(&options.addresses)?;
+    let takeover::Inheritance { lock, door, admin: passed, listeners: inherited, predecessor } =
+        match options.data_dir.clone().filter(|_| options.takeover) {
+            Some(data_dir) => control_runtime.run(async move { takeover::ask(&data_dir).await }).await??,
+            None => takeover::Inheritance::default(),
+        };
+    let bound = admin::bind(&options.addresses, passed)?;
+    let admin_handle = bound.handle().context("cannot duplicate the sockets of the admin API")?;
     let telemetry = Telemetry::new(&options.telemetry)?;
     let engine = proxy_wasm_host::Engine::new(&proxy_wasm_host::EngineOptions::default())
         .context("cannot start the WebAssembly engine")?;
@@ -175,13 +199,15 @@ pub async fn start(options: Options) -> anyhow::Result<Gateway> {
     let quotas = shared.clone();
     telemetry.add_limits(move || plugin_output::limits(&quotas));
     let registry = Registry::new(RegistryOptions {
-        data_dir: options.data_dir,
+        data_dir: options.data_dir.clone(),
+        lock,
         namespace: options.config.namespace.clone(),
         safe_mode: options.safe_mode,
         engine,
         shared,
         limits: options.limits.clone(),
     })?;
+    let lock = registry.lock().map(File::try_clone).transpose().context("cannot duplicate the lock")?;
 
     let identity = Arc::new(options.identity);
     let usage = Usage::default();
@@ -209,7 +235,7 @@ pub async fn start(options: Options) -> anyhow::Result<Gateway> {
     let (readiness, ready) = watch::channel(Readiness::Starting("no configuration has been published yet".to_owned()));
     let (progress, published) = watch::channel(Progress::default());
     let (commands, command_inbox) = mpsc::channel(16);
-    let (quit, stop) = watch::channel(false);
+    let (quit, stop) = watch::channel(None);
     let drain = Drain::new(readiness, Arc::clone(&workers));
     let state = AdminState {
         readiness: ready,
@@ -218,9 +244,12 @@ pub async fn start(options: Options) -> anyhow::Result<Gateway> {
         plugins: registry.views(),
         commands,
         telemetry: telemetry.clone(),
-        shutdown: Box::new(move || {
-            quit.send_replace(true);
-        }),
+        shutdown: {
+            let quit = quit.clone();
+            Box::new(move || {
+                quit.send_replace(Some(Stop::Asked));
+            })
+        },
         drain: {
             let drain = drain.clone();
             Box::new(move |leave| drain.ask(leave))
@@ -232,24 +261,30 @@ pub async fn start(options: Options) -> anyhow::Result<Gateway> {
         limits: options.limits,
         started,
     };
-    let admin = control_runtime.run(async move { bound.serve(state) }).await?.context("cannot serve the admin API")?;
+    // Probes of a process that is taken over from must not find one that is still starting.
+    let (admin, later) = match predecessor {
+        None => (Some(serve_admin(&control_runtime, bound, state).await?), None),
+        Some(_) => (None, Some((bound, state))),
+    };
 
     let dns_server = options.dns_server;
     let names_telemetry = telemetry.clone();
     let names = control_runtime.run(async move { Names::new(dns_server, &names_telemetry) }).await??;
-    let publisher = Publisher::new(Arc::clone(&workers), snapshot);
+    let publisher = Publisher::new(Arc::clone(&workers), snapshot, inherited);
     let outlets = Outlets { telemetry: telemetry.clone(), problems: Arc::clone(&problems), progress };
     let mut control = Control::new(source, options.config, registry, publisher, names, outlets)?;
     // On the control runtime, so that a test may call us on a runtime of its own.
-    let control = control_runtime.run(async move { control.first().await.map(|()| control) }).await??;
-    let control = control_runtime.spawn(control.run(command_inbox));
+    let mut control = control_runtime.run(async move { control.first().await.map(|()| control) }).await??;
     drain.ready();
-    Ok(Gateway {
-        _control_runtime: control_runtime,
-        control,
+    let admin = match later {
+        Some((bound, state)) => Some(serve_admin(&control_runtime, bound, state).await?),
+        None => admin,
+    };
+    let mut gateway = Gateway {
+        control: None,
         workers,
         threads,
-        admin: Some(admin),
+        admin,
         drain,
         progress: published,
         problems,
@@ -257,7 +292,42 @@ pub async fn start(options: Options) -> anyhow::Result<Gateway> {
         telemetry,
         watch,
         drain_times: options.drain,
-    })
+        control_runtime,
+    };
+    if let Some(predecessor) = predecessor {
+        let taken = control.taken();
+        if let Err(error) = gateway.control_runtime.run(predecessor.relieve(taken)).await? {
+            control.give_back().await;
+            gateway.shutdown().await;
+            return Err(error);
+        }
+    }
+    let control = async move {
+        let handover = match (options.data_dir, lock) {
+            (Some(data_dir), Some(lock)) => Handover::open(&data_dir, lock, admin_handle, door).map_or_else(
+                |error| {
+                    tracing::warn!(%error, "no other process can take over from this one");
+                    None
+                },
+                Some,
+            ),
+            _ => None,
+        };
+        control.settle(handover).await;
+        if control.run(command_inbox).await {
+            quit.send_replace(Some(Stop::TakenOver));
+        }
+    };
+    gateway.control = gateway.control_runtime.spawn(control);
+    Ok(gateway)
+}
+
+async fn serve_admin(
+    runtime: &ControlRuntime,
+    bound: admin::Bound,
+    state: AdminState,
+) -> anyhow::Result<admin::Serving> {
+    runtime.run(async move { bound.serve(state) }).await?.context("cannot serve the admin API")
 }
 
 impl Gateway {
@@ -297,12 +367,14 @@ impl Gateway {
         self.progress.clone()
     }
 
-    /// Waits until somebody asks for the end through the admin API.
-    pub async fn stopped(&self) {
+    /// Waits until there is a reason to end: call [`Gateway::shutdown`] then.
+    pub async fn stopped(&self) -> Stop {
         let mut stop = self.stop.clone();
-        // An error means that the admin API has gone; then nobody can ask any more.
-        if stop.wait_for(|stop| *stop).await.is_err() {
-            std::future::pending::<()>().await;
+        let stopped = stop.wait_for(Option::is_some).await.ok().and_then(|stop| *stop);
+        match stopped {
+            Some(stop) => stop,
+            // Nobody is left who could ask.
+            None => std::future::pending().await,
         }
     }
 

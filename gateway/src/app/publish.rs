@@ -8,7 +8,7 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     io,
-    net::SocketAddr,
+    net::{SocketAddr, TcpListener},
     sync::Arc,
     time::Duration,
 };
@@ -17,6 +17,7 @@ use arc_swap::ArcSwap;
 use proxy_wasm_host::{Instance, StartError};
 use tokio::sync::oneshot;
 
+use super::takeover::OfferedListener;
 use crate::{
     http::Prepared,
     net, plugins,
@@ -102,6 +103,9 @@ pub(super) enum PublishError {
     /// A new plugin version does not start.
     #[error("plugin {}/{} does not start: {error}", .plugin.namespace, .plugin.name)]
     Plugin { plugin: Arc<Plugin>, error: StartError },
+    /// A gateway that cannot do what it was started for should say so at once, before anybody is served.
+    #[error("addresses of the first configuration cannot be bound")]
+    Unbound(Vec<BindFailure>),
     /// A worker did not answer in time.
     #[error("worker {0} did not take the new configuration within {seconds} s", seconds = ACKNOWLEDGE.as_secs())]
     Worker(usize),
@@ -125,7 +129,49 @@ pub(super) struct Published {
 /// the queue of a worker that is stuck is not lost.
 struct Sockets {
     address: SocketAddr,
-    sockets: Vec<std::net::TcpListener>,
+    sockets: Vec<TcpListener>,
+}
+
+/// The sockets of a listener of the process that we take over from. It still accepts on them.
+pub(super) struct Inherited {
+    pub(super) key: ListenerKey,
+    pub(super) address: SocketAddr,
+    pub(super) sockets: Vec<TcpListener>,
+}
+
+impl Inherited {
+    /// Whether these are the sockets of a listener: those that were bound for the same, or just where it wants to be.
+    fn is_for(&self, listener: &Listener) -> bool {
+        self.key == ListenerKey::of(listener) || self.address == listener.bind
+    }
+
+    /// More handles of them, because a snapshot that cannot be published is tried again without its broken plugins.
+    fn sockets(&self) -> io::Result<Sockets> {
+        let sockets = self.sockets.iter().map(TcpListener::try_clone).collect::<io::Result<_>>()?;
+        Ok(Sockets { address: self.address, sockets })
+    }
+}
+
+/// Sockets that workers get, by worker.
+struct Handed(Vec<Vec<Socket>>);
+
+impl Handed {
+    fn new(workers: usize) -> Self {
+        Self((0..workers).map(|_| Vec::new()).collect())
+    }
+
+    /// Deals sockets of a listener out, of which it has `before` already. A process that we took over from may have had
+    /// more workers, so that some of ours get several.
+    fn add(&mut self, key: ListenerKey, before: usize, sockets: &[TcpListener]) {
+        let workers = self.0.len().max(1);
+        for (number, socket) in (before..).zip(sockets) {
+            let Some(worker) = self.0.get_mut(number % workers) else { continue };
+            match socket.try_clone() {
+                Ok(listener) => worker.push(Socket { key, listener }),
+                Err(error) => tracing::error!(%error, "cannot duplicate a listening socket for a worker"),
+            }
+        }
+    }
 }
 
 /// Owns every listening socket and knows what the workers have.
@@ -133,13 +179,17 @@ pub(super) struct Publisher {
     workers: Arc<Workers>,
     current: Arc<ArcSwap<Snapshot>>,
     sockets: BTreeMap<ListenerKey, Sockets>,
+    /// What the process before us listens on, until the first snapshot is published.
+    inherited: Vec<Inherited>,
+    /// Which of that this process listens on, too.
+    taken: Vec<ListenerKey>,
     /// Plugin versions that every worker has instances of.
     installed: HashSet<PluginId>,
 }
 
 impl Publisher {
-    pub(super) fn new(workers: Arc<Workers>, current: Arc<ArcSwap<Snapshot>>) -> Self {
-        Self { workers, current, sockets: BTreeMap::new(), installed: HashSet::new() }
+    pub(super) fn new(workers: Arc<Workers>, current: Arc<ArcSwap<Snapshot>>, inherited: Vec<Inherited>) -> Self {
+        Self { workers, current, sockets: BTreeMap::new(), inherited, taken: Vec::new(), installed: HashSet::new() }
     }
 
     /// What the workers serve.
@@ -151,29 +201,22 @@ impl Publisher {
     pub(super) async fn publish(&mut self, mut snapshot: Snapshot) -> Result<Published, PublishError> {
         snapshot.version = self.current.load().version + 1;
         let (fresh, failures) = self.bind(&mut snapshot);
+        if snapshot.version == 1 && !failures.is_empty() {
+            return Err(PublishError::Unbound(failures));
+        }
         let plugins = snapshot.plugins();
         let prepared = self.prepare(&plugins).await?;
         self.install(&plugins, prepared).await?;
 
         let snapshot = Arc::new(snapshot);
-        let mut handed: Vec<Vec<Socket>> = (0..self.workers.len()).map(|_| Vec::new()).collect();
-        for (key, sockets) in &fresh {
-            for (socket, worker) in sockets.sockets.iter().zip(&mut handed) {
-                match socket.try_clone() {
-                    Ok(listener) => worker.push(Socket { key: *key, listener }),
-                    Err(error) => tracing::error!(%error, "cannot duplicate a listening socket for a worker"),
-                }
-            }
+        let mut handed = Handed::new(self.workers.len());
+        for (key, fresh) in &fresh {
+            handed.add(*key, 0, &fresh.sockets);
         }
-        let committed = self
-            .workers
-            .ask(ACKNOWLEDGE, |index, acknowledge| Command::Commit {
-                snapshot: Arc::clone(&snapshot),
-                sockets: handed.get_mut(index).map(std::mem::take).unwrap_or_default(),
-                acknowledge,
-            })
-            .await;
+        let committed = self.commit(&snapshot, handed).await;
         self.sockets.extend(fresh);
+        let used = |inherited: &Inherited| self.sockets.values().any(|own| own.address == inherited.address);
+        self.taken.extend(self.inherited.drain(..).filter(used).map(|inherited| inherited.key));
         self.sockets.retain(|key, _| snapshot.listeners.iter().any(|listener| ListenerKey::of(listener) == *key));
         self.installed = plugins.iter().map(|plugin| plugin.id).collect();
         self.current.store(Arc::clone(&snapshot));
@@ -182,6 +225,64 @@ impl Publisher {
             tracing::error!(worker, "a worker has not acknowledged the configuration that the others serve");
         }
         Ok(Published { failures, listeners: self.describe(&snapshot) })
+    }
+
+    /// Has every worker serve a snapshot, with these sockets for listeners that are new to it.
+    async fn commit(&self, snapshot: &Arc<Snapshot>, mut handed: Handed) -> Result<(), usize> {
+        let command = |index: usize, acknowledge| Command::Commit {
+            snapshot: Arc::clone(snapshot),
+            sockets: handed.0.get_mut(index).map(std::mem::take).unwrap_or_default(),
+            acknowledge,
+        };
+        self.workers.ask(ACKNOWLEDGE, command).await
+    }
+
+    /// The listeners of the process before us that we have taken over.
+    pub(super) fn taken(&mut self) -> Vec<ListenerKey> {
+        std::mem::take(&mut self.taken)
+    }
+
+    /// Every listener that is bound, with its sockets, for a process that takes over.
+    pub(super) fn offer(&self) -> Vec<(OfferedListener, &[TcpListener])> {
+        let mut offered = Vec::with_capacity(self.sockets.len());
+        for (key, Sockets { address, sockets }) in &self.sockets {
+            offered
+                .push((OfferedListener { key: *key, address: *address, sockets: sockets.len() }, sockets.as_slice()));
+        }
+        offered
+    }
+
+    /// Another process accepts on the sockets of these listeners: the workers stop doing so, and whatever is in the
+    /// queues is left to it. Those that it does not want stay.
+    pub(super) async fn release(&mut self, listeners: Vec<ListenerKey>) {
+        let listeners: Arc<[ListenerKey]> = listeners.into();
+        let command = |_, acknowledge| Command::Release { listeners: Arc::clone(&listeners), acknowledge };
+        if let Err(worker) = self.workers.ask(ACKNOWLEDGE, command).await {
+            tracing::error!(worker, "a worker has not said that it stopped accepting");
+        }
+        self.sockets.retain(|key, _| !listeners.contains(key));
+    }
+
+    /// The process that we took over from accepts nothing any more. If it had fewer workers, ours that have no socket get
+    /// one each now; before, a connection in their queues would have been lost with us.
+    pub(super) async fn widen(&mut self) {
+        let mut handed = Handed::new(self.workers.len());
+        for (key, Sockets { address, sockets }) in &mut self.sockets {
+            let missing = self.workers.len().saturating_sub(sockets.len());
+            match net::join(*address, missing) {
+                Ok(more) => {
+                    handed.add(*key, sockets.len(), &more);
+                    sockets.extend(more);
+                }
+                Err(error) => tracing::warn!(%error, %address, "some workers accept nothing; restart to change that"),
+            }
+        }
+        if handed.0.iter().all(Vec::is_empty) {
+            return;
+        }
+        if let Err(worker) = self.commit(&self.current(), handed).await {
+            tracing::error!(worker, "a worker has not taken its sockets");
+        }
     }
 
     /// Exchanges endpoints of clusters of the current snapshot, without anything else. Says whether any changed.
@@ -219,9 +320,15 @@ impl Publisher {
             if self.sockets.contains_key(&key) {
                 return true;
             }
-            match net::bind(listener.bind, self.workers.len()) {
-                Ok((address, sockets)) => {
-                    fresh.insert(key, Sockets { address, sockets });
+            let bound = match self.inherited.iter().find(|inherited| inherited.is_for(listener)) {
+                Some(inherited) => inherited.sockets(),
+                None => {
+                    net::bind(listener.bind, self.workers.len()).map(|(address, sockets)| Sockets { address, sockets })
+                }
+            };
+            match bound {
+                Ok(sockets) => {
+                    fresh.insert(key, sockets);
                     true
                 }
                 Err(error) => {

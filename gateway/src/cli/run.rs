@@ -16,7 +16,7 @@ use tracing_subscriber::{layer::SubscriberExt as _, util::SubscriberInitExt as _
 use super::options::ConfigArgs;
 use crate::{
     admin::Addresses,
-    app::{self, BoundListener, DrainTimes, Gateway},
+    app::{self, BoundListener, DrainTimes, Gateway, Stop},
     config::{
         mesh::MeshConfig,
         topology::{ForwardClientCert, GatewayTopology},
@@ -52,6 +52,10 @@ pub(super) struct Args {
     /// Where uploaded plugins are kept; default: $XDG_STATE_HOME/gateway or /var/lib/gateway.
     #[arg(long, env = "GATEWAY_DATA_DIR")]
     data_dir: Option<PathBuf>,
+    /// Take over from the gateway that runs on the same data directory: with its listening sockets, so that no client
+    /// notices. It finishes what it has and ends. If none runs, this one starts as usual.
+    #[arg(long, env = "GATEWAY_TAKEOVER")]
+    takeover: bool,
     /// Start without uploaded plugins.
     #[arg(long, env = "GATEWAY_SAFE_MODE")]
     safe_mode: bool,
@@ -134,7 +138,10 @@ async fn serve(args: Args, filter: LogFilter, lost: LostLines) -> anyhow::Result
             }
             _ = terminate.recv() => tracing::info!("SIGTERM: asking clients to leave"),
             _ = interrupt.recv() => tracing::info!("SIGINT: asking clients to leave; once more ends at once"),
-            () = gateway.stopped() => tracing::info!("/quitquitquit: asking clients to leave"),
+            stop = gateway.stopped() => match stop {
+                Stop::Asked => tracing::info!("/quitquitquit: asking clients to leave"),
+                Stop::TakenOver => tracing::info!("taken over: asking clients to leave"),
+            },
         }
         break;
     }
@@ -176,6 +183,7 @@ fn options(args: Args) -> anyhow::Result<app::Options> {
             metrics: args.metrics_address,
         },
         data_dir: Some(args.data_dir.unwrap_or_else(default_data_dir)),
+        takeover: args.takeover,
         safe_mode: args.safe_mode,
         drain: DrainTimes {
             shortest: Duration::from_secs(args.minimum_drain_seconds),

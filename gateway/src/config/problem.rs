@@ -11,6 +11,7 @@
 //! | GW0005 | Error | the same kind, namespace and name twice |
 //! | GW0006 | Info | the version of a resource before this one stays in use |
 //! | GW0007 | Error | more than is read: a file, a document, a Secret or ConfigMap |
+//! | GW0008 | Warning | a file is empty; what it had stays in use |
 //! | GW0101 | Warning | a part that this version does not act on, where that is harmless |
 //! | GW0102 | Error | a part that this version does not act on, and what happens instead |
 //! | GW0103 | Error | hosts are answered 403 because a policy for them cannot be enforced |

@@ -45,6 +45,12 @@ pub(crate) struct Entry {
 pub(crate) fn read(file: &str, bytes: &[u8]) -> Contents {
     let mut reader = Reader { file: file.into(), contents: Contents::default() };
     match text(bytes) {
+        // Somebody is about to write it.
+        Ok("") => {
+            reader.contents.broken = true;
+            let message = "the file is empty; resources that it had stay in use until it has some again, or is deleted";
+            reader.note(Level::Warning, "GW0008", 0, message.to_owned());
+        }
         Ok(text) => {
             for document in yaml::documents(text) {
                 match document {

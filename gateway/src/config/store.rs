@@ -274,6 +274,16 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_is_about_to_be_written_keeps_what_it_had() {
+        let mut store = Store::new(Options::default());
+        update(&mut store, &[("f", Some(entry("a", "1.1.1.1")))]);
+        assert_eq!(update(&mut store, &[("f", Some(String::new()))]), ["a=1.1.1.1"]);
+        assert!(messages(&store)[0].starts_with("Warning [GW0008] (f) the file is empty"), "{:?}", messages(&store));
+        // A comment is something: whoever writes it wants nothing else to be there.
+        assert!(update(&mut store, &[("f", Some("# nothing\n".to_owned()))]).is_empty());
+    }
+
+    #[test]
     fn of_two_with_one_name_the_first_stands() {
         let mut store = Store::new(Options::default());
         let files = [("f", Some(entry("a", "1.1.1.1"))), ("g", Some(entry("a", "2.2.2.2")))];

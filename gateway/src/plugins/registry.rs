@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    fs::File,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -25,6 +26,8 @@ pub type Views = Arc<ArcSwap<Vec<PluginView>>>;
 pub struct RegistryOptions {
     /// Where uploads are kept; `None` keeps them in memory.
     pub data_dir: Option<PathBuf>,
+    /// The lock of that directory, if the process that we take over from has it.
+    pub lock: Option<File>,
     /// The gateway's namespace, in which uploads live.
     pub namespace: String,
     /// Start without the uploads that the data directory holds. They are listed and can be deleted or
@@ -71,7 +74,7 @@ impl Registry {
     /// Another gateway uses the data directory. One that cannot be written is no error: the log says so
     /// and uploads live in memory.
     pub fn new(options: RegistryOptions) -> Result<Self, StoreError> {
-        let (store, notes) = Store::open(options.data_dir.as_deref())?;
+        let (store, notes) = Store::open(options.data_dir.as_deref(), options.lock)?;
         for note in &notes {
             tracing::warn!("{note}");
         }
@@ -96,6 +99,12 @@ impl Registry {
             notes: if options.data_dir.is_some() { notes } else { Vec::new() },
             views: Views::default(),
         })
+    }
+
+    /// The lock of the data directory, if there is one: whoever has it may change what is in there.
+    #[must_use]
+    pub fn lock(&self) -> Option<&File> {
+        self.store.lock()
     }
 
     /// What the admin API shows; follows every commit.

@@ -56,8 +56,14 @@ pub(crate) type Uploads = BTreeMap<String, Upload>;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Two processes would overwrite each other's uploads.
-    #[error("the data directory {} is in use by another gateway; stop it or choose another with --data-dir", .0.display())]
+    #[error(
+        "the data directory {} is in use by another gateway; stop it, take over from it with --takeover, or choose \
+         another directory with --data-dir", .0.display()
+    )]
     Locked(PathBuf),
+    /// The gateway that we take over from can read it, and may have to go on.
+    #[error("the uploads of the running gateway cannot be read: {0}; it goes on")]
+    Unreadable(io::Error),
 }
 
 /// The uploads and where they are kept.
@@ -67,7 +73,7 @@ pub(crate) struct Store {
 }
 
 enum Place {
-    Disk { disk: Disk, _lock: File },
+    Disk { disk: Disk, lock: File },
     Memory(HashMap<Digest, Bytes>),
 }
 
@@ -102,11 +108,11 @@ const FORMAT: u32 = 1;
 const MAX_INDEX: u64 = 256 << 20;
 
 impl Store {
-    /// Opens or creates the store in `data_dir`. Blocks.
+    /// Opens or creates the store in `data_dir`. Blocks. `lock`: that of the process that we take over from.
     ///
     /// Without a directory that can be written, uploads live in memory; with an index that cannot be read,
     /// the store starts empty and the index is kept aside. The second value says so, for the log.
-    pub(crate) fn open(data_dir: Option<&Path>) -> Result<(Self, Vec<String>), StoreError> {
+    pub(crate) fn open(data_dir: Option<&Path>, lock: Option<File>) -> Result<(Self, Vec<String>), StoreError> {
         let mut notes = Vec::new();
         let memory = || Self { place: Place::Memory(HashMap::new()), uploads: Uploads::new() };
         let Some(root) = data_dir else {
@@ -114,6 +120,10 @@ impl Store {
             return Ok((memory(), notes));
         };
         let disk = Disk { root: root.into() };
+        if let Some(lock) = lock {
+            let uploads = disk.read_index().map_err(StoreError::Unreadable)?;
+            return Ok((Self { place: Place::Disk { disk, lock }, uploads }, notes));
+        }
         let lock = match disk.lock() {
             Ok(lock) => lock,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(StoreError::Locked(root.to_owned())),
@@ -139,7 +149,15 @@ impl Store {
                 Uploads::new()
             }
         };
-        Ok((Self { place: Place::Disk { disk, _lock: lock }, uploads }, notes))
+        Ok((Self { place: Place::Disk { disk, lock }, uploads }, notes))
+    }
+
+    /// The lock of the directory, if there is one. It holds as long as anybody has it.
+    pub(crate) fn lock(&self) -> Option<&File> {
+        match &self.place {
+            Place::Disk { lock, .. } => Some(lock),
+            Place::Memory(_) => None,
+        }
     }
 
     /// What is committed.
@@ -322,7 +340,7 @@ mod tests {
     }
 
     fn open(root: &Path) -> (Store, Vec<String>) {
-        Store::open(Some(root)).unwrap()
+        Store::open(Some(root), None).unwrap()
     }
 
     /// Prepares a change that adds `name` with `module`.
@@ -380,7 +398,7 @@ mod tests {
     #[tokio::test]
     async fn a_blob_goes_with_the_last_upload_that_names_it() {
         let folder = tempfile::tempdir().unwrap();
-        for (mut store, _) in [open(folder.path()), Store::open(None).unwrap()] {
+        for (mut store, _) in [open(folder.path()), Store::open(None, None).unwrap()] {
             for name in ["a", "b"] {
                 let prepared = prepare(&store, name, b"one").await;
                 store.commit(prepared).unwrap();
@@ -399,10 +417,32 @@ mod tests {
     fn a_directory_has_one_owner() {
         let folder = tempfile::tempdir().unwrap();
         let (store, _) = open(folder.path());
-        let Err(error) = Store::open(Some(folder.path())) else { unreachable!("two owners") };
+        let Err(error) = Store::open(Some(folder.path()), None) else { unreachable!("two owners") };
         assert!(error.to_string().contains("--data-dir"));
         drop(store);
-        assert!(Store::open(Some(folder.path())).is_ok());
+        assert!(Store::open(Some(folder.path()), None).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_lock_that_is_handed_over_is_never_free() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut store, _) = open(folder.path());
+        let prepared = prepare(&store, "a", b"one").await;
+        store.commit(prepared).unwrap();
+        let lock = store.lock().unwrap().try_clone().unwrap();
+        let (next, notes) = Store::open(Some(folder.path()), Some(lock)).unwrap();
+        assert!(notes.is_empty());
+        assert_eq!(next.uploads(), store.uploads());
+        assert!(Store::open(Some(folder.path()), None).is_err());
+        drop(store);
+        assert!(Store::open(Some(folder.path()), None).is_err());
+        let lock = next.lock().unwrap().try_clone().unwrap();
+        // What the running process can read stays in its place.
+        fs::write(folder.path().join("uploads.json"), "{").unwrap();
+        assert!(matches!(Store::open(Some(folder.path()), Some(lock)), Err(StoreError::Unreadable(_))));
+        assert!(folder.path().join("uploads.json").exists());
+        drop(next);
+        assert!(Store::open(Some(folder.path()), None).is_ok());
     }
 
     #[tokio::test]

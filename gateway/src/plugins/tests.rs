@@ -36,6 +36,7 @@ fn options(data_dir: Option<&Path>) -> RegistryOptions {
     let engine = EngineOptions { max_instances: 20, max_memory_bytes: 64 << 20, ..EngineOptions::default() };
     RegistryOptions {
         data_dir: data_dir.map(Path::to_owned),
+        lock: None,
         namespace: "edge".into(),
         safe_mode: false,
         engine: Engine::new(&engine).unwrap(),

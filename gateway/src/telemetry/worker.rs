@@ -133,6 +133,7 @@ worker_counters! {
     tls_unserved: Counter "gateway_tls_unserved_total" "TLS handshakes that were reset because no server has the name, or its certificate cannot be used.";
     accept_errors: Counter "gateway_accept_errors_total" "Times that accepting a connection failed, for example because there were no file descriptors left.";
     requests_in_flight: Gauge "gateway_requests_in_flight" "Requests that are being served.";
+    tasks: Gauge "gateway_worker_tasks" "Tasks of the workers: connections, HTTP/2 streams, listeners.";
     panics: Counter "gateway_panics_total" "Connections that were lost to an error in the gateway itself.";
     upstream_connections: Gauge "gateway_upstream_connections" "Connections to upstreams that are open, idle ones included.";
     upstream_connections_total: Counter "gateway_upstream_connections_total" "Connections to upstreams that were established.";

@@ -27,23 +27,32 @@ const QUEUE: usize = 4096;
 /// A listener that accepts; dropping it ends that in an orderly way.
 pub(super) struct Listening {
     pub(super) port: Rc<Port>,
-    task: JoinHandle<()>,
-    /// Its end is the sign to stop.
-    stop: oneshot::Sender<()>,
+    /// For each of its sockets: who accepts there, and what tells it to stop by its end. A process that took over from
+    /// one with more workers has several of a listener.
+    accepting: Vec<(JoinHandle<()>, oneshot::Sender<()>)>,
 }
 
 impl Listening {
-    pub(super) fn start(socket: TcpListener, port: Rc<Port>, worker: Rc<Worker>) -> Self {
-        let (stop, stopped) = oneshot::channel();
-        let accepting = accept(socket, Rc::clone(&port), worker, stopped);
-        let task = tokio::task::spawn_local(tokio::task::coop::unconstrained(accepting));
-        Self { port, task, stop }
+    pub(super) fn start(sockets: Vec<TcpListener>, port: Rc<Port>, worker: &Rc<Worker>) -> Self {
+        let start = |socket| {
+            let (stop, stopped) = oneshot::channel();
+            let accepting = accept(socket, Rc::clone(&port), Rc::clone(worker), stopped);
+            (tokio::task::spawn_local(tokio::task::coop::unconstrained(accepting)), stop)
+        };
+        Self { accepting: sockets.into_iter().map(start).collect(), port }
     }
 
-    /// Ends when everything that the socket's queue held is accepted and the socket is closed.
-    pub(super) fn close(self) -> JoinHandle<()> {
-        drop(self.stop);
-        self.task
+    /// Each ends when everything that its socket's queue held is accepted and the socket is closed.
+    pub(super) fn close(self) -> impl Iterator<Item = JoinHandle<()>> {
+        self.accepting.into_iter().map(|(task, _)| task)
+    }
+
+    /// Stops accepting at once: others have the sockets, too, and serve what their queues hold.
+    pub(super) fn release(self) {
+        for (task, _stop) in &self.accepting {
+            // What was accepted has a task of its own already.
+            task.abort();
+        }
     }
 }
 

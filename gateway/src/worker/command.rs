@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use proxy_wasm_host::Instance;
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use crate::{
@@ -10,20 +11,25 @@ use crate::{
     snapshot::{Cluster, ClusterId, Listener, Plugin, PluginId, Snapshot},
 };
 
-/// What makes two listeners of successive snapshots the same socket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// What makes two listeners of successive snapshots, or of successive processes, the same socket: the address. A port
+/// that the kernel chooses is another one for each declared port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct ListenerKey {
-    pub(crate) declared: u16,
     pub(crate) bind: SocketAddr,
+    declared: Option<u16>,
 }
 
 impl ListenerKey {
+    pub(crate) fn new(bind: SocketAddr, declared: u16) -> Self {
+        Self { bind, declared: (bind.port() == 0).then_some(declared) }
+    }
+
     pub(crate) fn of(listener: &Listener) -> Self {
-        Self { declared: listener.declared_port, bind: listener.bind }
+        Self::new(listener.bind, listener.declared_port)
     }
 }
 
-/// A worker's own listening socket of a new listener.
+/// A worker's own listening socket of a new listener. It may get several for one.
 pub(crate) struct Socket {
     pub(crate) key: ListenerKey,
     pub(crate) listener: std::net::TcpListener,
@@ -41,6 +47,9 @@ pub(crate) enum Command {
     Forget,
     /// An instance to replace a crashed one; `None`: it could not be started now.
     Spare { id: PluginId, instance: Option<Box<Instance>> },
+    /// Another process accepts on the sockets of these listeners now: do not accept any more, and leave what is in their
+    /// queues. Connections stay.
+    Release { listeners: Arc<[ListenerKey]>, acknowledge: oneshot::Sender<()> },
     /// Ask clients to leave while everything is served, or (`false`) not any more.
     Leave(bool),
     /// Stop accepting, finish what is in flight, then end.

@@ -132,10 +132,17 @@ async fn run(settings: Settings, mut inbox: mpsc::UnboundedReceiver<Command>) {
                 }
             }
             Command::Spare { id, instance } => worker.plugins.add_spare(id, instance.map(|instance| *instance)),
+            Command::Release { listeners, acknowledge } => {
+                let mut served = served.borrow_mut();
+                for released in listeners.iter().filter_map(|key| served.ports.remove(key)) {
+                    released.release();
+                }
+                let _ = acknowledge.send(());
+            }
             Command::Leave(leave) => worker.connections.leave(leave),
             Command::End { within, acknowledge } => {
                 let ports = std::mem::take(&mut served.borrow_mut().ports);
-                let closing: Vec<_> = ports.into_values().map(accept::Listening::close).collect();
+                let closing: Vec<_> = ports.into_values().flat_map(accept::Listening::close).collect();
                 let ended = async {
                     for socket in closing {
                         // An error would be a panic of its task; the socket is closed then, too.
@@ -165,8 +172,10 @@ async fn run(settings: Settings, mut inbox: mpsc::UnboundedReceiver<Command>) {
 /// Serves a new snapshot. Connections stay open; requests in flight finish on what they began with.
 fn commit(worker: &Rc<Worker>, served: &mut Served, snapshot: &Arc<Snapshot>, sockets: Vec<Socket>) {
     let config = Config::new(Arc::clone(snapshot), served.config.as_deref(), worker);
-    let mut fresh: HashMap<ListenerKey, std::net::TcpListener> =
-        sockets.into_iter().map(|socket| (socket.key, socket.listener)).collect();
+    let mut fresh: HashMap<ListenerKey, Vec<std::net::TcpListener>> = HashMap::new();
+    for Socket { key, listener } in sockets {
+        fresh.entry(key).or_default().push(listener);
+    }
     let mut wanted = HashSet::new();
     for listener in &snapshot.listeners {
         let key = ListenerKey::of(listener);
@@ -175,12 +184,12 @@ fn commit(worker: &Rc<Worker>, served: &mut Served, snapshot: &Arc<Snapshot>, so
             listening.port.serve(Arc::clone(listener), Rc::clone(&config), worker);
             continue;
         }
-        let Some(socket) = fresh.remove(&key) else { continue };
-        match open(worker, listener, &config, socket) {
+        let Some(sockets) = fresh.remove(&key) else { continue };
+        match open(worker, listener, &config, sockets) {
             Ok(listening) => {
                 served.ports.insert(key, listening);
             }
-            Err(error) => tracing::error!(%error, port = key.declared, "a worker cannot use its socket"),
+            Err(error) => tracing::error!(%error, address = %key.bind, "a worker cannot use its socket"),
         }
     }
     for (_, gone) in served.ports.extract_if(|key, _| !wanted.contains(key)) {
@@ -195,11 +204,11 @@ fn open(
     worker: &Rc<Worker>,
     listener: &Arc<snapshot::Listener>,
     config: &Rc<Config>,
-    socket: std::net::TcpListener,
+    sockets: Vec<std::net::TcpListener>,
 ) -> io::Result<accept::Listening> {
-    let socket = tokio::net::TcpListener::from_std(socket)?;
+    let sockets = sockets.into_iter().map(tokio::net::TcpListener::from_std).collect::<io::Result<Vec<_>>>()?;
     let port = Port::new(Arc::clone(listener), Rc::clone(config), worker);
-    Ok(accept::Listening::start(socket, port, Rc::clone(worker)))
+    Ok(accept::Listening::start(sockets, port, worker))
 }
 
 /// Says that the worker moves, moves the coarse clock and closes what has been quiet for too long.
@@ -217,6 +226,7 @@ async fn sweep(worker: Rc<Worker>, served: Rc<RefCell<Served>>) {
         let upstream = served.borrow().config.as_ref().map(|config| config.sweep()).unwrap_or_default();
         let counters = worker.telemetry.counters();
         counters.upstream_connections.set(upstream.open as u64);
+        counters.tasks.set(tokio::runtime::Handle::current().metrics().num_alive_tasks() as u64);
         for (times, limit) in [
             (swept.heads as u64, Limit::RequestHeadTime),
             (swept.idle as u64, Limit::IdleTime),

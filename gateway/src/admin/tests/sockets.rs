@@ -27,7 +27,7 @@ async fn taken_addresses_are_all_named_with_their_flags() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let Err(errors) = bind(&Addresses { admin: address, agent: any, status: address, metrics: any }) else {
+    let Err(errors) = bind(&Addresses { admin: address, agent: any, status: address, metrics: any }, Vec::new()) else {
         panic!("bound a taken address")
     };
     let text = errors.to_string();

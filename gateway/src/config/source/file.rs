@@ -140,8 +140,15 @@ impl Walk {
         }
         let metadata = match fs::metadata(&path) {
             Ok(metadata) => metadata,
-            // A broken link below a folder counts only if it looks like configuration.
-            Err(error) if named || is_configuration(&path) => return self.found.push((path, Err(error))),
+            // A broken link below a folder counts only if it looks like configuration. It is there, so what it led to
+            // counts as unreadable and not as deleted.
+            Err(error) if named || is_configuration(&path) => {
+                let error = match fs::symlink_metadata(&path) {
+                    Ok(_) => io::Error::other(format!("{error} where the link leads")),
+                    Err(_) => error,
+                };
+                return self.found.push((path, Err(error)));
+            }
             Err(_) => return,
         };
         if !metadata.is_dir() && !named && !is_configuration(&path) {
