@@ -10,7 +10,8 @@
 //! * [`grpc`]: a gRPC server and client;
 //! * [`http2_frames`]: an HTTP/2 client that sends the frames it is given;
 //! * [`body`]: bodies that a test sends piece by piece, for both;
-//! * [`server`]: HTTP/1.1 or HTTP/2 over one accepted connection, also what `sample-service` runs on.
+//! * [`server`]: HTTP/1.1 or HTTP/2 over one accepted connection, also what `sample-service` runs on;
+//! * [`strict`]: the corpus of what is not as it should be, for us and for other gateways.
 //!
 //! Tests wait for events (a request was received, a connection was closed), never for time to pass. Every wait ends
 //! with an error after [`PATIENCE`], so that a test that fails says what it was waiting for.
@@ -27,6 +28,7 @@ pub mod plugins;
 pub mod process;
 pub mod resources;
 pub mod server;
+pub mod strict;
 pub mod tls;
 pub mod upstream;
 

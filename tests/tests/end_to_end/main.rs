@@ -21,6 +21,7 @@ mod routes;
 mod scenarios;
 mod slow_clients;
 mod strict;
+mod strictness;
 mod tcp;
 mod tls;
 mod topology;

@@ -1,0 +1,71 @@
+//! The corpus of what is not as it should be (`gateway_tests::strict`): what clients get, and what reaches the service,
+//! from each version of HTTP to each.
+
+use gateway_tests::PATIENCE;
+use gateway_tests::server::Protocol::{Http1, Http2};
+use gateway_tests::strict::{Case, Cut, Ours, Size, corpus, exchange};
+
+/// Sends the cases of a group to both services.
+async fn run(group: &str, cuts: &[Cut]) {
+    let ours = Ours::start().await.unwrap();
+    let mut wrong = Vec::new();
+    for case in corpus(Size::Small).iter().filter(|case| case.row.starts_with(group)) {
+        for upstream in case.upstreams {
+            let (front, recorder) = ours.over(*upstream).unwrap();
+            for cut in cuts {
+                let seen = exchange(case, front, recorder, PATIENCE, *cut).await.unwrap();
+                if !case.accepts(&seen) {
+                    let Case { row, what, client, .. } = case;
+                    wrong.push(format!(
+                        "{row} {client:?} to {upstream:?}, cut {cut:?}: {what}\n  expected: {}\n  was:      {}",
+                        case.expected(),
+                        seen.text(case)
+                    ));
+                }
+            }
+        }
+    }
+    ours.gateway().metric_becomes("gateway_requests_in_flight", &[], 0.0).await.unwrap();
+    ours.gateway().metric_becomes("gateway_panics_total", &[], 0.0).await.unwrap();
+    for upstream in [Http1, Http2] {
+        let (front, _) = ours.over(upstream).unwrap();
+        let mut client = gateway_tests::client::RawClient::connect(front).await.unwrap();
+        assert_eq!(client.get("test.example.dev", "/").await.unwrap().status, 200, "{upstream:?}");
+    }
+    assert!(wrong.is_empty(), "{} are not as they should be:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[tokio::test]
+async fn framing() {
+    run("A", &[Cut::Nowhere, Cut::Everywhere]).await;
+}
+
+#[tokio::test]
+async fn limits() {
+    run("B", &[Cut::Nowhere]).await;
+}
+
+#[tokio::test]
+async fn http2() {
+    run("C", &[Cut::Nowhere]).await;
+}
+
+#[tokio::test]
+async fn names() {
+    run("D", &[Cut::Nowhere]).await;
+}
+
+#[tokio::test]
+async fn upgrades() {
+    run("E", &[Cut::Nowhere, Cut::Everywhere]).await;
+}
+
+#[tokio::test]
+async fn tls() {
+    run("F", &[Cut::Nowhere]).await;
+}
+
+#[tokio::test]
+async fn services() {
+    run("G", &[Cut::Nowhere]).await;
+}
