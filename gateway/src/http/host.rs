@@ -13,6 +13,10 @@ pub(super) fn set(headers: &mut HeaderMap, authority: Option<&Authority>, versio
         return Err(Reply::bad_request("http1.codec_error"));
     }
     if let Some(authority) = authority {
+        // An absolute target is no reason to leave it out (RFC 9112 3.2).
+        if first.is_none() && version == Version::HTTP_11 {
+            return Err(Reply::bad_request("missing_host_header"));
+        }
         let name = authority.as_str();
         if version == Version::HTTP_2
             && first.is_some_and(|host| !host.as_bytes().eq_ignore_ascii_case(name.as_bytes()))
@@ -108,6 +112,7 @@ mod tests {
         assert_eq!(http1(&[("host", "a.com")], None).unwrap(), "a.com");
         assert_eq!(http1(&[("host", "a.com")], Some("b.com:1")).unwrap(), "b.com:1");
         assert_eq!(http1(&[], None), None);
+        assert_eq!(http1(&[], Some("b.com")), None);
         assert_eq!(http1(&[("host", "a"), ("host", "a")], None), None);
         assert_eq!(http1(&[("host", "")], None), None);
         let mut headers = map(&[("host", "b.com")]);

