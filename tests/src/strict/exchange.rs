@@ -33,7 +33,9 @@ impl Seen {
     /// Whether nothing that a service would act on has reached it, and the client was not told that all is well.
     pub fn is_refused(&self) -> bool {
         let served = self.answer.split(", ").any(|part| part.starts_with(['1', '2', '3']));
-        !served && self.answer != "silent" && !self.arrived.iter().any(|request| request.whole || request.broken.is_some())
+        !served
+            && self.answer != "silent"
+            && !self.arrived.iter().any(|request| request.whole || request.broken.is_some())
     }
 
     /// In one line, without what was broken off: how much of that arrives is a matter of chance.
@@ -278,12 +280,7 @@ async fn http2(case: &Case, front: SocketAddr, patience: Duration) -> anyhow::Re
         over = streams.next(&mut client, patience).await;
     }
     if over != Some("closed") {
-        let block = header_block([
-            (":method", "GET"),
-            (":scheme", "http"),
-            (":authority", HOST),
-            (":path", PROBE),
-        ]);
+        let block = header_block([(":method", "GET"), (":scheme", "http"), (":authority", HOST), (":path", PROBE)]);
         let _ = client.send(frame(kind::HEADERS, END_HEADERS | END_STREAM, PROBE_STREAM, &block)).await;
         over = None;
         while over.is_none() && streams.probed.is_none() {
@@ -347,7 +344,9 @@ impl Streams {
             kind::GOAWAY if came.error_code() != Some(0) => self.texts.push(format!("GOAWAY {}", reason(came))),
             _ => {}
         }
-        if came.is_end_stream() && let Some(status) = self.open.remove(&stream) {
+        if came.is_end_stream()
+            && let Some(status) = self.open.remove(&stream)
+        {
             self.ended(stream, status);
         }
         None

@@ -80,9 +80,8 @@ fn flood(row: &'static str, what: &str, first: Vec<u8>, again: Vec<u8>, times: u
 fn resets(size: Size) -> Vec<Case> {
     let streams = size.of(3_000, 100_000);
     let cancel = [0, 0, 0, 8];
-    let made = |row, what: &str, make: &dyn Fn(u32) -> Vec<u8>| {
-        flood(row, what, Vec::new(), on_streams(streams, make), 1)
-    };
+    let made =
+        |row, what: &str, make: &dyn Fn(u32) -> Vec<u8>| flood(row, what, Vec::new(), on_streams(streams, make), 1);
     vec![
         made("C-1", "streams that are reset at once (CVE-2023-44487)", &|stream| {
             [whole(stream, &get(HOST, [])), frame(kind::RST_STREAM, 0, stream, &cancel)].concat()
@@ -135,12 +134,36 @@ fn floods(size: Size) -> Vec<Case> {
         flood("C-4", "PING", Vec::new(), frame(kind::PING, 0, 0, b"12345678"), times),
         flood("C-4", "answers to PING", Vec::new(), frame(kind::PING, ACK, 0, b"12345678"), times),
         flood("C-4", "SETTINGS", Vec::new(), frame(kind::SETTINGS, 0, 0, &[]), times),
-        flood("C-4", "SETTINGS of 1,000 parameters", Vec::new(), frame(kind::SETTINGS, 0, 0, &many), size.of(4_000, 20_000)),
+        flood(
+            "C-4",
+            "SETTINGS of 1,000 parameters",
+            Vec::new(),
+            frame(kind::SETTINGS, 0, 0, &many),
+            size.of(4_000, 20_000),
+        ),
         flood("C-4", "PRIORITY", Vec::new(), frame(kind::PRIORITY, 0, 3, &[0, 0, 0, 1, 16]), times),
-        flood("C-4", "WINDOW_UPDATE of 1 for the connection", Vec::new(), frame(kind::WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]), times),
-        flood("C-4", "WINDOW_UPDATE of 1 for a stream", open.clone(), frame(kind::WINDOW_UPDATE, 0, 1, &[0, 0, 0, 1]), times),
+        flood(
+            "C-4",
+            "WINDOW_UPDATE of 1 for the connection",
+            Vec::new(),
+            frame(kind::WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]),
+            times,
+        ),
+        flood(
+            "C-4",
+            "WINDOW_UPDATE of 1 for a stream",
+            open.clone(),
+            frame(kind::WINDOW_UPDATE, 0, 1, &[0, 0, 0, 1]),
+            times,
+        ),
         flood("C-4", "frames of an unknown kind", Vec::new(), frame(200, 0, 0, b"unknown"), times),
-        flood("C-5", "empty DATA (RUSTSEC-2026-0258)", open.clone(), frame(kind::DATA, 0, 1, &[]), size.of(20_000, 1_000_000)),
+        flood(
+            "C-5",
+            "empty DATA (RUSTSEC-2026-0258)",
+            open.clone(),
+            frame(kind::DATA, 0, 1, &[]),
+            size.of(20_000, 1_000_000),
+        ),
         flood("C-5", "DATA that is only padding", open.clone(), frame(kind::DATA, PADDED, 1, &[3, 0, 0, 0]), times),
         flood("C-5", "DATA on a stream that has ended", whole(1, &get(HOST, [])), frame(kind::DATA, 0, 1, b"x"), times)
             .gets(GOAWAY),
@@ -166,8 +189,12 @@ fn bombs() -> Vec<Case> {
         bomb("an empty header, 32,000 times", indexed("a", ""), 32_000),
         bomb("cookie crumbs, 32,768 times (CVE-2026-47774)", indexed("cookie", "a=b"), 32_768),
         bomb("cookie crumbs, 101 times", indexed("cookie", "a=b"), 101),
-        Case::http2("C-6", "cookie crumbs, 50 times", whole(1, &[get(HOST, []), indexed("cookie", "a=b"), vec![0xbe; 49]].concat()))
-            .reaches(&["GET /"]),
+        Case::http2(
+            "C-6",
+            "cookie crumbs, 50 times",
+            whole(1, &[get(HOST, []), indexed("cookie", "a=b"), vec![0xbe; 49]].concat()),
+        )
+        .reaches(&["GET /"]),
         bomb("101 headers", indexed("a", "b"), 101),
         bomb("headers of 61 KiB", header_block([("a", "b".repeat(61 * 1024).as_str())]), 0),
     ]
@@ -185,7 +212,10 @@ fn compression() -> Vec<Case> {
         ("an update of the table that is not at the beginning", [get(HOST, []), vec![0x20]].concat()),
         ("index 0", [get(HOST, []), vec![0x80]].concat()),
         ("an index that nobody has defined", [get(HOST, []), vec![0xff, 0xff, 0x7f]].concat()),
-        ("an index that overflows", [get(HOST, []), vec![0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f]].concat()),
+        (
+            "an index that overflows",
+            [get(HOST, []), vec![0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f]].concat(),
+        ),
         ("Huffman padding of zeros", literal(&[0x18])),
         ("Huffman padding of more than 7 bits", literal(&[0x1f, 0xff, 0xff])),
         ("the end of a string within it", literal(&[0xff, 0xff, 0xff, 0xff])),
@@ -212,7 +242,8 @@ fn pseudo_headers() -> Vec<Case> {
         case(":unknown", &more(":unknown", "x"), GOAWAY).because(BY_H2),
         case(":status", &more(":status", "200"), RST),
         case("a pseudo-header behind a header", &header_block([("x", "y")].into_iter().chain(fields("/"))), RST),
-        case(":method is `GET /x HTTP/1.1 CRLF a: b`", &instead(":method", "GET /x HTTP/1.1\r\na: b"), GOAWAY).because(BY_H2),
+        case(":method is `GET /x HTTP/1.1 CRLF a: b`", &instead(":method", "GET /x HTTP/1.1\r\na: b"), GOAWAY)
+            .because(BY_H2),
         case(":method is empty", &instead(":method", ""), GOAWAY).because(BY_H2),
         case(":scheme is `https://x/`", &instead(":scheme", "https://x/"), RST),
         case("an upper-case name", &more("Upper", "case"), GOAWAY).because(BY_H2),
@@ -223,9 +254,9 @@ fn pseudo_headers() -> Vec<Case> {
         case("a value with CR LF", &more("x", "a\r\nb: c"), GOAWAY).because(BY_H2),
         case("a value with NUL", &more("x", "a\0b"), GOAWAY).because(BY_H2),
         case("a value with LF", &more("x", "a\nb"), GOAWAY).because(BY_H2),
-        case("a value with a space in front", &more("x", " a"), "200, open")
-            .reaches(&["GET /"])
-            .because("RFC 9113 8.2.1 forbids the space; the h2 crate keeps it, and over HTTP/1.1 it is not part of the value"),
+        case("a value with a space in front", &more("x", " a"), "200, open").reaches(&["GET /"]).because(
+            "RFC 9113 8.2.1 forbids the space; the h2 crate keeps it, and over HTTP/1.1 it is not part of the value",
+        ),
     ];
     for name in [":method", ":scheme", ":path", ":authority"] {
         let value = fields("/").into_iter().find(|(own, _)| *own == name).map_or("", |(_, value)| value);
@@ -237,15 +268,17 @@ fn pseudo_headers() -> Vec<Case> {
         cases.push(case(&format!(":path is `{}`", path.escape_debug()), &instead(":path", path), answer));
     }
     cases.push(
-        case(":path is `/a#b`", &instead(":path", "/a#b"), "200, open")
-            .reaches(&["GET /a"])
-            .because("the h2 crate cuts the fragment off before anybody can see it: a recorded deviation of the contract"),
+        case(":path is `/a#b`", &instead(":path", "/a#b"), "200, open").reaches(&["GET /a"]).because(
+            "the h2 crate cuts the fragment off before anybody can see it: a recorded deviation of the contract",
+        ),
     );
     let trailer = [begun(1, &post([])), frame(kind::HEADERS, WHOLE, 1, &header_block([(":path", "/")]))].concat();
-    cases.push(Case::http2("C-9", "a pseudo-header in trailers", trailer)
-        .gets("200, open")
-        .reaches(&["POST /path"])
-        .because("RFC 9113 8.1 calls it malformed; the h2 crate drops the field before anybody can see it"));
+    cases.push(
+        Case::http2("C-9", "a pseudo-header in trailers", trailer)
+            .gets("200, open")
+            .reaches(&["POST /path"])
+            .because("RFC 9113 8.1 calls it malformed; the h2 crate drops the field before anybody can see it"),
+    );
     cases
 }
 
@@ -275,12 +308,18 @@ fn desync() -> Vec<Case> {
     for second in ["5", "6"] {
         let twice = begun(1, &post([("content-length", "5"), ("content-length", second)]));
         let frames = [twice, frame(kind::DATA, END_STREAM, 1, b"hello")].concat();
-        cases.push(case(&format!("content-length: 5 and content-length: {second}"), frames, if second == "5" { "400, open" } else { RST }));
+        cases.push(case(
+            &format!("content-length: 5 and content-length: {second}"),
+            frames,
+            if second == "5" { "400, open" } else { RST },
+        ));
     }
     for name in ["content_length", "transfer_encoding"] {
         cases.push(case(&format!("{name}: 5"), with(name, "5"), "400, open"));
     }
-    cases.push(case("te: trailers", with("te", "trailers"), "200, open").showing(&["te"]).reaches(&["GET / (te: trailers)"]));
+    cases.push(
+        case("te: trailers", with("te", "trailers"), "200, open").showing(&["te"]).reaches(&["GET / (te: trailers)"]),
+    );
     let trailer = |name: &'static str, value: &'static str| {
         [
             begun(1, &post([])),
@@ -289,17 +328,20 @@ fn desync() -> Vec<Case> {
         ]
         .concat()
     };
-    cases.push(case("a trailer content-length: 9", trailer("content-length", "9"), "200, open")
-        .showing(&["content-length"])
-        .reaches(&["POST /path \"hello\" (content-length: -)"])
-        .because("it is dropped; RFC 9113 does not call such a message malformed"));
+    cases.push(
+        case("a trailer content-length: 9", trailer("content-length", "9"), "200, open")
+            .showing(&["content-length"])
+            .reaches(&["POST /path \"hello\" (content-length: -)"])
+            .because("it is dropped; RFC 9113 does not call such a message malformed"),
+    );
     cases.push(case("a trailer transfer-encoding", trailer("transfer-encoding", "chunked"), RST));
     cases
 }
 
 fn authorities() -> Vec<Case> {
     let case = |what: &str, authority: Option<&str>, host: Option<&str>| {
-        let fields = [(":method", Some("GET")), (":scheme", Some("http")), (":authority", authority), (":path", Some("/"))];
+        let fields =
+            [(":method", Some("GET")), (":scheme", Some("http")), (":authority", authority), (":path", Some("/"))];
         let fields = fields.into_iter().chain([("host", host)]);
         let block = header_block(fields.filter_map(|(name, value)| Some((name, value?))));
         Case::http2("C-11", what, whole(1, &block)).showing(&["host"])
@@ -310,8 +352,10 @@ fn authorities() -> Vec<Case> {
         case("host is the same as :authority", Some(HOST), Some(HOST)).reaches(&["GET / (host: test.example.dev)"]),
         case("only host", None, Some(HOST)).reaches(&["GET / (host: test.example.dev)"]),
         case("host without the port of :authority", Some("test.example.dev:80"), Some(HOST)).gets("400, open"),
-        case(":authority with a port", Some("test.example.dev:8080"), None).reaches(&["GET / (host: test.example.dev:8080)"]),
-        case(":authority with a dot at the end", Some("test.example.dev."), None).reaches(&["GET / (host: test.example.dev.)"]),
+        case(":authority with a port", Some("test.example.dev:8080"), None)
+            .reaches(&["GET / (host: test.example.dev:8080)"]),
+        case(":authority with a dot at the end", Some("test.example.dev."), None)
+            .reaches(&["GET / (host: test.example.dev.)"]),
         case(":authority with user information", Some("a@test.example.dev"), None).gets("400, open"),
         case(":authority with a comma", Some("a,test.example.dev"), None).gets("400, open"),
         case(":authority is empty", Some(""), None).gets(RST),
@@ -333,7 +377,11 @@ fn streams() -> Vec<Case> {
             .reaches(&["GET /"]),
         case("DATA on a stream that was never opened", frame(kind::DATA, END_STREAM, 1, b"hello"), GOAWAY),
         case("RST_STREAM on a stream that was never opened", frame(kind::RST_STREAM, 0, 1, &[0, 0, 0, 8]), GOAWAY),
-        case("WINDOW_UPDATE on a stream that was never opened", frame(kind::WINDOW_UPDATE, 0, 1, &[0, 0, 0, 8]), GOAWAY),
+        case(
+            "WINDOW_UPDATE on a stream that was never opened",
+            frame(kind::WINDOW_UPDATE, 0, 1, &[0, 0, 0, 8]),
+            GOAWAY,
+        ),
         case(
             "another frame between HEADERS and CONTINUATION",
             [frame(kind::HEADERS, END_STREAM, 1, &get), frame(kind::PING, 0, 0, b"12345678")].concat(),
@@ -350,19 +398,32 @@ fn frames() -> Vec<Case> {
         let [a, b, c, d] = value.to_be_bytes();
         frame(kind::SETTINGS, 0, 0, &[0, number, a, b, c, d])
     };
-    let passing = |what: &str, first: Vec<u8>| case(what, [first, ok.clone()].concat(), "200, open").reaches(&["GET /"]);
+    let passing =
+        |what: &str, first: Vec<u8>| case(what, [first, ok.clone()].concat(), "200, open").reaches(&["GET /"]);
     let drips: Vec<u8> = (0..500).flat_map(|_| frame(kind::DATA, 0, 1, b"x")).collect();
     vec![
-        case("HEADERS that depend on themselves", frame(kind::HEADERS, WHOLE | 32, 1, &[&[0, 0, 0, 1, 16], &get(HOST, [])[..]].concat()), RST)
-            .because("RFC 9113 5.3 does not ask for it any more"),
+        case(
+            "HEADERS that depend on themselves",
+            frame(kind::HEADERS, WHOLE | 32, 1, &[&[0, 0, 0, 1, 16], &get(HOST, [])[..]].concat()),
+            RST,
+        )
+        .because("RFC 9113 5.3 does not ask for it any more"),
         case("PRIORITY that depends on itself", frame(kind::PRIORITY, 0, 1, &[0, 0, 0, 1, 16]), RST),
-        passing("a chain of 1,000 dependencies", on_streams(1_000, |stream| {
-            frame(kind::PRIORITY, 0, stream + 2_000, &[&stream.to_be_bytes()[..], &[16]].concat())
-        })),
-        case("a frame above the largest size", frame(kind::DATA, 0, 1, &[0; 16_385]), "GOAWAY FRAME_SIZE_ERROR, closed"),
+        passing(
+            "a chain of 1,000 dependencies",
+            on_streams(1_000, |stream| {
+                frame(kind::PRIORITY, 0, stream + 2_000, &[&stream.to_be_bytes()[..], &[16]].concat())
+            }),
+        ),
+        case(
+            "a frame above the largest size",
+            frame(kind::DATA, 0, 1, &[0; 16_385]),
+            "GOAWAY FRAME_SIZE_ERROR, closed",
+        ),
         case("PING of 7 bytes", frame(kind::PING, 0, 0, b"1234567"), GOAWAY).because(REASON),
         case("SETTINGS of 5 bytes", frame(kind::SETTINGS, 0, 0, b"12345"), GOAWAY).because(REASON),
-        case("an answer to SETTINGS that says something", frame(kind::SETTINGS, ACK, 0, &[0; 6]), GOAWAY).because(REASON),
+        case("an answer to SETTINGS that says something", frame(kind::SETTINGS, ACK, 0, &[0; 6]), GOAWAY)
+            .because(REASON),
         case("SETTINGS on a stream", frame(kind::SETTINGS, 0, 1, &[]), GOAWAY),
         case("frames of at most 16,383 bytes", setting(5, 16_383), GOAWAY),
         case("frames of at most 16 MiB", setting(5, 1 << 24), GOAWAY),
@@ -372,11 +433,23 @@ fn frames() -> Vec<Case> {
         passing("a setting that nobody knows", setting(99, 1)),
         passing("a frame that nobody knows", frame(99, 0xff, 0, b"hello")),
         case("a window update of 0", frame(kind::WINDOW_UPDATE, 0, 0, &[0; 4]), GOAWAY),
-        case("a window that overflows", frame(kind::WINDOW_UPDATE, 0, 0, &[0x7f, 0xff, 0xff, 0xff]), "GOAWAY FLOW_CONTROL_ERROR, closed"),
-        case("padding longer than its frame", [begun(1, &post([])), frame(kind::DATA, PADDED, 1, &[9, 0, 0])].concat(), GOAWAY),
+        case(
+            "a window that overflows",
+            frame(kind::WINDOW_UPDATE, 0, 0, &[0x7f, 0xff, 0xff, 0xff]),
+            "GOAWAY FLOW_CONTROL_ERROR, closed",
+        ),
+        case(
+            "padding longer than its frame",
+            [begun(1, &post([])), frame(kind::DATA, PADDED, 1, &[9, 0, 0])].concat(),
+            GOAWAY,
+        ),
         case("PUSH_PROMISE of a client", frame(kind::PUSH_PROMISE, END_HEADERS, 1, &[0, 0, 0, 2]), GOAWAY),
-        case("500 DATA frames of a byte", [begun(1, &post([])), drips, frame(kind::DATA, END_STREAM, 1, b"")].concat(), "200, open")
-            .reaches(&["POST /path 500 bytes"]),
+        case(
+            "500 DATA frames of a byte",
+            [begun(1, &post([])), drips, frame(kind::DATA, END_STREAM, 1, b"")].concat(),
+            "200, open",
+        )
+        .reaches(&["POST /path 500 bytes"]),
     ]
 }
 
@@ -419,12 +492,7 @@ fn upgrades() -> Vec<Case> {
             whole(1, &block(&[(":scheme", "http"), (":path", "/"), (":protocol", "websocket")])),
         )
         .gets(RST),
-        Case::http2(
-            "C-16",
-            "CONNECT with a path",
-            whole(1, &block(&[(":scheme", "http"), (":path", "/")])),
-        )
-        .gets(RST),
+        Case::http2("C-16", "CONNECT with a path", whole(1, &block(&[(":scheme", "http"), (":path", "/")]))).gets(RST),
     ]
 }
 
@@ -452,52 +520,76 @@ fn services(size: Size) -> Vec<Case> {
     let bad = |what: &str, make: Arc<dyn Fn(u32) -> Vec<u8> + Send + Sync>| {
         case("C-17", what, says(make, End::Open)).gets("502, open").reaches(&["GET /"])
     };
-    let bomb = [block(&[(":status", "200")]), vec![0x40, 1, b'a', 0x7f, 0xa1, 0x1e], vec![b'b'; 4_000], vec![0xbe; 10_000]].concat();
+    let bomb =
+        [block(&[(":status", "200")]), vec![0x40, 1, b'a', 0x7f, 0xa1, 0x1e], vec![b'b'; 4_000], vec![0xbe; 10_000]]
+            .concat();
     let unfinished = frame(kind::HEADERS, 0, 1, &[]);
     let head = block(&[(":status", "200")]);
     let cases = vec![
-        case("C-17", "RST_STREAM with REFUSED_STREAM, once", once(|stream| frame(kind::RST_STREAM, 0, stream, &[0, 0, 0, 7])))
-            .reaches(&["GET /"; 2]),
-        case("C-17", "GOAWAY without having seen the request, once", once(|stream| {
-            frame(kind::GOAWAY, 0, 0, &[stream.saturating_sub(2).to_be_bytes(), [0; 4]].concat())
-        }))
+        case(
+            "C-17",
+            "RST_STREAM with REFUSED_STREAM, once",
+            once(|stream| frame(kind::RST_STREAM, 0, stream, &[0, 0, 0, 7])),
+        )
+        .reaches(&["GET /"; 2]),
+        case(
+            "C-17",
+            "GOAWAY without having seen the request, once",
+            once(|stream| frame(kind::GOAWAY, 0, 0, &[stream.saturating_sub(2).to_be_bytes(), [0; 4]].concat())),
+        )
         .reaches(&["GET /"; 2]),
         bad("PUSH_PROMISE", Arc::new(|stream| frame(kind::PUSH_PROMISE, END_HEADERS, stream, &[0, 0, 0, 2]))),
-        bad("an answer without :status", Arc::new(|stream| frame(kind::HEADERS, WHOLE, stream, &header_block([("a", "b")])))),
-        bad("an answer whose length is not kept", Arc::new(|stream| {
-            frame(kind::HEADERS, WHOLE, stream, &header_block([(":status", "200"), ("content-length", "5")]))
-        })),
-        bad("connection: close", Arc::new(|stream| {
-            frame(kind::HEADERS, WHOLE, stream, &header_block([(":status", "200"), ("connection", "close")]))
-        })),
+        bad(
+            "an answer without :status",
+            Arc::new(|stream| frame(kind::HEADERS, WHOLE, stream, &header_block([("a", "b")]))),
+        ),
+        bad(
+            "an answer whose length is not kept",
+            Arc::new(|stream| {
+                frame(kind::HEADERS, WHOLE, stream, &header_block([(":status", "200"), ("content-length", "5")]))
+            }),
+        ),
+        bad(
+            "connection: close",
+            Arc::new(|stream| {
+                frame(kind::HEADERS, WHOLE, stream, &header_block([(":status", "200"), ("connection", "close")]))
+            }),
+        ),
         bad("a bomb of headers", Arc::new(move |stream| frame(kind::HEADERS, WHOLE, stream, &bomb))),
-        bad("CONTINUATION without an end", Arc::new(move |stream| {
-            let mut frames = unfinished.clone();
-            frames[5..9].copy_from_slice(&stream.to_be_bytes());
-            frames.extend(frame(kind::CONTINUATION, 0, stream, &head).repeat(flood));
-            frames
-        })),
+        bad(
+            "CONTINUATION without an end",
+            Arc::new(move |stream| {
+                let mut frames = unfinished.clone();
+                frames[5..9].copy_from_slice(&stream.to_be_bytes());
+                frames.extend(frame(kind::CONTINUATION, 0, stream, &head).repeat(flood));
+                frames
+            }),
+        ),
         bad("HTTP/1.1", Arc::new(|_| b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n".to_vec())),
-        case("C-17", "SETTINGS without an end", always(Arc::new(move |_| frame(kind::SETTINGS, 0, 0, &[]).repeat(flood))))
-            .reaches(&["GET /"]),
-        case("C-17", "PING without an end", always(Arc::new(move |_| frame(kind::PING, 0, 0, b"12345678").repeat(flood))))
-            .reaches(&["GET /"]),
-        case("C-19", "RST_STREAM of one request, then another on the same connection", says(
-            Arc::new(|stream| frame(kind::RST_STREAM, 0, stream, &[0, 0, 0, 1])),
-            End::Open,
-        ))
+        case(
+            "C-17",
+            "SETTINGS without an end",
+            always(Arc::new(move |_| frame(kind::SETTINGS, 0, 0, &[]).repeat(flood))),
+        )
+        .reaches(&["GET /"]),
+        case(
+            "C-17",
+            "PING without an end",
+            always(Arc::new(move |_| frame(kind::PING, 0, 0, b"12345678").repeat(flood))),
+        )
+        .reaches(&["GET /"]),
+        case(
+            "C-19",
+            "RST_STREAM of one request, then another on the same connection",
+            says(Arc::new(|stream| frame(kind::RST_STREAM, 0, stream, &[0, 0, 0, 1])), End::Open),
+        )
         .gets("503, open")
         .reaches(&["GET /"]),
     ];
-    let one_of_three = [
-        whole(1, &get(HOST, [])),
-        whole(3, &get(HOST, [("connection", "close")])),
-        whole(5, &get(HOST, [])),
-    ]
-    .concat();
+    let one_of_three =
+        [whole(1, &get(HOST, [])), whole(3, &get(HOST, [("connection", "close")])), whole(5, &get(HOST, []))].concat();
     let among = Case::http2("C-19", "a bad request between good ones", one_of_three)
         .gets("200, RST PROTOCOL_ERROR, 200, open")
         .reaches(&["GET /"; 2]);
     [cases, vec![among]].concat()
 }
-

@@ -17,7 +17,11 @@ fn heads() -> Vec<Case> {
     for (what, target, fields) in [
         ("a value of 50 KiB", "/".to_owned(), vec![("x".to_owned(), "y".repeat(50 * 1024))]),
         ("a name of 50 KiB", "/".to_owned(), vec![("x".repeat(50 * 1024), "y".to_owned())]),
-        ("99 headers and the host", "/".to_owned(), (0..99).map(|number| (format!("x-{number}"), "y".to_owned())).collect()),
+        (
+            "99 headers and the host",
+            "/".to_owned(),
+            (0..99).map(|number| (format!("x-{number}"), "y".to_owned())).collect(),
+        ),
         ("a target of 50 KiB", format!("/{}", "a".repeat(50 * 1024)), vec![]),
     ] {
         let fields: Vec<_> = fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
@@ -54,8 +58,8 @@ fn heads() -> Vec<Case> {
 }
 
 fn bodies(size: Size) -> Vec<Case> {
-    let megabytes = size.of(16, 1_024);
-    let requests = size.of(2_000, 100_000);
+    let megabytes = size.of(16, 256);
+    let requests = size.of(2_000, 20_000);
     let head = format!("POST /path HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: {}\r\n\r\n", megabytes << 20);
     let get = format!("GET / HTTP/1.1\r\nhost: {HOST}\r\n\r\n");
     let mut many = Case::http1("B-8", format!("{requests} requests on one connection"), "");

@@ -5,7 +5,8 @@ use super::{Case, HOST, both};
 use crate::http2_frames::header_block;
 
 pub(super) fn cases() -> Vec<Case> {
-    [paths(), guarded_paths(), hosts(), forwarding(), hop_by_hop(), underscores(), several_values(), odd_values()].concat()
+    [paths(), guarded_paths(), hosts(), forwarding(), hop_by_hop(), underscores(), several_values(), odd_values()]
+        .concat()
 }
 
 const BASE: &str = "Istio's BASE normalisation, measured (istio.md 32)";
@@ -102,7 +103,9 @@ fn guarded_paths() -> Vec<Case> {
     ];
     let mut cases: Vec<Case> = guarded
         .iter()
-        .flat_map(|path| get("D-2", &format!("`{path}`, `/admin` is forbidden"), path).map(|case| case.gets("403, open")))
+        .flat_map(|path| {
+            get("D-2", &format!("`{path}`, `/admin` is forbidden"), path).map(|case| case.gets("403, open"))
+        })
         .collect();
     for (sent, received, why) in passing {
         cases.extend(
@@ -139,10 +142,37 @@ fn hosts() -> Vec<Case> {
         refused(case("an absolute target without a host", "http:///a", &[HOST])),
         refused(case("an absolute target and no host", "http://test.example.dev/a", &[])),
     ];
-    for value in ["", "a.example, b.example", "a@b.example", "a.example:80x", "a.example:-1", "a.example:99999", "a b", "a/b", "a?b", "a#b", "a\\b", "a%00b", "http://a.example", "[::1", "::1", "[fe80::1%25eth0]", "a\u{e9}b", "\"a\""] {
+    for value in [
+        "",
+        "a.example, b.example",
+        "a@b.example",
+        "a.example:80x",
+        "a.example:-1",
+        "a.example:99999",
+        "a b",
+        "a/b",
+        "a?b",
+        "a#b",
+        "a\\b",
+        "a%00b",
+        "http://a.example",
+        "[::1",
+        "::1",
+        "[fe80::1%25eth0]",
+        "a\u{e9}b",
+        "\"a\"",
+    ] {
         cases.push(refused(host(value)));
     }
-    for value in ["TEST.example.DEV", "test.example.dev.", "test.example.dev:8080", "[::1]", "[::1]:80", "127.0.0.1", "a_b.example"] {
+    for value in [
+        "TEST.example.DEV",
+        "test.example.dev.",
+        "test.example.dev:8080",
+        "[::1]",
+        "[::1]:80",
+        "127.0.0.1",
+        "a_b.example",
+    ] {
         cases.push(host(value).reaches(&[&format!("GET / (host: {value})")]));
     }
     cases.push(refused(case("a host with a label of 260 bytes", "/", &[&long])));
@@ -264,9 +294,13 @@ fn underscores() -> Vec<Case> {
             .because("Istio's gateway passes them, measured (istio.md 29); names like those of framing are refused")
     }));
     cases.push(
-        Case::http1("D-6", "a name in two cases", format!("GET / HTTP/1.1\r\nhost: {HOST}\r\nX-A: 1\r\nx-a: 2\r\n\r\n"))
-            .showing(&["x-a"])
-            .reaches(&["GET / (x-a: 1 | 2)"]),
+        Case::http1(
+            "D-6",
+            "a name in two cases",
+            format!("GET / HTTP/1.1\r\nhost: {HOST}\r\nX-A: 1\r\nx-a: 2\r\n\r\n"),
+        )
+        .showing(&["x-a"])
+        .reaches(&["GET / (x-a: 1 | 2)"]),
     );
     cases
 }
@@ -293,8 +327,12 @@ fn odd_values() -> Vec<Case> {
         agent("quotes and braces in user-agent", "\"}{\\\"").reaches(&["GET /"]),
         agent("ANSI in user-agent", "\x1b[1m").gets("400, closed"),
         agent("user-agent of 50 KiB", &long).reaches(&["GET /"]),
-        Case::http2("D-8", "quotes and braces in user-agent", super::http2::whole(1, &[crate::http2_frames::get(HOST, []), quoted].concat()))
-            .reaches(&["GET /"]),
+        Case::http2(
+            "D-8",
+            "quotes and braces in user-agent",
+            super::http2::whole(1, &[crate::http2_frames::get(HOST, []), quoted].concat()),
+        )
+        .reaches(&["GET /"]),
         Case::http2("D-8", "ANSI in user-agent", super::http2::whole(1, &raw)).gets("GOAWAY PROTOCOL_ERROR, closed"),
     ]
 }

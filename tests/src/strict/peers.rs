@@ -81,7 +81,9 @@ http {{
         let version = version("nginx", "-v")?;
         let mut command = Command::new("nginx");
         command.arg("-e").arg(home.path().join("error.log")).arg("-p").arg(home.path()).args(["-c", &file]);
-        Peer { name: "nginx", version, fronts, process: spawn(&mut command)?, http1, http2, _home: home }.started().await
+        Peer { name: "nginx", version, fronts, process: spawn(&mut command)?, http1, http2, _home: home }
+            .started()
+            .await
     }
 
     /// HAProxy.
@@ -236,7 +238,9 @@ fn open_to_all(path: &Path) -> anyhow::Result<()> {
 
 fn spawn(command: &mut Command) -> anyhow::Result<Child> {
     let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    command.spawn().with_context(|| format!("cannot run {}; `make strict` installs it", command.get_program().display()))
+    command
+        .spawn()
+        .with_context(|| format!("cannot run {}; `make strict` installs it", command.get_program().display()))
 }
 
 /// The first line of what it says about itself.
@@ -248,7 +252,9 @@ fn version(program: &str, flag: &str) -> anyhow::Result<String> {
     let said = [said.stdout, said.stderr].concat();
     let line = String::from_utf8_lossy(&said);
     let line = line.lines().find(|line| line.contains(|letter: char| letter.is_ascii_digit())).unwrap_or_default();
-    let number = line.split([' ', '/']).find(|word| word.starts_with(|letter: char| letter.is_ascii_digit()) && word.contains('.'));
+    let number = line
+        .split([' ', '/'])
+        .find(|word| word.starts_with(|letter: char| letter.is_ascii_digit()) && word.contains('.'));
     let number = number.with_context(|| format!("{program} {flag} says no version: {line}"))?;
     Ok(number.to_owned())
 }

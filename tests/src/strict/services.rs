@@ -69,12 +69,20 @@ fn phases() -> Vec<Case> {
             "200 cut, open",
         ),
         answered(row, "another protocol", "SSH-2.0-OpenSSH_9.2\r\n\r\n", End::Open, "502, open", "502, open"),
-        answered(row, "bytes of no protocol", "\x16\x03\x01\x02\0\x01\0\x01\r\n\r\n", End::Open, "502, open", "502, open"),
+        answered(
+            row,
+            "bytes of no protocol",
+            "\x16\x03\x01\x02\0\x01\0\x01\r\n\r\n",
+            End::Open,
+            "502, open",
+            "502, open",
+        ),
     ]
     .concat()
 }
 
-const LEAVES: &str = "a client that sends nothing more has left, as for Envoy's HTTP listeners: its request is given up";
+const LEAVES: &str =
+    "a client that sends nothing more has left, as for Envoy's HTTP listeners: its request is given up";
 
 fn halves() -> Vec<Case> {
     let get = format!("GET / HTTP/1.1\r\nhost: {HOST}\r\n\r\n");

@@ -28,24 +28,38 @@ fn declined() -> Vec<Case> {
         let said = format!("HTTP/1.1 {line}\r\ncontent-length: 0\r\n\r\n").into_bytes();
         let service = Service::Says(Arc::new(move |_| said.clone()), End::Open);
         for (what, next, second, arrives) in [
-            ("a request behind it", &other, "200".replace("200", &status.to_string()), &["GET /socket", "GET /other"][..]),
+            (
+                "a request behind it",
+                &other,
+                "200".replace("200", &status.to_string()),
+                &["GET /socket", "GET /other"][..],
+            ),
             ("a forbidden request behind it", &admin, "403".to_owned(), &["GET /socket"][..]),
         ] {
-            let answer = format!("{status}, {second}, open").replace(&format!("{second}, {second},"), &format!("{second} ×2,"));
+            let answer =
+                format!("{status}, {second}, open").replace(&format!("{second}, {second},"), &format!("{second} ×2,"));
             cases.push(
-                Case::http1("E-1", format!("a WebSocket that the service answers {status}, {what}"), websocket(ASKED) + next)
-                    .service(service.clone())
-                    .only(&[Http1])
-                    .gets(&answer)
-                    .reaches(arrives),
+                Case::http1(
+                    "E-1",
+                    format!("a WebSocket that the service answers {status}, {what}"),
+                    websocket(ASKED) + next,
+                )
+                .service(service.clone())
+                .only(&[Http1])
+                .gets(&answer)
+                .reaches(arrives),
             );
         }
         cases.push(
-            Case::http1("E-1", format!("a WebSocket that the service answers {status}, a bad request behind it"), websocket(ASKED) + &bad)
-                .service(service)
-                .only(&[Http1])
-                .gets(&format!("{status}, 400, closed"))
-                .reaches(&["GET /socket"]),
+            Case::http1(
+                "E-1",
+                format!("a WebSocket that the service answers {status}, a bad request behind it"),
+                websocket(ASKED) + &bad,
+            )
+            .service(service)
+            .only(&[Http1])
+            .gets(&format!("{status}, 400, closed"))
+            .reaches(&["GET /socket"]),
         );
     }
     cases
@@ -60,11 +74,14 @@ fn no_upgrades() -> Vec<Case> {
     vec![
         plain("upgrade without connection", websocket("upgrade: websocket\r\n")),
         plain("connection: upgrade without upgrade", websocket("connection: upgrade\r\n")),
-        Case::http1("E-2", "upgrade: foo", websocket("connection: upgrade\r\nupgrade: foo\r\n")).gets("403, closed").because(istio),
+        Case::http1("E-2", "upgrade: foo", websocket("connection: upgrade\r\nupgrade: foo\r\n"))
+            .gets("403, closed")
+            .because(istio),
         Case::http1("E-2", "upgrade: tls/1.3", websocket("connection: upgrade\r\nupgrade: tls/1.3\r\n"))
             .gets("403, closed")
             .because(istio),
-        Case::http1("E-2", "an upgrade of HTTP/1.0", websocket(ASKED).replace("HTTP/1.1", "HTTP/1.0")).gets("426, closed"),
+        Case::http1("E-2", "an upgrade of HTTP/1.0", websocket(ASKED).replace("HTTP/1.1", "HTTP/1.0"))
+            .gets("426, closed"),
     ]
 }
 
@@ -86,7 +103,9 @@ fn methods() -> Vec<Case> {
         line("OPTIONS *", "OPTIONS *", "404, open"),
         line("GET *", "GET *", "400, closed"),
     ];
-    for (method, http1, http2) in [("TRACE", "405, open", "405, open"), ("FOO", "400, closed", "400, open"), ("get", "400, closed", "400, open")] {
+    for (method, http1, http2) in
+        [("TRACE", "405, open", "405, open"), ("FOO", "400, closed", "400, open"), ("get", "400, closed", "400, open")]
+    {
         let [first, second] = both("E-3", method, method, "/", &[]);
         cases.extend([first.gets(http1), second.gets(http2)]);
     }

@@ -89,7 +89,8 @@ pub fn objections(corpus: &[Case], columns: &[Column]) -> Vec<String> {
                 .map(|peer| peer.name.as_str())
                 .collect();
             if case.why.is_empty() && !own.is_refused() && !stricter.is_empty() {
-                objections.push(format!("{name}: {} refuse it, and nothing says why we do not", stricter.join(" and ")));
+                objections
+                    .push(format!("{name}: {} refuse it, and nothing says why we do not", stricter.join(" and ")));
             }
         }
     }
@@ -119,7 +120,8 @@ Bold: we let pass what another one refuses. The last column says why.
         let refused = column.seen.values().filter(|seen| seen.is_refused()).count();
         format!("{refused} of {total} refused")
     };
-    let _ = writeln!(text, "| | {} |", columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>().join(" | "));
+    let _ =
+        writeln!(text, "| | {} |", columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>().join(" | "));
     let _ = writeln!(text, "|---|{}", "---|".repeat(columns.len()));
     let _ = writeln!(text, "| all cases | {} |", columns.iter().map(refused).collect::<Vec<_>>().join(" | "));
     for (letter, title) in [
@@ -147,11 +149,20 @@ Bold: we let pass what another one refuses. The last column says why.
             let _ = writeln!(text, " {} |", case.why);
         }
         let tests = ROWS.iter().filter(|row| row.id.starts_with(letter));
-        let _ = writeln!(text, "\nTested without other gateways (`cargo test -p gateway-tests`), because it takes time, certificates or\nseveral connections:\n");
+        let _ = writeln!(
+            text,
+            "\nTested without other gateways (`cargo test -p gateway-tests`), because it takes time, certificates or\nseveral connections:\n"
+        );
         for row in tests.filter(|row| !row.tests.is_empty() || !row.missing.is_empty()) {
             let names: Vec<_> = row.tests.iter().map(|name| format!("`{name}`")).collect();
-            let missing = if row.missing.is_empty() { String::new() } else { format!(" **Not supported:** {}.", row.missing) };
-            let _ = writeln!(text, "* {}: {}.{missing}", row.id, if names.is_empty() { "–".to_owned() } else { names.join(", ") });
+            let missing =
+                if row.missing.is_empty() { String::new() } else { format!(" **Not supported:** {}.", row.missing) };
+            let _ = writeln!(
+                text,
+                "* {}: {}.{missing}",
+                row.id,
+                if names.is_empty() { "–".to_owned() } else { names.join(", ") }
+            );
         }
     }
     text
