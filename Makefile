@@ -3,7 +3,7 @@
 # How long `make soak` takes.
 MINUTES ?= 10
 
-.PHONY: help run test bench conformance overload soak lint plugins image
+.PHONY: help run test bench conformance overload soak strict lint plugins image
 
 help:
 	@echo 'make run      build everything, run the gateway on config/quickstart with a sample service'
@@ -14,6 +14,7 @@ help:
 	@echo 'make overload a minute of three times what the gateway can serve (part of make test: five seconds)'
 	@echo 'make lint     formatting, clippy, documentation, shell scripts; warnings are errors'
 	@echo 'make plugins  compile plugins/* to target/plugins/NAME.wasm'
+	@echo 'make strict   send what is not as it should be to nginx, HAProxy, Envoy and us: tests/strict/VERDICTS.md'
 	@echo 'make image    build the image of the Dockerfile and start it once (as root, with buildah)'
 
 run:
@@ -54,7 +55,7 @@ lint:
 		cargo clippy --package wasm-sdk --target wasm32-wasip1 -- -D warnings; fi
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps
 	if command -v shellcheck; then shellcheck .ci/setup .ci/run .ci/image plugins/build config/quickstart/run \
-		tests/conformance/install tests/conformance/run tests/fuzz/run tests/fuzz/rustc; fi
+		tests/conformance/install tests/conformance/run tests/fuzz/run tests/fuzz/rustc tests/strict/install-peers; fi
 
 plugins:
 	.ci/setup plugins
@@ -62,3 +63,8 @@ plugins:
 
 image:
 	.ci/image
+
+strict:
+	.ci/setup
+	envoy=$$(tests/strict/install-peers) && \
+		PATH=$$PATH:/usr/sbin cargo run --package gateway-tests --bin strict -- "$$envoy" tests/strict/VERDICTS.md

@@ -108,7 +108,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> RawClient<S> {
     /// The connection ends before the response does, or what comes is not a response.
     pub async fn response(&mut self) -> anyhow::Result<RawResponse> {
         let mut response = self.head().await?;
-        let declared = Declared::of(&response)?;
+        self.body(&mut response).await?;
+        Ok(response)
+    }
+
+    /// Reads the body that belongs to a head, and its trailers.
+    pub async fn body(&mut self, response: &mut RawResponse) -> anyhow::Result<()> {
+        let declared = Declared::of(response)?;
         match declared {
             Declared::Nothing => {}
             Declared::Length(len) => response.body = self.read(len).await?,
@@ -125,7 +131,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> RawClient<S> {
                 response.body = std::mem::take(&mut self.buffer);
             }
         }
-        Ok(response)
+        Ok(())
     }
 
     /// Reads the head of a response and nothing of its body: all there is of an answer to `HEAD`, and the way to look

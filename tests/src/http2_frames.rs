@@ -3,9 +3,11 @@
 use crate::within;
 use anyhow::{Context as _, ensure};
 use std::net::SocketAddr;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::time::timeout;
 
 /// Types of frames (RFC 9113 section 6).
 pub mod kind {
@@ -15,6 +17,7 @@ pub mod kind {
     pub const PRIORITY: u8 = 2;
     pub const RST_STREAM: u8 = 3;
     pub const SETTINGS: u8 = 4;
+    pub const PUSH_PROMISE: u8 = 5;
     pub const PING: u8 = 6;
     pub const GOAWAY: u8 = 7;
     pub const WINDOW_UPDATE: u8 = 8;
@@ -27,6 +30,10 @@ pub const END_STREAM: u8 = 1;
 pub const ACK: u8 = 1;
 /// On HEADERS and CONTINUATION: the header block is complete.
 pub const END_HEADERS: u8 = 4;
+/// On DATA and HEADERS: the payload is padded.
+pub const PADDED: u8 = 8;
+/// On HEADERS: the payload has a priority in front.
+pub const PRIORITY: u8 = 32;
 
 /// A frame that was received.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +75,15 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// Without its padding (RFC 9113 6.1).
+pub fn unpadded(flags: u8, payload: &[u8]) -> Option<&[u8]> {
+    if flags & PADDED == 0 {
+        return Some(payload);
+    }
+    let (padding, rest) = payload.split_first()?;
+    rest.get(..rest.len().checked_sub(usize::from(*padding))?)
+}
+
 /// A header block of literals that are not put into any table (RFC 7541 section 6.2.2).
 pub fn header_block<'a>(fields: impl IntoIterator<Item = (&'a str, &'a str)>) -> Vec<u8> {
     let mut block = Vec::new();
@@ -101,7 +117,7 @@ pub fn get<'a>(host: &'a str, more: impl IntoIterator<Item = (&'a str, &'a str)>
 
 /// One side of a connection: what is sent, and what comes.
 pub struct Frames {
-    reader: OwnedReadHalf,
+    reader: Reader,
     writer: OwnedWriteHalf,
 }
 
@@ -111,7 +127,7 @@ impl Frames {
         let stream = within("a connection", TcpStream::connect(address)).await??;
         stream.set_nodelay(true)?;
         let (reader, writer) = stream.into_split();
-        let mut frames = Frames { reader, writer };
+        let mut frames = Frames { reader: Reader { half: reader, buffer: Vec::new() }, writer };
         frames.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await?;
         frames.send(frame(kind::SETTINGS, 0, 0, &[])).await?;
         Ok(frames)
@@ -123,9 +139,47 @@ impl Frames {
         Ok(())
     }
 
+    /// Says that nothing more will be sent; the other direction stays open.
+    pub async fn finish_sending(&mut self) -> anyhow::Result<()> {
+        within("a connection to be half-closed", self.writer.shutdown()).await??;
+        Ok(())
+    }
+
+    /// Sends the same bytes again and again while it reads, at most `times`. Gives what came, and how it ended: `closed`
+    /// by the other side, or `silent` if that takes nothing more; `None` if everything was sent.
+    pub async fn pour(&mut self, bytes: &[u8], times: usize, patience: Duration) -> (Vec<Frame>, Option<&'static str>) {
+        let Frames { reader, writer } = self;
+        let mut came = Vec::new();
+        let end = {
+            let sending = async {
+                for _ in 0..times {
+                    if timeout(patience, writer.write_all(bytes)).await.map_or(true, |sent| sent.is_err()) {
+                        return Some("silent");
+                    }
+                }
+                None
+            };
+            let reading = async {
+                while let Ok(Some(frame)) = reader.next().await {
+                    came.push(frame);
+                }
+            };
+            let mut reading = std::pin::pin!(reading);
+            tokio::select! {
+                () = &mut reading => Some("closed"),
+                end = sending => match end {
+                    // What is left to read tells why nothing more is taken.
+                    Some(_) if timeout(patience, reading).await.is_ok() => Some("closed"),
+                    end => end,
+                },
+            }
+        };
+        (came, end)
+    }
+
     /// The next frame; `None` at the end of the connection.
     pub async fn next(&mut self) -> anyhow::Result<Option<Frame>> {
-        next(&mut self.reader).await
+        self.reader.next().await
     }
 
     /// The next frame for which `wanted` is true; others are dropped.
@@ -154,7 +208,7 @@ impl Frames {
             writer
         });
         let mut came = Vec::new();
-        while let Some(frame) = next(&mut reader).await.unwrap_or(None) {
+        while let Some(frame) = reader.next().await.unwrap_or(None) {
             let last = frame.kind == kind::PING && frame.payload == b"the end!";
             came.push(frame);
             if last {
@@ -166,20 +220,27 @@ impl Frames {
     }
 }
 
-async fn next(reader: &mut OwnedReadHalf) -> anyhow::Result<Option<Frame>> {
-    let mut header = [0; 9];
-    let mut have = 0;
-    while have < header.len() {
-        match within("a frame", reader.read(&mut header[have..])).await?? {
-            0 if have == 0 => return Ok(None),
-            0 => anyhow::bail!("the connection ended within a frame"),
-            more => have += more,
+/// The side that reads. What it has read stays, also if nobody waits for the rest any more.
+struct Reader {
+    half: OwnedReadHalf,
+    buffer: Vec<u8>,
+}
+
+impl Reader {
+    async fn next(&mut self) -> anyhow::Result<Option<Frame>> {
+        loop {
+            if let Some(&[a, b, c, kind, flags, s, t, u, v]) = self.buffer.first_chunk() {
+                let length = u32::from_be_bytes([0, a, b, c]) as usize;
+                ensure!(length <= 1 << 20, "a frame of {length} bytes");
+                if self.buffer.len() >= 9 + length {
+                    let payload = self.buffer.drain(..9 + length).skip(9).collect();
+                    return Ok(Some(Frame { kind, flags, stream: u32::from_be_bytes([s & 0x7f, t, u, v]), payload }));
+                }
+            }
+            if within("a frame", self.half.read_buf(&mut self.buffer)).await?? == 0 {
+                ensure!(self.buffer.is_empty(), "the connection ended within a frame");
+                return Ok(None);
+            }
         }
     }
-    let [a, b, c, kind, flags, s, t, u, v] = header;
-    let length = u32::from_be_bytes([0, a, b, c]) as usize;
-    ensure!(length <= 1 << 20, "a frame of {length} bytes");
-    let mut payload = vec![0; length];
-    within("a payload", reader.read_exact(&mut payload)).await??;
-    Ok(Some(Frame { kind, flags, stream: u32::from_be_bytes([s & 0x7f, t, u, v]), payload }))
 }

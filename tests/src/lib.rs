@@ -13,7 +13,8 @@
 //! * [`interference`]: errors and stops in the middle of a request;
 //! * [`scene`]: a gateway process with everything behind it, and changes of it; [`load`]: steady load, and what came of it;
 //! * [`body`]: bodies that a test sends piece by piece, for both;
-//! * [`server`]: HTTP/1.1 or HTTP/2 over one accepted connection, also what `sample-service` runs on.
+//! * [`server`]: HTTP/1.1 or HTTP/2 over one accepted connection, also what `sample-service` runs on;
+//! * [`strict`]: the corpus of what is not as it should be, for us and for other gateways.
 //!
 //! Tests wait for events (a request was received, a connection was closed), never for time to pass. Every wait ends
 //! with an error after [`PATIENCE`], so that a test that fails says what it was waiting for.
@@ -34,6 +35,7 @@ pub mod process;
 pub mod resources;
 pub mod scene;
 pub mod server;
+pub mod strict;
 pub mod tls;
 pub mod upstream;
 

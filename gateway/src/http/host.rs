@@ -13,6 +13,10 @@ pub(super) fn set(headers: &mut HeaderMap, authority: Option<&Authority>, versio
         return Err(Reply::bad_request("http1.codec_error"));
     }
     if let Some(authority) = authority {
+        // An absolute target is no reason to leave it out (RFC 9112 3.2).
+        if first.is_none() && version == Version::HTTP_11 {
+            return Err(Reply::bad_request("missing_host_header"));
+        }
         let name = authority.as_str();
         if version == Version::HTTP_2
             && first.is_some_and(|host| !host.as_bytes().eq_ignore_ascii_case(name.as_bytes()))
@@ -31,7 +35,8 @@ pub(super) fn set(headers: &mut HeaderMap, authority: Option<&Authority>, versio
     }
 }
 
-/// `host [ ":" port ]` without user information (RFC 3986 3.2). Names are as long as DNS allows.
+/// `host [ ":" port ]` without user information (RFC 3986 3.2). Names are as long as DNS allows, and nothing in them is
+/// escaped: who does not decode it sees another host.
 fn is_authority(text: &[u8]) -> bool {
     let (host, port) = match text {
         [b'[', rest @ ..] => {
@@ -49,12 +54,13 @@ fn is_authority(text: &[u8]) -> bool {
             None => (text, b"".as_slice()),
         },
     };
-    let name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=%".contains(byte);
-    !host.is_empty()
-        && host.len() <= 255
-        && host.iter().all(name)
-        && port.len() <= 5
-        && port.iter().all(u8::is_ascii_digit)
+    let name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=".contains(byte);
+    !host.is_empty() && host.len() <= 255 && host.iter().all(name) && (port.is_empty() || is_port(port))
+}
+
+fn is_port(digits: &[u8]) -> bool {
+    let number = |number: u32, digit: &u8| digit.is_ascii_digit().then(|| number * 10 + u32::from(*digit - b'0'));
+    digits.len() <= 5 && digits.iter().try_fold(0, number).is_some_and(|number| number <= u32::from(u16::MAX))
 }
 
 #[cfg(test)]
@@ -76,6 +82,8 @@ mod tests {
             "a/b",
             "a:80x",
             "a:123456",
+            "a:65536",
+            "a%2eb",
             "[::1",
             "[x]",
             "[::1]x",
@@ -108,6 +116,7 @@ mod tests {
         assert_eq!(http1(&[("host", "a.com")], None).unwrap(), "a.com");
         assert_eq!(http1(&[("host", "a.com")], Some("b.com:1")).unwrap(), "b.com:1");
         assert_eq!(http1(&[], None), None);
+        assert_eq!(http1(&[], Some("b.com")), None);
         assert_eq!(http1(&[("host", "a"), ("host", "a")], None), None);
         assert_eq!(http1(&[("host", "")], None), None);
         let mut headers = map(&[("host", "b.com")]);

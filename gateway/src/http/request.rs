@@ -22,7 +22,10 @@ use super::{
     reply::Reply,
     upgrade::{self, Asked},
 };
-use crate::{http1::request::is_disguised, telemetry::ResponseFlags};
+use crate::{
+    http1::request::{is_disguised, is_length},
+    telemetry::ResponseFlags,
+};
 
 pub(super) static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(super) static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -93,10 +96,16 @@ pub(super) fn admit(parts: Parts, connection: &Connection) -> Result<Admitted, B
         }
         Some(target) => normalise(target)?,
         // Absolute form without a path.
-        None => PathAndQuery::from_static("/"),
+        None if uri.scheme.is_some() => PathAndQuery::from_static("/"),
+        // Authority form, which is for CONNECT only (RFC 9112 3.2.3).
+        None => return Err(Reply::bad_request("http1.codec_error")),
     };
     let own = if connection.secured.is_some() { Scheme::Https } else { Scheme::Http };
     let (bytes, upgrade) = clean(&mut headers, &method, version, forwarded::keeps_certificate(connection))?;
+    // Over HTTP/1 it has been counted.
+    if version == Version::HTTP_2 && bytes as usize + target.as_str().len() > limits::MAX_HEAD_BYTES {
+        return Err(Reply::too_large("http2.headers_too_large"));
+    }
     let forwarded::Forwarded { client, scheme } = forwarded::set(&mut headers, own, connection);
     Ok(Admitted { head: RequestHead { method, target, scheme, headers }, bytes, upgrade, client })
 }
@@ -211,7 +220,7 @@ fn clean(
     }
     let mut bytes = 0;
     let mut gone: SmallVec<[HeaderName; 8]> = SmallVec::new();
-    let (mut upgrades, mut cookies, mut te_trailers) = (false, 0, false);
+    let (mut upgrades, mut cookies, mut te_trailers, mut has_length) = (false, 0, false, false);
     for (name, value) in headers.iter() {
         bytes += name.as_str().len() + value.len() + 4;
         // HTTP/1 has no such values; who forwards one to HTTP/1 changes it behind the back of every policy (RFC 9113 8.2.1).
@@ -221,6 +230,14 @@ fn clean(
         match name.as_str() {
             "connection" => {
                 upgrades |= named_by_connection(value, &mut gone);
+            }
+            // Over HTTP/1 it has been seen; h2 compares it with the body, but takes it in other forms, too.
+            "content-length" => {
+                if has_length || !is_length(value.as_bytes()) {
+                    return Err(Reply::bad_request("http2.invalid.header.field"));
+                }
+                has_length = true;
+                continue;
             }
             "keep-alive" | "proxy-connection" | "transfer-encoding" | "upgrade" | "http2-settings" => {}
             // It is answered with 100 as soon as somebody wants the body.
@@ -243,9 +260,6 @@ fn clean(
             _ => continue,
         }
         gone.push(name.clone());
-    }
-    if bytes > limits::MAX_HEAD_BYTES {
-        return Err(Reply::too_large("http2.headers_too_large"));
     }
     // HTTP/1.0 has no upgrades (RFC 9110 7.8).
     let asked = if upgrades && version >= Version::HTTP_11 { upgrade::asked(method, headers) } else { Asked::Nothing };

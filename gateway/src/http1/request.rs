@@ -399,6 +399,11 @@ fn trimmed(mut value: &[u8]) -> &[u8] {
     value
 }
 
+/// Whether a length is one that everybody reads alike, with no white space around.
+pub(crate) fn is_length(value: &[u8]) -> bool {
+    decimal(value).is_some()
+}
+
 /// A number in the one form that everybody reads alike: digits, no zero in front, small enough for a signed 64-bit integer.
 fn decimal(text: &[u8]) -> Option<u64> {
     match text {

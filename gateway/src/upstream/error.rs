@@ -35,7 +35,7 @@ pub enum Failure {
     /// The upstream reset the stream (HTTP/2) before a response head came.
     #[error("the upstream reset the stream: {error}")]
     RemoteReset {
-        /// It says that it has not looked at the request (REFUSED_STREAM).
+        /// It says that it has not looked at the request (REFUSED_STREAM, GOAWAY).
         refused: bool,
         /// What hyper says.
         error: hyper::Error,
@@ -83,8 +83,10 @@ impl Failure {
     pub(super) fn from_hyper(error: hyper::Error, reused: bool) -> Self {
         if error.is_user() {
             Self::RequestBody(error.into())
-        } else if error.is_parse() || error.is_parse_too_large() || error.is_parse_status() {
+        } else if error.is_parse() || error.is_parse_too_large() || error.is_parse_status() || is_our_verdict(&error) {
             Self::Protocol(error)
+        } else if was_left_out(&error) {
+            Self::RemoteReset { refused: true, error }
         } else if let Some(reason) = remote_reset(&error) {
             Self::RemoteReset { refused: reason == h2::Reason::REFUSED_STREAM, error }
         } else {
@@ -102,10 +104,28 @@ impl Failure {
 
 /// Why the peer reset an HTTP/2 stream, if that is what an error is about.
 pub(crate) fn remote_reset(error: &(dyn std::error::Error + 'static)) -> Option<h2::Reason> {
+    let error = in_http2(error)?;
+    error.reason().filter(|_| error.is_remote() && error.is_reset())
+}
+
+/// Whether the peer ends the connection in order (GOAWAY) and names an earlier stream as the last that it looked at; h2
+/// tells the others only.
+fn was_left_out(error: &(dyn std::error::Error + 'static)) -> bool {
+    let goodbye = |error: &h2::Error| error.is_remote() && error.is_go_away();
+    in_http2(error).is_some_and(|error| goodbye(error) && error.reason() == Some(h2::Reason::NO_ERROR))
+}
+
+/// Whether the peer broke the rules of HTTP/2, so that h2 ended the stream or the connection.
+fn is_our_verdict(error: &(dyn std::error::Error + 'static)) -> bool {
+    in_http2(error).is_some_and(|error| error.is_library() && error.reason() != Some(h2::Reason::NO_ERROR))
+}
+
+/// What h2 says, if an error is about HTTP/2.
+fn in_http2<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a h2::Error> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(error) = error.downcast_ref::<h2::Error>() {
-            return error.reason().filter(|_| error.is_remote() && error.is_reset());
+            return Some(error);
         }
         next = error.source();
     }

@@ -25,6 +25,7 @@ mod routes;
 mod scenarios;
 mod slow_clients;
 mod strict;
+mod strictness;
 mod surge;
 mod takeover;
 mod tcp;
