@@ -28,9 +28,9 @@ test:
 bench:
 	.ci/setup
 	tests/bench/setup
-	plugins/build add-header
+	plugins/build add-header host-calls
 	cargo build --release --package gateway --package gateway-bench
-	target/release/gateway-bench $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS))
+	target/release/gateway-bench $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(BASELINE),--baseline $(BASELINE))
 
 conformance:
 	.ci/setup

@@ -4,7 +4,11 @@
 //! It understands just what the benchmark sends. Anything else is answered 400, which every client here treats as the
 //! end of the run.
 
+mod grpc;
+
 use std::{net::SocketAddr, rc::Rc, time::Duration};
+
+pub(crate) use grpc::message as grpc_message;
 
 use anyhow::Context as _;
 use tokio::{
@@ -12,45 +16,68 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use crate::process;
+use crate::{load::websocket, process};
 
 /// Bytes of the small answer.
 pub(crate) const SMALL: usize = 128;
 
+/// Where it listens.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Origin {
+    /// HTTP/1.1 and WebSockets.
+    pub(crate) http: SocketAddr,
+    /// gRPC, HTTP/2 in clear text.
+    pub(crate) grpc: SocketAddr,
+}
+
 /// Starts the origin on a thread of its own.
-pub(crate) fn start() -> anyhow::Result<SocketAddr> {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
-    listener.set_nonblocking(true)?;
-    let address = listener.local_addr()?;
+pub(crate) fn start() -> anyhow::Result<Origin> {
+    let listen = || {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+        listener.set_nonblocking(true)?;
+        Ok::<_, std::io::Error>((listener.local_addr()?, listener))
+    };
+    let ((http, http_listener), (grpc, grpc_listener)) = (listen()?, listen()?);
     std::thread::Builder::new().name("origin".to_owned()).spawn(move || {
-        if let Err(error) = serve(listener) {
+        if let Err(error) = serve(http_listener, grpc_listener) {
             eprintln!("the origin ended: {error:#}");
             std::process::exit(1);
         }
     })?;
-    Ok(address)
+    Ok(Origin { http, grpc })
 }
 
-fn serve(listener: std::net::TcpListener) -> anyhow::Result<()> {
+fn serve(http: std::net::TcpListener, grpc: std::net::TcpListener) -> anyhow::Result<()> {
     process::pin(process::LOAD_CPU).context("cannot choose a processor")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let answers = Rc::new(Answers::new());
-    tokio::task::LocalSet::new().block_on(&runtime, async {
-        let listener = TcpListener::from_std(listener)?;
-        loop {
-            let Ok((stream, _)) = listener.accept().await else {
-                // Out of descriptors: the connections that hold them will end.
-                tokio::time::sleep(Duration::from_millis(10)).await;
-                continue;
-            };
-            stream.set_nodelay(true)?;
-            let answers = answers.clone();
-            tokio::task::spawn_local(async move {
-                // A proxy that closes a connection is no error of the origin.
-                let _ = Connection { stream, buffer: Vec::with_capacity(READ) }.serve(&answers).await;
-            });
-        }
-    })
+    // A proxy that closes a connection is no error of the origin: what a connection ends with is of no interest.
+    let http = accept(http, move |stream| {
+        let answers = answers.clone();
+        tokio::task::spawn_local(async move {
+            let _ = Connection { stream, buffer: Vec::with_capacity(READ) }.serve(&answers).await;
+        });
+    });
+    let grpc = accept(grpc, |stream| {
+        tokio::task::spawn_local(async move {
+            let _ = grpc::serve(stream).await;
+        });
+    });
+    tokio::task::LocalSet::new().block_on(&runtime, async { tokio::try_join!(http, grpc) })?;
+    Ok(())
+}
+
+async fn accept(listener: std::net::TcpListener, each: impl Fn(TcpStream)) -> anyhow::Result<()> {
+    let listener = TcpListener::from_std(listener)?;
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            // Out of descriptors: the connections that hold them will end.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            continue;
+        };
+        stream.set_nodelay(true)?;
+        each(stream);
+    }
 }
 
 /// One whole response for each path.
@@ -101,6 +128,10 @@ fn answer(headers: &str, length: usize) -> Vec<u8> {
     head.bytes().chain(body.copied()).collect()
 }
 
+/// The answer to the one key that the client here sends, that of RFC 6455.
+const SWITCHING: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\
+    sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+
 const READ: usize = 64 << 10;
 
 struct Connection {
@@ -121,6 +152,11 @@ impl Connection {
             let head = &self.buffer[..end + 2];
             let mut words = head.split(|byte| *byte == b' ');
             let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+            if path == b"/websocket" {
+                self.stream.write_all(SWITCHING).await?;
+                self.buffer.drain(..end + 4);
+                return self.echo().await;
+            }
             let found = answers.to(path);
             let body = if method == b"POST" { body_length(head) } else { Some(0) };
             let (Some(answer), Some(body)) = (found, body) else {
@@ -128,6 +164,27 @@ impl Connection {
             };
             self.skip(end + 4 + body).await?;
             self.stream.write_all(answer).await?;
+        }
+    }
+
+    /// Sends the client's messages back, as a server has to: without the mask that a client's frames have.
+    async fn echo(mut self) -> std::io::Result<()> {
+        let frame = websocket::MASKED_HEAD + websocket::MESSAGE;
+        let mut answer = Vec::with_capacity(READ);
+        loop {
+            answer.clear();
+            let whole = self.buffer.len() / frame * frame;
+            for frame in self.buffer[..whole].chunks_exact(frame) {
+                let (head, message) = frame.split_at(websocket::MASKED_HEAD);
+                let mask = &head[websocket::HEAD..];
+                answer.extend_from_slice(&websocket::head(false));
+                answer.extend(message.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+            }
+            self.buffer.drain(..whole);
+            self.stream.write_all(&answer).await?;
+            if self.stream.read_buf(&mut self.buffer).await? == 0 {
+                return Ok(());
+            }
         }
     }
 

@@ -11,34 +11,39 @@ mod nginx;
 use std::{
     fmt,
     io::{Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail};
 
-use crate::process::Server;
+use crate::{origin::Origin, process::Server};
 
 /// The name that clients ask for.
 pub(crate) const HOST: &str = "bench.example.dev";
+/// The same for gRPC.
+pub(crate) const GRPC_HOST: &str = "grpc.bench.example.dev";
 
 /// A proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Gateway,
+    /// Another build of the gateway, to see what a change brings.
+    Baseline,
     Nginx,
     Haproxy,
     Envoy,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Kind; 4] = [Kind::Gateway, Kind::Nginx, Kind::Haproxy, Kind::Envoy];
+    pub(crate) const ALL: [Kind; 5] = [Kind::Gateway, Kind::Nginx, Kind::Haproxy, Kind::Envoy, Kind::Baseline];
 
     /// What the binary says of its version.
-    pub(crate) fn version(self) -> anyhow::Result<String> {
+    pub(crate) fn version(self, site: &Site) -> anyhow::Result<String> {
         match self {
-            Kind::Gateway => gateway::version(),
+            Kind::Gateway => gateway::version(&site.gateway),
+            Kind::Baseline => gateway::version(site.baseline()?),
             Kind::Nginx => nginx::version(),
             Kind::Haproxy => haproxy::version(),
             Kind::Envoy => envoy::version(),
@@ -50,6 +55,7 @@ impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Kind::Gateway => "gateway",
+            Kind::Baseline => "baseline",
             Kind::Nginx => "nginx",
             Kind::Haproxy => "HAProxy",
             Kind::Envoy => "Envoy",
@@ -62,7 +68,10 @@ impl fmt::Display for Kind {
 pub(crate) struct Site {
     /// Configurations and logs are written here.
     pub(crate) folder: PathBuf,
-    pub(crate) origin: SocketAddr,
+    /// The binary that is measured, and the one that it is compared with.
+    pub(crate) gateway: PathBuf,
+    pub(crate) baseline: Option<PathBuf>,
+    pub(crate) origin: Origin,
     /// Chain and key, and both in one file.
     pub(crate) certificate: PathBuf,
     pub(crate) key: PathBuf,
@@ -71,12 +80,22 @@ pub(crate) struct Site {
     pub(crate) plugins: PathBuf,
 }
 
+impl Site {
+    fn baseline(&self) -> anyhow::Result<&Path> {
+        self.baseline.as_deref().context("no baseline was named")
+    }
+}
+
 /// What a proxy is to have beside plain forwarding. One process per variant, so that nothing here costs the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Variant {
     Plain,
+    /// The same for processes that are new for each measurement of memory.
+    Fresh,
     /// A door for each of [`CHAINS`].
     Plugins,
+    /// An access log in JSON; ours only.
+    AccessLog,
 }
 
 /// Plugins on the doors of [`Variant::Plugins`].
@@ -84,10 +103,12 @@ pub(crate) enum Variant {
 pub(crate) enum Chain {
     /// So many times `add-header`, each adding one header to the request.
     AddHeader(usize),
+    /// Once `host-calls`, which adds, reads and removes twenty headers.
+    HostCalls,
 }
 
-pub(crate) const CHAINS: [Chain; 4] =
-    [Chain::AddHeader(0), Chain::AddHeader(1), Chain::AddHeader(3), Chain::AddHeader(10)];
+pub(crate) const CHAINS: [Chain; 5] =
+    [Chain::AddHeader(0), Chain::AddHeader(1), Chain::AddHeader(3), Chain::AddHeader(10), Chain::HostCalls];
 
 impl Chain {
     /// Module and configuration of each plugin, in order.
@@ -96,6 +117,16 @@ impl Chain {
             Chain::AddHeader(count) => (0..count)
                 .map(|n| ("add-header", format!(r#"{{"request":{{"add":{{"x-plugin-{n}":"added by a plugin"}}}}}}"#)))
                 .collect(),
+            Chain::HostCalls => vec![("host-calls", "{}".to_owned())],
+        }
+    }
+}
+
+impl fmt::Display for Chain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Chain::AddHeader(count) => write!(f, "{count} × add-header"),
+            Chain::HostCalls => f.write_str("60 host calls"),
         }
     }
 }
@@ -105,6 +136,7 @@ impl Chain {
 pub(crate) struct Doors {
     pub(crate) http: u16,
     pub(crate) https: u16,
+    pub(crate) grpc: u16,
     /// As [`CHAINS`].
     pub(crate) chains: [u16; CHAINS.len()],
     /// What the proxy itself wants: readiness, administration.
@@ -126,7 +158,8 @@ impl Peer {
         let folder = site.folder.join(format!("{kind}-{variant:?}").to_lowercase());
         std::fs::create_dir_all(&folder)?;
         let command = match kind {
-            Kind::Gateway => gateway::prepare(variant, site, &doors, &folder),
+            Kind::Gateway => gateway::prepare(&site.gateway, variant, site, &doors, &folder),
+            Kind::Baseline => gateway::prepare(site.baseline()?, variant, site, &doors, &folder),
             Kind::Nginx => nginx::prepare(site, &doors, &folder),
             Kind::Haproxy => haproxy::prepare(site, &doors, &folder),
             Kind::Envoy => envoy::prepare(variant, site, &doors, &folder),
@@ -138,7 +171,7 @@ impl Peer {
 
     fn wait(&mut self, variant: Variant) -> anyhow::Result<()> {
         let ports = match variant {
-            Variant::Plain => vec![self.doors.http],
+            Variant::Plain | Variant::Fresh | Variant::AccessLog => vec![self.doors.http],
             Variant::Plugins => self.doors.chains.to_vec(),
         };
         let start = Instant::now();
@@ -176,7 +209,7 @@ fn free_doors() -> anyhow::Result<Doors> {
         Ok(port)
     };
     let mut chains = [0; CHAINS.len()];
-    let (http, https) = (next()?, next()?);
+    let (http, https, grpc) = (next()?, next()?, next()?);
     for port in &mut chains {
         *port = next()?;
     }
@@ -184,7 +217,7 @@ fn free_doors() -> anyhow::Result<Doors> {
     for port in &mut own {
         *port = next()?;
     }
-    Ok(Doors { http, https, chains, own })
+    Ok(Doors { http, https, grpc, chains, own })
 }
 
 /// Self-signed for [`HOST`], with an ECDSA key on P-256.

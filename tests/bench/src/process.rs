@@ -27,6 +27,19 @@ pub(crate) fn pin(cpu: usize) -> std::io::Result<()> {
     }
 }
 
+/// As many descriptors as there may be, for this process and those it starts.
+pub(crate) fn raise_descriptor_limit() -> std::io::Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` outlives both calls.
+    let done = unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 && {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) == 0
+        }
+    };
+    if done { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
 /// A command that will run on `cpu` and is killed when this process ends, however that comes about.
 pub(crate) fn command(program: impl AsRef<std::ffi::OsStr>, cpu: usize) -> Command {
     let mut command = Command::new(program);

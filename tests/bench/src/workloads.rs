@@ -1,6 +1,6 @@
 //! The workloads: what is sent, and what the ratios should be at most.
 
-use crate::load::wrk::Request;
+use crate::load::{h2load, wrk::Request};
 
 /// Work that every proxy can do.
 #[derive(Debug)]
@@ -15,8 +15,13 @@ pub(crate) struct Workload {
 #[derive(Debug)]
 pub(crate) enum Work {
     Wrk(Request),
-    /// Path, connections, streams on each.
-    H2load(&'static str, u16, u16),
+    H2load(h2load::Request),
+    Handshakes {
+        resume: bool,
+    },
+    GrpcStream,
+    /// So many that are open.
+    WebSockets(usize),
 }
 
 pub(crate) const GET: Request =
@@ -76,8 +81,38 @@ pub(crate) const WORKLOADS: &[Workload] = &[
     Workload {
         name: "tls-h2",
         title: "TLS 1.3, HTTP/2, 32 × 10 streams, GET, 128 B",
-        work: Work::H2load("/small", 32, 10),
+        work: Work::H2load(h2load::Request::Get { connections: 32, streams: 10 }),
         targets: Some([1.0, 1.0, 0.4]),
+    },
+    Workload {
+        name: "handshake-full",
+        title: "TLS 1.3, new connection with one GET, whole ECDSA handshake",
+        work: Work::Handshakes { resume: false },
+        targets: Some([0.7, 0.7, 0.8]),
+    },
+    Workload {
+        name: "handshake-resumed",
+        title: "TLS 1.3, new connection with one GET, resumed",
+        work: Work::Handshakes { resume: true },
+        targets: None,
+    },
+    Workload {
+        name: "grpc-unary",
+        title: "gRPC in clear text, unary, 128 B both ways, 8 × 10 streams",
+        work: Work::H2load(h2load::Request::Grpc { connections: 8, streams: 10 }),
+        targets: None,
+    },
+    Workload {
+        name: "grpc-stream",
+        title: "gRPC in clear text, 32 streams of 1,000 messages, each echoed; per message",
+        work: Work::GrpcStream,
+        targets: None,
+    },
+    Workload {
+        name: "websocket",
+        title: "WebSocket, 1,000 open, 128 B echoed; per message",
+        work: Work::WebSockets(1000),
+        targets: None,
     },
 ];
 

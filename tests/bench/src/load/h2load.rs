@@ -6,35 +6,56 @@ use anyhow::{Context as _, ensure};
 
 use super::{number_after, wrk};
 use crate::{
-    peers::HOST,
+    origin::{SMALL, grpc_message},
+    peers::{GRPC_HOST, HOST},
     process::{LOAD_CPU, command},
 };
 
-/// What is sent.
+/// One kind of request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Request {
+    /// The small answer, over TLS.
+    Get { connections: u16, streams: u16 },
+    /// A unary call in clear text.
+    Grpc { connections: u16, streams: u16 },
+}
+
+/// What h2load is told.
 #[derive(Debug)]
 pub(crate) struct H2load {
-    path: &'static str,
-    connections: u16,
-    streams: u16,
+    request: Request,
     openssl: PathBuf,
+    message: PathBuf,
 }
 
 impl H2load {
-    pub(crate) fn new(path: &'static str, connections: u16, streams: u16, folder: &Path) -> anyhow::Result<H2load> {
-        Ok(H2load { path, connections, streams, openssl: wrk::openssl(folder)? })
+    pub(crate) fn new(request: Request, folder: &Path) -> anyhow::Result<H2load> {
+        let message = folder.join("message");
+        std::fs::write(&message, grpc_message())?;
+        Ok(H2load { request, openssl: wrk::openssl(folder)?, message })
     }
 
     /// Requests that were answered in about a second.
     pub(crate) fn run(&self, port: u16) -> anyhow::Result<u64> {
         let mut h2load = command("h2load", LOAD_CPU);
         h2load.env("OPENSSL_CONF", &self.openssl);
-        h2load.arg("-c").arg(self.connections.to_string()).arg("-m").arg(self.streams.to_string());
         // Windows that leave it to the proxy how much it sends at once.
         h2load.args(["-t", "1", "-D", "1", "-w", "20", "-W", "24"]);
-        h2load.arg("--ciphers=ECDHE-ECDSA-AES128-GCM-SHA256");
-        h2load.arg("-H").arg(format!(":authority: {HOST}"));
-        let output =
-            h2load.arg(format!("https://127.0.0.1:{port}{}", self.path)).output().context("cannot run h2load")?;
+        let (connections, streams, answer) = match self.request {
+            Request::Get { connections, streams } => {
+                h2load.arg("-H").arg(format!(":authority: {HOST}"));
+                h2load.arg(format!("https://127.0.0.1:{port}/small"));
+                (connections, streams, SMALL)
+            }
+            Request::Grpc { connections, streams } => {
+                h2load.arg("-H").arg(format!(":authority: {GRPC_HOST}")).arg("-d").arg(&self.message);
+                h2load.args(["-H", "content-type: application/grpc", "-H", "te: trailers"]);
+                h2load.arg(format!("http://127.0.0.1:{port}/bench.Echo/Unary"));
+                (connections, streams, grpc_message().len())
+            }
+        };
+        h2load.arg("-c").arg(connections.to_string()).arg("-m").arg(streams.to_string());
+        let output = h2load.output().context("cannot run h2load")?;
         let text = String::from_utf8_lossy(&output.stdout);
         let number = |before| number_after(&text, before).with_context(|| format!("h2load says: {text}"));
         let answered = number("status codes:")?;
@@ -43,6 +64,11 @@ impl H2load {
             output.status.success() && answered > 0 && failed.contains(" 0 failed, 0 errored, 0 timeout"),
             "h2load has seen errors: {text}"
         );
+        // "… (space savings 90.00%), 1.22MB (1280000) data"
+        let traffic = text.lines().find(|line| line.starts_with("traffic:")).unwrap_or_default();
+        let data = traffic.rsplit_once('(').and_then(|(_, rest)| number_after(rest, ""));
+        let data = data.with_context(|| format!("h2load says: {text}"))? / answered;
+        ensure!(data >= answer as u64, "answers of {data} bytes are too short");
         Ok(answered)
     }
 }

@@ -1,22 +1,21 @@
 //! Envoy: one worker thread, configured as Istio configures its gateways where that is more than Envoy's own default.
 
-use std::{fmt::Write as _, path::Path, process::Command};
+use std::{
+    fmt::Write as _,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
-use super::{CHAINS, Chain, Doors, Site, Variant, first_line};
+use super::{CHAINS, Chain, Doors, GRPC_HOST, HOST, Site, Variant, first_line};
 use crate::process::{PROXY_CPU, command};
 
-/// tests/bench/setup puts it there.
-const BINARY: &str = "target/bench/venv/lib/python3/site-packages/envoy/_bin/envoy";
-
-fn binary() -> std::path::PathBuf {
+/// Where tests/bench/setup puts it; not its launcher in Python, which would be another process.
+fn binary() -> PathBuf {
     let lib = Path::new("target/bench/venv/lib");
-    std::fs::read_dir(lib)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path().join("site-packages/envoy/_bin/envoy"))
-        .find(|path| path.is_file())
-        .unwrap_or_else(|| BINARY.into())
+    let folders = std::fs::read_dir(lib).into_iter().flatten().flatten();
+    let mut binaries = folders.map(|folder| folder.path().join("site-packages/envoy/_bin/envoy"));
+    binaries.find(|path| path.is_file()).unwrap_or_else(|| lib.join("envoy"))
 }
 
 pub(super) fn version() -> anyhow::Result<String> {
@@ -26,9 +25,10 @@ pub(super) fn version() -> anyhow::Result<String> {
 pub(super) fn prepare(variant: Variant, site: &Site, doors: &Doors, folder: &Path) -> anyhow::Result<Command> {
     let mut listeners = String::new();
     match variant {
-        Variant::Plain => {
+        Variant::Plain | Variant::Fresh | Variant::AccessLog => {
             listener(&mut listeners, "http", doors.http, None, "")?;
             listener(&mut listeners, "https", doors.https, Some(site), "")?;
+            listener(&mut listeners, "grpc", doors.grpc, None, "")?;
         }
         Variant::Plugins => {
             for (chain, port) in CHAINS.into_iter().zip(doors.chains) {
@@ -36,25 +36,42 @@ pub(super) fn prepare(variant: Variant, site: &Site, doors: &Doors, folder: &Pat
             }
         }
     }
-    let (address, port) = (site.origin.ip(), site.origin.port());
+    let (http, grpc) = (site.origin.http, site.origin.grpc);
     let text = format!(
         "static_resources:
   listeners:{listeners}
-  clusters:
-  - name: origin
-    type: STATIC
-    connect_timeout: 10s
-    circuit_breakers: {{thresholds: [{{max_connections: 100000, max_pending_requests: 100000, max_requests: 100000}}]}}
-    load_assignment:
-      cluster_name: origin
-      endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: {address}, port_value: {port}}}}}}}}}]}}]
-"
+  clusters:{}{}
+",
+        cluster("http", http, ""),
+        cluster("grpc", grpc, HTTP2)
     );
     let file = folder.join("envoy.yaml");
     std::fs::write(&file, text)?;
     let mut command = command(binary(), PROXY_CPU);
     command.arg("-c").arg(&file).args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "warn"]);
     Ok(command)
+}
+
+/// Speaks HTTP/2 to the cluster.
+const HTTP2: &str = "
+    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        '@type': type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config: {http2_protocol_options: {}}";
+
+fn cluster(name: &str, address: SocketAddr, protocol: &str) -> String {
+    format!(
+        "
+  - name: {name}
+    type: STATIC
+    connect_timeout: 10s
+    circuit_breakers: {{thresholds: [{{max_connections: 100000, max_pending_requests: 100000, max_requests: 100000}}]}}{protocol}
+    load_assignment:
+      cluster_name: {name}
+      endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: {}, port_value: {}}}}}}}}}]}}]",
+        address.ip(),
+        address.port()
+    )
 }
 
 /// One `http.wasm` filter for each plugin, all in V8, each with a VM of its own as Istio gives each plugin.
@@ -115,7 +132,9 @@ fn listener(text: &mut String, name: &str, port: u16, tls: Option<&Site>, filter
           server_name: istio-envoy
           upgrade_configs: [{{upgrade_type: websocket}}]
           route_config:
-            virtual_hosts: [{{name: all, domains: ['*'], routes: [{{match: {{prefix: /}}, route: {{cluster: origin, timeout: 0s}}}}]}}]
+            virtual_hosts:
+            - {{name: http, domains: [{HOST}], routes: [{{match: {{prefix: /}}, route: {{cluster: http, timeout: 0s}}}}]}}
+            - {{name: grpc, domains: [{GRPC_HOST}], routes: [{{match: {{prefix: /}}, route: {{cluster: grpc, timeout: 0s}}}}]}}
           http_filters:{filters}
           - name: router
             typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}{transport}"

@@ -1,30 +1,27 @@
 //! Ours, as it is shipped: metrics on, no access log, every limit and check at its default.
 
-use std::{
-    fmt::Write as _,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fmt::Write as _, path::Path, process::Command};
 
-use super::{CHAINS, Doors, HOST, Site, Variant, first_line};
+use super::{CHAINS, Doors, GRPC_HOST, HOST, Site, Variant, first_line};
 use crate::process::{PROXY_CPU, command};
 
-/// Where cargo has put it: beside this program.
-fn binary() -> anyhow::Result<PathBuf> {
-    Ok(std::env::current_exe()?.with_file_name("gateway"))
+pub(super) fn version(binary: &Path) -> anyhow::Result<String> {
+    first_line(binary, "--version")
 }
 
-pub(super) fn version() -> anyhow::Result<String> {
-    first_line(&binary()?, "--version")
-}
-
-pub(super) fn prepare(variant: Variant, site: &Site, doors: &Doors, folder: &Path) -> anyhow::Result<Command> {
+pub(super) fn prepare(
+    binary: &Path,
+    variant: Variant,
+    site: &Site,
+    doors: &Doors,
+    folder: &Path,
+) -> anyhow::Result<Command> {
     let (certificate, key) = (site.certificate.display(), site.key.display());
     let mut servers = String::new();
     let mut plugins = String::new();
     let mut binds = Vec::new();
     match variant {
-        Variant::Plain => {
+        Variant::Plain | Variant::Fresh | Variant::AccessLog => {
             write!(
                 servers,
                 "
@@ -32,9 +29,11 @@ pub(super) fn prepare(variant: Variant, site: &Site, doors: &Doors, folder: &Pat
       hosts: ['*']
     - port: {{number: 443, name: https, protocol: HTTPS}}
       hosts: ['*']
-      tls: {{mode: SIMPLE, minProtocolVersion: TLSV1_3, serverCertificate: {certificate}, privateKey: {key}}}"
+      tls: {{mode: SIMPLE, minProtocolVersion: TLSV1_3, serverCertificate: {certificate}, privateKey: {key}}}
+    - port: {{number: 81, name: grpc, protocol: GRPC}}
+      hosts: ['*']"
             )?;
-            binds.extend([(80, doors.http), (443, doors.https)]);
+            binds.extend([(80, doors.http), (443, doors.https), (81, doors.grpc)]);
         }
         Variant::Plugins => {
             for (n, (chain, port)) in CHAINS.into_iter().zip(doors.chains).enumerate() {
@@ -68,7 +67,8 @@ spec:
             }
         }
     }
-    let (address, port) = (site.origin.ip(), site.origin.port());
+    let (http, grpc) = (site.origin.http, site.origin.grpc);
+    let address = http.ip();
     let text = format!(
         "apiVersion: networking.istio.io/v1
 kind: Gateway
@@ -83,7 +83,9 @@ metadata: {{name: origin, namespace: default}}
 spec:
   hosts: [origin.default.svc.cluster.local]
   location: MESH_INTERNAL
-  ports: [{{number: 80, name: http, protocol: HTTP, targetPort: {port}}}]
+  ports:
+    - {{number: 80, name: http, protocol: HTTP, targetPort: {}}}
+    - {{number: 81, name: grpc, protocol: GRPC, targetPort: {}}}
   resolution: STATIC
   endpoints: [{{address: {address}}}]
 ---
@@ -95,17 +97,31 @@ spec:
   gateways: [bench]
   http:
     - route: [{{destination: {{host: origin, port: {{number: 80}}}}}}]
-{plugins}"
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: grpc, namespace: default}}
+spec:
+  hosts: [{GRPC_HOST}]
+  gateways: [bench]
+  http:
+    - route: [{{destination: {{host: origin, port: {{number: 81}}}}}}]
+{plugins}",
+        http.port(),
+        grpc.port()
     );
     let file = folder.join("resources.yaml");
     std::fs::write(&file, text)?;
-    let mut command = command(binary()?, PROXY_CPU);
+    let mut command = command(binary, PROXY_CPU);
     command.arg("run").arg("--filename").arg(&file).args(["--workers", "1"]);
     command.arg("--data-dir").arg(folder.join("data"));
     for (flag, port) in
         ["--admin-address", "--agent-address", "--status-address", "--metrics-address"].iter().zip(doors.own)
     {
         command.arg(flag).arg(format!("127.0.0.1:{port}"));
+    }
+    if variant == Variant::AccessLog {
+        command.args(["--access-log", "json"]);
     }
     for (declared, port) in binds {
         command.arg("--bind").arg(format!("{declared}=127.0.0.1:{port}"));

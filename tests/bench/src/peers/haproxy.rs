@@ -11,12 +11,14 @@ pub(super) fn version() -> anyhow::Result<String> {
 
 pub(super) fn prepare(site: &Site, doors: &Doors, folder: &Path) -> anyhow::Result<Command> {
     let Site { origin, certificate_and_key, .. } = site;
-    let Doors { http, https, .. } = doors;
+    let (http_origin, grpc_origin) = (origin.http, origin.grpc);
+    let Doors { http, https, grpc, .. } = doors;
     let certificate = certificate_and_key.display();
     let text = format!(
         r#"global
   nbthread 1
-  maxconn 9000
+  maxconn 12000
+  no strict-limits
   ssl-default-bind-options ssl-min-ver TLSv1.3
 defaults
   mode http
@@ -37,8 +39,14 @@ frontend https
   bind 127.0.0.1:{https} ssl crt {certificate} alpn h2,http/1.1 backlog 4096
   http-request set-header x-forwarded-proto https
   default_backend origin
+frontend grpc
+  bind 127.0.0.1:{grpc} proto h2 backlog 4096
+  http-request set-header x-forwarded-proto http
+  default_backend grpc
 backend origin
-  server origin {origin} pool-max-conn 256
+  server origin {http_origin} pool-max-conn 256
+backend grpc
+  server origin {grpc_origin} proto h2 pool-max-conn 256
 "#
     );
     let file = folder.join("haproxy.cfg");

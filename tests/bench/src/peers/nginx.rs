@@ -11,7 +11,8 @@ pub(super) fn version() -> anyhow::Result<String> {
 
 pub(super) fn prepare(site: &Site, doors: &Doors, folder: &Path) -> anyhow::Result<Command> {
     let Site { origin, certificate, key, .. } = site;
-    let Doors { http, https, .. } = doors;
+    let (http_origin, grpc_origin) = (origin.http, origin.grpc);
+    let Doors { http, https, grpc, .. } = doors;
     let (folder_text, certificate, key) = (folder.display(), certificate.display(), key.display());
     // Buffers: bodies of 1 MB must not go through files, which is what the defaults would do.
     // keepalive_requests: as the others, which close no connection because of a number of requests.
@@ -35,8 +36,15 @@ http {{
   client_max_body_size 0;
   client_body_buffer_size 1m;
   proxy_max_temp_file_size 0;
-  upstream origin {{
-    server {origin};
+  map $http_upgrade $connection_upgrade {{ default upgrade; '' ''; }}
+  upstream http_origin {{
+    server {http_origin};
+    keepalive 256;
+    keepalive_requests 1000000000;
+    keepalive_timeout 3600s;
+  }}
+  upstream grpc_origin {{
+    server {grpc_origin};
     keepalive 256;
     keepalive_requests 1000000000;
     keepalive_timeout 3600s;
@@ -51,13 +59,37 @@ http {{
     ssl_protocols TLSv1.3;
     ssl_session_cache shared:tls:16m;
     location / {{
-      proxy_pass http://origin;
+      proxy_pass http://http_origin;
       proxy_http_version 1.1;
       proxy_set_header Connection "";
       proxy_set_header Host $host;
       proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
       proxy_set_header X-Forwarded-Proto $scheme;
       proxy_set_header X-Request-ID $request_id;
+    }}
+    location /websocket {{
+      proxy_pass http://http_origin;
+      proxy_http_version 1.1;
+      proxy_set_header Upgrade $http_upgrade;
+      proxy_set_header Connection $connection_upgrade;
+      proxy_set_header Host $host;
+      proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+      proxy_set_header X-Forwarded-Proto $scheme;
+      proxy_set_header X-Request-ID $request_id;
+      proxy_read_timeout 3600s;
+      proxy_send_timeout 3600s;
+    }}
+  }}
+  server {{
+    listen 127.0.0.1:{grpc} http2 backlog=4096;
+    http2_max_concurrent_streams 128;
+    server_name _;
+    location / {{
+      grpc_pass grpc://grpc_origin;
+      grpc_set_header Host $host;
+      grpc_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+      grpc_set_header X-Forwarded-Proto $scheme;
+      grpc_set_header X-Request-ID $request_id;
     }}
   }}
 }}
