@@ -190,7 +190,13 @@ impl Memory {
 
 /// The limit in a file; `None`: there is none.
 fn limit_in(file: &File) -> io::Result<Option<u64>> {
-    text(file, |text| text.trim().parse().ok().filter(|limit| *limit < UNLIMITED))
+    text(file, |text| match text.trim() {
+        "max" => Ok(None),
+        text => {
+            let limit = text.parse().map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+            Ok(Some(limit).filter(|limit| *limit < UNLIMITED))
+        }
+    })?
 }
 
 /// Looks at the beginning of a small file.
@@ -291,6 +297,9 @@ mod tests {
             assert_eq!((memory.read().unwrap(), memory.limit()), (600, 2000));
             write(used, "");
             assert!(memory.read().is_err());
+            write(used, "900\n");
+            write(limit, "");
+            assert!(memory.read().is_err(), "a limit that is being written is not none");
             for unlimited in ["max\n", "9223372036854771712\n"] {
                 write(limit, unlimited);
                 assert!(Memory::find(&MemoryLimit::Folder(folder.path().to_owned())).is_none(), "{unlimited}");

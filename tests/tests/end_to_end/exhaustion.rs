@@ -267,7 +267,7 @@ impl Drop for Cgroup {
 
 #[tokio::test]
 async fn the_kernel_has_no_reason_to_kill() {
-    let limit = 256 << 20;
+    let limit = 128 << 20;
     let cgroup = match Cgroup::new(limit) {
         Ok(cgroup) => cgroup,
         Err(error) => {

@@ -29,10 +29,9 @@ const BUSY: &str = r#"(module
             (br_if $again (local.get $left)))
         (i32.const 0)))"#;
 
-/// The part of its best that is kept. Far less is kept by a gateway that works for clients who have left; a little less
-/// by one that other tests disturb, so only a run of its own (`OVERLOAD_SECONDS`) is strict.
-const KEPT: f64 = 0.5;
-const KEPT_UNDISTURBED: f64 = 0.8;
+/// The part of its best that is kept. A quarter is what a gateway keeps that works for clients who have left. Between
+/// other tests nothing can be measured, so only a run of its own (`OVERLOAD_SECONDS`) looks at it.
+const KEPT: f64 = 0.8;
 
 #[tokio::test]
 async fn three_times_what_it_can_do_is_served_as_well_as_possible() {
@@ -74,8 +73,14 @@ async fn three_times_what_it_can_do_is_served_as_well_as_possible() {
         best.goodput(),
         outcome.goodput()
     );
-    assert!(kept >= if alone.is_some() { KEPT_UNDISTURBED } else { KEPT }, "{kept}");
-    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+    assert!(outcome.answered > 0 && outcome.shed > 0, "{outcome:?}");
+    assert!(
+        process.metrics().await.unwrap().sum("gateway_limit_exceeded_total", &[("limit", "worker_queue_time")]) > 0.0
+    );
+    if alone.is_some() {
+        assert!(kept >= KEPT, "{kept}");
+        assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+    }
     // And when they have gone, it is as before.
     let after = start("closed", [16, 1]).outcome().await.unwrap();
     assert_eq!((after.shed, after.closed), (0, 0), "{after:?}");
