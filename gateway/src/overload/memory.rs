@@ -233,7 +233,8 @@ fn cgroups(memberships: &str, mounts: &str) -> Vec<PathBuf> {
             let Some((place, details)) = mount.split_once(" - ") else { continue };
             let mut details = details.split(' ');
             let matches = details.next() == Some(kind)
-                && (kind == "cgroup2" || details.next_back().is_some_and(|all| all.split(',').any(|one| one == "memory")));
+                && (kind == "cgroup2"
+                    || details.next_back().is_some_and(|all| all.split(',').any(|one| one == "memory")));
             let mut place = place.split(' ').skip(3);
             let (true, Some(root), Some(point)) = (matches, place.next(), place.next()) else { continue };
             // In a container the path may be the host's, of which the mount shows the end only.

@@ -38,7 +38,8 @@ async fn every_limit_is_in_the_table_and_every_name_in_the_table_is_exported() {
         for name in names {
             if name == "–" {
                 // Somebody waits or something is forgotten; nobody is refused.
-                assert!(row.ends_with("waits") || row.contains("forgotten"), "a limit without a name: {row}");
+                let harmless = ["waits", "is forgotten", "goes on"].iter().any(|end| row.ends_with(end));
+                assert!(harmless, "a limit without a name: {row}");
                 continue;
             }
             assert!(exported.contains(&name), "README names {name:?}, which is not exported: {row}");
