@@ -11,8 +11,8 @@
 //! | `direct.example.dev` | the gateway's own answer |
 //! | `changing.example.dev` | another route with each change |
 //!
-//! All of them are served on port 80 and, inside TLS, on port 443. The plugins are `add-header` and the probe, under the
-//! name `p`, which is left out where it crashes.
+//! All of them are served on port 80 and, inside TLS, on port 443. The plugins are `add-header` and the probe, twice: as
+//! `p`, which is left out where it crashes, and as `q`.
 
 use crate::certificates::Authority;
 use crate::grpc::EchoServer;
@@ -141,7 +141,8 @@ impl Scene {
             3 => {
                 let config = format!("pluginConfig: {{response: {{set: {{x-plugin: '{turn}'}}}}}}");
                 let plugins = wasm_plugin("add-header", &module("add-header"), &config)
-                    + &probe("p", "", "failStrategy: FAIL_OPEN");
+                    + &probe("p", "", "failStrategy: FAIL_OPEN")
+                    + &probe("q", "", "");
                 self.write("plugins.yaml", &plugins)
             }
             _ => self.write("certificate.yaml", &secret("cert", &self.authority.server(&["*.example.dev"])?, None)),
@@ -258,6 +259,7 @@ async fn misbehave(mut stream: TcpStream) -> std::io::Result<()> {
                 stream.write_all(b"\r\n").await?;
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
+            stream.write_all(b"0\r\n\r\n").await?;
         }
         // `/hang-up` and whatever else.
         _ => {}

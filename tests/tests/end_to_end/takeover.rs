@@ -278,8 +278,11 @@ async fn i7_a_new_process_that_fails_changes_nothing() {
     std::fs::write(folder.path().join("all.yaml"), GATEWAY.to_owned() + &says("two")).unwrap();
     goes_on(&mut kept, "one").await;
     drop(dying);
-    let changed = async || Ok((ask(address, "/").await?.text() == "two").then_some(()));
-    eventually("the change to be taken over", changed).await.unwrap();
+    let changed = async || {
+        let version = old.metrics().await?.sum("gateway_config_version", &[]);
+        Ok((version == 2.0).then_some(()))
+    };
+    eventually("every worker to take the change over", changed).await.unwrap();
     goes_on(&mut kept, "two").await;
 
     // One whose configuration cannot be served: it says why, and ends.

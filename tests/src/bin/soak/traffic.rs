@@ -222,7 +222,7 @@ pub(crate) async fn status(world: &World, host: &str, path: &str, header: &str) 
 }
 
 async fn plugin_reply(world: Shared) -> anyhow::Result<()> {
-    let status = status(&world, HOST, "/", "x-probe-p: request_headers=reply:418").await?;
+    let status = status(&world, HOST, "/", "x-probe-q: request_headers=reply:418").await?;
     ensure!(status == 418, "{status}");
     Ok(())
 }
