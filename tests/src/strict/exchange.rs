@@ -30,12 +30,14 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// Whether nothing that a service would act on has reached it, and the client was not told that all is well.
-    pub fn is_refused(&self) -> bool {
-        let served = self.answer.split(", ").any(|part| part.starts_with(['1', '2', '3']));
-        !served
+    /// Whether nothing that a service would act on has reached it, and the client was not told that all is well. Where
+    /// it is the service that breaks the rules, only the latter.
+    pub fn is_refused(&self, case: &Case) -> bool {
+        let well = |part: &str| part.starts_with(['1', '2', '3']) && !part.ends_with("cut");
+        let arrived = || self.arrived.iter().any(|request| request.whole || request.broken.is_some());
+        !self.answer.split(", ").any(well)
             && self.answer != "silent"
-            && !self.arrived.iter().any(|request| request.whole || request.broken.is_some())
+            && (!matches!(case.service, Service::Answers) || !arrived())
     }
 
     /// In one line, without what was broken off: how much of that arrives is a matter of chance.

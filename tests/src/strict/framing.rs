@@ -110,7 +110,8 @@ fn lengths() -> Vec<Case> {
             "content-length: 5 with spaces and a tab around",
             post("content-length: \t5 \t\r\n\r\nhello"),
         )
-        .reaches(&["POST /path \"hello\""]),
+        .reaches(&["POST /path \"hello\""])
+        .because("RFC 9110 5.5: white space around a value is not part of it"),
     );
     cases
 }
@@ -140,7 +141,11 @@ fn codings() -> Vec<Case> {
         cases.push(refused("A-5", format!("transfer-encoding: {}", shown(value)), request));
     }
     let plain = post("Transfer-Encoding:\tChunked \r\n\r\n5\r\nhello\r\n0\r\n\r\n");
-    cases.push(Case::http1("A-5", "transfer-encoding: Chunked", plain).reaches(&["POST /path \"hello\""]));
+    cases.push(
+        Case::http1("A-5", "transfer-encoding: Chunked", plain)
+            .reaches(&["POST /path \"hello\""])
+            .because("RFC 9112 7: names of codings have no case, and white space around is not part of them"),
+    );
     for line in [
         "transfer-encoding : chunked",
         "transfer-encoding\t: chunked",
@@ -491,11 +496,14 @@ fn answers() -> Vec<Case> {
             "a second answer right behind the first",
             format!("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok{evil}"),
             End::Open,
-        ),
+        )
+        .because("the answer itself is in order; what follows is dropped with the connection and reaches nobody"),
         Case::answered(row, "a body with 204", "HTTP/1.1 204 No Content\r\ncontent-length: 4\r\n\r\nevil", End::Open)
-            .gets("204, open"),
+            .gets("204, open")
+            .because("the answer itself is in order; what follows is dropped with the connection and reaches nobody"),
         Case::answered(row, "a body with 304", format!("HTTP/1.1 304 Not Modified\r\n\r\n{evil}"), End::Open)
-            .gets("304, open"),
+            .gets("304, open")
+            .because("the answer itself is in order; what follows is dropped with the connection and reaches nobody"),
         Case::answered(
             row,
             "10,000 interim answers before the answer",
@@ -508,7 +516,10 @@ fn answers() -> Vec<Case> {
     let heading = both(row, "a body with the answer to HEAD", "HEAD", "/", &[]).map(|case| {
         let said = evil.as_bytes().to_vec();
         let service = super::Service::Says(std::sync::Arc::new(move |_| said.clone()), End::Open);
-        case.service(service).only(&[Http1]).reaches(&["HEAD /"])
+        case.service(service)
+            .only(&[Http1])
+            .reaches(&["HEAD /"])
+            .because("the answer itself is in order; what follows is dropped with the connection and reaches nobody")
     });
     cases.extend(heading);
     // The same towards clients of HTTP/2.

@@ -148,6 +148,7 @@ defaults
           '@type': type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
           stat_prefix: {name}
           use_remote_address: true
+          delayed_close_timeout: 0.05s
           normalize_path: true
           path_with_escaped_slashes_action: KEEP_UNCHANGED
           upgrade_configs: [{{upgrade_type: websocket}}]

@@ -71,7 +71,7 @@ struct Connection {
 }
 
 enum Parser {
-    Http1(Http1),
+    Http1(Box<Http1>),
     Http2(Box<Http2>),
 }
 
@@ -193,7 +193,7 @@ impl State {
         let current = Box::new(move || lock(&state.service).clone());
         let parser = match self.protocol {
             Protocol::Http2 => Parser::Http2(Box::new(Http2::new(outbox, current))),
-            _ => Parser::Http1(Http1::new(outbox, current)),
+            _ => Parser::Http1(Box::new(Http1::new(outbox, current))),
         };
         let stream = Arc::new(stream);
         let connection = Arc::new(Mutex::new(Connection { stream: Some(Arc::clone(&stream)), parser }));

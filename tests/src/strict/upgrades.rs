@@ -47,7 +47,8 @@ fn declined() -> Vec<Case> {
                 .service(service.clone())
                 .only(&[Http1])
                 .gets(&answer)
-                .reaches(arrives),
+                .reaches(arrives)
+                .because("RFC 9110 7.8: a service may decline and answer as ever; what follows is the next request"),
             );
         }
         cases.push(
@@ -68,7 +69,10 @@ fn declined() -> Vec<Case> {
 fn no_upgrades() -> Vec<Case> {
     let shown: &[&str] = &["upgrade", "connection"];
     let plain = |what: &str, bytes: String| {
-        Case::http1("E-2", what, bytes).showing(shown).reaches(&["GET /socket (upgrade: -; connection: -)"])
+        Case::http1("E-2", what, bytes)
+            .showing(shown)
+            .reaches(&["GET /socket (upgrade: -; connection: -)"])
+            .because("RFC 9110 7.8: who does not say both asks for nothing")
     };
     let istio = "403, as Istio's gateway answers what it does not do, measured (istio.md 30)";
     vec![
@@ -97,7 +101,7 @@ fn methods() -> Vec<Case> {
         Case::http1(
             "E-3",
             "CONNECT and bytes behind it (CVE-2025-64763)",
-            format!("CONNECT a.example:443 HTTP/1.1\r\nhost: a.example:443\r\n\r\n\x16\x03\x01"),
+            "CONNECT a.example:443 HTTP/1.1\r\nhost: a.example:443\r\n\r\n\x16\x03\x01",
         )
         .gets("404, 400, closed"),
         line("OPTIONS *", "OPTIONS *", "404, open"),

@@ -85,10 +85,10 @@ pub fn objections(corpus: &[Case], columns: &[Column]) -> Vec<String> {
             }
             let stricter: Vec<_> = peers
                 .iter()
-                .filter(|peer| peer.of_case(number, *upstream).is_some_and(Seen::is_refused))
+                .filter(|peer| peer.of_case(number, *upstream).is_some_and(|seen| seen.is_refused(case)))
                 .map(|peer| peer.name.as_str())
                 .collect();
-            if case.why.is_empty() && !own.is_refused() && !stricter.is_empty() {
+            if case.why.is_empty() && !own.is_refused(case) && !stricter.is_empty() {
                 objections
                     .push(format!("{name}: {} refuse it, and nothing says why we do not", stricter.join(" and ")));
             }
@@ -117,7 +117,7 @@ Bold: we let pass what another one refuses. The last column says why.
     );
     let refused = |column: &Column| {
         let total = column.seen.len();
-        let refused = column.seen.values().filter(|seen| seen.is_refused()).count();
+        let refused = column.seen.iter().filter(|((number, _), seen)| seen.is_refused(&corpus[*number])).count();
         format!("{refused} of {total} refused")
     };
     let _ =
@@ -170,7 +170,8 @@ Bold: we let pass what another one refuses. The last column says why.
 
 fn is_laxer(number: usize, case: &Case, columns: &[Column]) -> bool {
     case.upstreams.iter().any(|upstream| {
-        let mut refused = columns.iter().map(|column| column.of_case(number, *upstream).is_some_and(Seen::is_refused));
+        let mut refused =
+            columns.iter().map(|column| column.of_case(number, *upstream).is_some_and(|seen| seen.is_refused(case)));
         refused.next() == Some(false) && refused.any(|refused| refused)
     })
 }
@@ -178,6 +179,12 @@ fn is_laxer(number: usize, case: &Case, columns: &[Column]) -> bool {
 /// As it can stand in a table.
 fn escaped(text: &str) -> String {
     let mut text = text.replace('|', "\\|").replace('<', "&lt;").replace("&lt;br>", "<br>").replace('*', "\\*");
+    if text.contains(char::is_control) {
+        text = text
+            .chars()
+            .flat_map(|letter| if letter.is_control() { letter.escape_default().collect() } else { vec![letter] })
+            .collect();
+    }
     let long = 220;
     if text.chars().count() > long {
         text = text.chars().take(long).collect::<String>() + "…";
