@@ -189,14 +189,11 @@ impl Client {
             }
         };
         poll_fn(|cx| self.poll_respond(&mut sending, cx)).await?;
-        if !keep {
-            return Some(false);
-        }
-        poll_fn(|cx| {
+        let finished = poll_fn(|cx| {
             let (mut incoming, mut stream) = (self.wire.incoming.borrow_mut(), self.wire.stream.borrow_mut());
-            Poll::Ready(Some(incoming.finish(&mut stream, cx)))
-        })
-        .await
+            Poll::Ready(incoming.finish(&mut stream, cx))
+        });
+        Some(finished.await && keep)
     }
 
     fn poll_respond(&mut self, sending: &mut Option<Sending<ResponseBody>>, cx: &mut Context<'_>) -> Poll<Option<()>> {
@@ -302,13 +299,13 @@ impl Client {
     /// Says that nothing more comes. A client that is still sending would reset the connection, and with it the answer
     /// that is on its way, if its socket were closed now; so it has a moment, which the sweep ends.
     async fn say_goodbye(&mut self) {
-        let mut stream = self.wire.stream.borrow_mut();
-        if poll_fn(|cx| Pin::new(&mut *stream).poll_shutdown(cx)).await.is_err() || self.is_done() {
+        let shutdown = poll_fn(|cx| Pin::new(&mut *self.wire.stream.borrow_mut()).poll_shutdown(cx));
+        if shutdown.await.is_err() || self.is_done() {
             return;
         }
         self.connection.activity.linger();
         poll_fn(|cx| {
-            let mut room = [0; 4096];
+            let (mut room, mut stream) = ([0; 4096], self.wire.stream.borrow_mut());
             for _ in 0..DISCARDED_READS {
                 let mut room = ReadBuf::new(&mut room);
                 let read = ready!(Pin::new(&mut *stream).poll_read(cx, &mut room));

@@ -158,7 +158,7 @@ impl WireBody {
         }
         incoming.reader = None;
         let mut stream = self.wire.stream.borrow_mut();
-        if std::mem::take(&mut incoming.expects_continue) && incoming.inbox.is_empty() {
+        if std::mem::take(&mut incoming.expects_continue) {
             incoming.interim.put(CONTINUE);
         }
         if !incoming.interim.is_empty() {
