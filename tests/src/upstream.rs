@@ -194,6 +194,8 @@ struct State {
     received: watch::Sender<Vec<Received>>,
     /// Connections accepted so far, and how many of them are open.
     connections: watch::Sender<(usize, usize)>,
+    /// Requests whose head has come.
+    begun: watch::Sender<usize>,
     next: Mutex<VecDeque<Answer>>,
     otherwise: Mutex<Arc<Fallback>>,
 }
@@ -233,6 +235,7 @@ impl Upstream {
         let state = Arc::new(State {
             received: watch::Sender::new(Vec::new()),
             connections: watch::Sender::new((0, 0)),
+            begun: watch::Sender::new(0),
             next: Mutex::default(),
             otherwise: Mutex::new(Arc::new(otherwise)),
         });
@@ -271,6 +274,14 @@ impl Upstream {
         let mut received = self.state.received.subscribe();
         let enough = received.wait_for(|requests| requests.len() >= count);
         Ok(within(&format!("request {count} at the upstream"), enough).await??.clone())
+    }
+
+    /// Waits until the heads of `count` requests have come in all, whatever becomes of their bodies.
+    pub async fn begun(&self, count: usize) -> anyhow::Result<()> {
+        let mut begun = self.state.begun.subscribe();
+        within(&format!("the head of request {count} at the upstream"), begun.wait_for(|begun| *begun >= count))
+            .await??;
+        Ok(())
     }
 
     /// Connections accepted so far.
@@ -403,6 +414,7 @@ async fn answer(
         tls,
     };
 
+    state.begun.send_modify(|begun| *begun += 1);
     let is_head = received.method == Method::HEAD;
     let scripted = lock(&state.next).pop_front();
     let read_after = scripted.as_ref().and_then(|answer| answer.read_after.clone());

@@ -84,6 +84,14 @@ impl Store {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => {
                     problems.push(unreadable(&path, &error));
+                    // If it is a folder, nobody knows what is in it now.
+                    let mut inside: Vec<_> =
+                        before.extract_if(|known, _| std::path::Path::new(known).starts_with(&path)).collect();
+                    inside.sort_by(|(one, _), (other, _)| one.cmp(other));
+                    for (path, file) in inside {
+                        order.push(path.clone());
+                        self.files.insert(path, file);
+                    }
                     let contents = Contents { broken: true, ..Contents::default() };
                     known.unwrap_or(File { bytes: Bytes::new(), contents })
                 }
@@ -271,6 +279,15 @@ mod tests {
         let broken = format!("{}---\nmetadata: {{name: b\n", entry("a", "3.3.3.3"));
         assert_eq!(update(&mut store, &[("f", Some(broken))]), ["a=3.3.3.3", "b=2.2.2.2"]);
         assert_eq!(update(&mut store, &[("f", Some(entry("a", "3.3.3.3")))]), ["a=3.3.3.3"]);
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_read_keeps_what_was_in_it() {
+        let mut store = Store::new(Options::default());
+        update(&mut store, &[("d/e/f", Some(entry("a", "1.1.1.1"))), ("dd", Some(entry("b", "2.2.2.2")))]);
+        assert_eq!(update(&mut store, &[("d", None)]), ["a=1.1.1.1"]);
+        assert_eq!(update(&mut store, &[("d", None)]), ["a=1.1.1.1"]);
+        assert!(update(&mut store, &[]).is_empty());
     }
 
     #[test]

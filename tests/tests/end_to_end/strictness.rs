@@ -221,7 +221,7 @@ async fn bytes_inside_tls_are_what_was_agreed_on() {
         let before = upstream.requests().len();
         stream.write_all(format!("POST / HTTP/1.1\r\nhost: {HOST}\r\n{length}").as_bytes()).await.unwrap();
         stream.flush().await.unwrap();
-        upstream.open_connections(1).await.unwrap();
+        upstream.begun(before + 1).await.unwrap();
         drop(stream);
         assert!(!upstream.received(before + 1).await.unwrap()[before].complete, "{length:?}");
         upstream.open_connections(0).await.unwrap();
