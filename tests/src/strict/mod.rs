@@ -179,7 +179,7 @@ impl Case {
     /// Whether this is what must come of it.
     pub fn accepts(&self, seen: &Seen) -> bool {
         if self.may_arrive {
-            return seen.answer == self.answer;
+            return seen.answer == self.answer || seen.answer == self.or;
         }
         if !self.is_flood() {
             let of = |answer: &str| exchange::summary(answer, &self.arrives);
