@@ -6,7 +6,7 @@
 //!
 //! * [`rows`]: every row of the table of faults, and the cases or tests that it is covered by;
 //! * `framing` (A), `limits` (B), `http2` (C), `names` (D), `upgrades` (E), `tls` (F) and `services` (G): the cases;
-//! * [`exchange`]: sends a case and tells what came of it;
+//! * [`mod@exchange`]: sends a case and tells what came of it;
 //! * [`recorder`] and [`arrived`]: the service, which keeps exactly what it gets;
 //! * [`peers`]: the other gateways; [`verdicts`]: the comparison.
 //!
