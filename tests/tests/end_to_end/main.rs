@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod access_log;
+mod budgets;
 mod configuration;
 mod crossings;
 mod destinations;
