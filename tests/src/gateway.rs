@@ -117,7 +117,7 @@ impl Setup {
             let sink = LogSink::File(log.clone());
             options.telemetry.access_log = Some(AccessLogOptions { format, sink, ..AccessLogOptions::default() });
         }
-        let gateway = app::start(options).await?;
+        let gateway = Box::pin(app::start(options)).await?;
         Ok(TestGateway { gateway, folder, log, changes: Cell::new(0), home })
     }
 }
