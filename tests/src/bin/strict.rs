@@ -9,7 +9,7 @@ use std::process::{Command, ExitCode};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run().await {
+    match Box::pin(run()).await {
         Ok(0) => ExitCode::SUCCESS,
         Ok(objections) => {
             eprintln!("strict: {objections} objections");

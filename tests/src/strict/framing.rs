@@ -477,7 +477,7 @@ fn answers() -> Vec<Case> {
         ),
         refused("an answer with NUL in a header", "HTTP/1.1 200 OK\r\nx: a\0b\r\ncontent-length: 0\r\n\r\n"),
         Case::answered(row, "an answer whose lines end with LF", "HTTP/1.1 200 OK\ncontent-length: 0\n\n", End::Open)
-            .because("hyper reads such answers of a service; what leaves for the client is well-formed"),
+            .because("such answers of a service are read (as nginx and HAProxy do); what leaves for the client is well-formed"),
         refused(
             "101 that nobody asked for",
             "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n",

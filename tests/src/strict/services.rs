@@ -81,8 +81,7 @@ fn phases() -> Vec<Case> {
     .concat()
 }
 
-const LEAVES: &str =
-    "a client that sends nothing more has left, as for Envoy's HTTP listeners: its request is given up";
+const LEAVES: &str = "a client that sends nothing more has left, as for Envoy's HTTP listeners: its request is given up unless it is answered already";
 
 fn halves() -> Vec<Case> {
     let get = format!("GET / HTTP/1.1\r\nhost: {HOST}\r\n\r\n");
