@@ -124,7 +124,11 @@ async fn i7_no_new_connection_is_refused_or_reset() {
         let seen: serde_json::Value =
             serde_json::from_slice(&admin(&next, "GET", "/server_info", b"").await.body).unwrap();
         assert_eq!(seen["workers"].to_string(), workers.trim_start_matches("--workers="));
-        assert!(next.log().contains("took over from the running gateway"), "{}", next.log());
+        eventually("the log to say so", async || {
+            Ok(next.log().contains("took over from the running gateway").then_some(()))
+        })
+        .await
+        .unwrap();
         knocking.more(300).await;
         assert_eq!(running.ended().await.unwrap().code(), Some(0), "{}", running.log());
         running = next;
