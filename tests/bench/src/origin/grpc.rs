@@ -49,7 +49,8 @@ async fn call(
     while let Some(piece) = body.data().await {
         let piece = piece?;
         body.flow_control().release_capacity(piece.len())?;
-        if let Some(send) = &mut send {
+        // An empty frame that ends the request is not sent back: Envoy closes a connection with two of them in a row.
+        if let Some(send) = send.as_mut().filter(|_| !piece.is_empty()) {
             send.send_data(piece, false)?;
         }
     }
