@@ -30,7 +30,8 @@ bench:
 	tests/bench/setup
 	plugins/build add-header host-calls
 	cargo build --release --package gateway --package gateway-bench
-	target/release/gateway-bench $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(BASELINE),--baseline $(BASELINE))
+	envoy=$$(tests/strict/install-peers) && target/release/gateway-bench --envoy "$$envoy" \
+		$(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(BASELINE),--baseline $(BASELINE))
 
 conformance:
 	.ci/setup
@@ -55,7 +56,7 @@ lint:
 		cargo clippy --package wasm-sdk --target wasm32-wasip1 -- -D warnings; fi
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps
 	if command -v shellcheck; then shellcheck .ci/setup .ci/run .ci/image plugins/build config/quickstart/run \
-		tests/conformance/install tests/conformance/run tests/fuzz/run tests/fuzz/rustc tests/strict/install-peers; fi
+		tests/bench/setup tests/conformance/install tests/conformance/run tests/fuzz/run tests/fuzz/rustc tests/strict/install-peers; fi
 
 plugins:
 	.ci/setup plugins

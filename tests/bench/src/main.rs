@@ -30,6 +30,9 @@ struct Args {
     /// Rounds of each.
     #[arg(long, default_value_t = 7)]
     rounds: usize,
+    /// Envoy's binary.
+    #[arg(long)]
+    envoy: PathBuf,
     /// Another build of the gateway, which becomes one more peer.
     #[arg(long)]
     baseline: Option<PathBuf>,
@@ -62,7 +65,7 @@ fn measure(args: &Args) -> anyhow::Result<()> {
     if let Some(unknown) = args.only.iter().find(|only| !known.contains(&only.as_str())) {
         anyhow::bail!("there is no workload {unknown:?}, only {}", known.join(", "));
     }
-    let run = Run::new(args.baseline.as_deref(), args.rounds)?;
+    let run = Run::new(&args.envoy, args.baseline.as_deref(), args.rounds)?;
     let mut report = report::Report::begin(&run)?;
 
     let chosen: Vec<_> = WORKLOADS.iter().filter(|workload| args.wants(workload.name)).collect();

@@ -46,7 +46,7 @@ impl Kind {
             Kind::Baseline => gateway::version(site.baseline()?),
             Kind::Nginx => nginx::version(),
             Kind::Haproxy => haproxy::version(),
-            Kind::Envoy => envoy::version(),
+            Kind::Envoy => envoy::version(site),
         }
     }
 }
@@ -71,6 +71,8 @@ pub(crate) struct Site {
     /// The binary that is measured, and the one that it is compared with.
     pub(crate) gateway: PathBuf,
     pub(crate) baseline: Option<PathBuf>,
+    /// Envoy's binary; the others are on the path.
+    pub(crate) envoy: PathBuf,
     pub(crate) origin: Origin,
     /// Chain and key, and both in one file.
     pub(crate) certificate: PathBuf,
@@ -236,7 +238,7 @@ fn first_line(program: &Path, argument: &str) -> anyhow::Result<String> {
     let output = std::process::Command::new(program)
         .arg(argument)
         .output()
-        .with_context(|| format!("cannot run {}: tests/bench/setup installs it", program.display()))?;
+        .with_context(|| format!("cannot run {}: `make bench` installs it", program.display()))?;
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text);
     Ok(text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default().trim().to_owned())

@@ -48,7 +48,7 @@ pub(crate) struct Latency {
 }
 
 impl Run {
-    pub(crate) fn new(baseline: Option<&Path>, rounds: usize) -> anyhow::Result<Run> {
+    pub(crate) fn new(envoy: &Path, baseline: Option<&Path>, rounds: usize) -> anyhow::Result<Run> {
         let cores = std::thread::available_parallelism()?.get();
         anyhow::ensure!(cores >= 2, "this needs two processors: one for the proxy, one for everybody else");
         process::raise_descriptor_limit()?;
@@ -62,6 +62,7 @@ impl Run {
             // Cargo puts both binaries into one folder.
             gateway: std::env::current_exe()?.with_file_name("gateway"),
             baseline: baseline.map(std::path::absolute).transpose()?,
+            envoy: std::path::absolute(envoy)?,
             origin: origin::start()?,
             plugins: std::path::absolute("target/plugins")?,
             folder,

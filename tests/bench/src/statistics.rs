@@ -39,3 +39,24 @@ pub(crate) fn median(numbers: &mut [f64]) -> f64 {
 pub(crate) fn quantile(sorted: &[f64], share: f64) -> f64 {
     sorted.get(((sorted.len().saturating_sub(1)) as f64 * share).round() as usize).copied().unwrap_or(f64::NAN)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_median_is_in_the_middle_and_within_its_bounds() {
+        assert_eq!(median(&mut [3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&mut [4.0, 1.0, 2.0, 3.0]), 2.5);
+        let Median { value, low, high } = Median::of(&[1.0, 2.0, 3.0, 4.0, 100.0]);
+        assert_eq!(value, 3.0);
+        assert!((1.0..=3.0).contains(&low) && (3.0..=100.0).contains(&high), "{low} {high}");
+    }
+
+    #[test]
+    fn a_quantile_is_one_of_the_numbers() {
+        let numbers: Vec<f64> = (0..=100).map(f64::from).collect();
+        assert_eq!([quantile(&numbers, 0.5), quantile(&numbers, 0.99), quantile(&numbers, 1.0)], [50.0, 99.0, 100.0]);
+        assert!(quantile(&[], 0.5).is_nan());
+    }
+}

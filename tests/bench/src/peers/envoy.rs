@@ -1,25 +1,12 @@
 //! Envoy: one worker thread, configured as Istio configures its gateways where that is more than Envoy's own default.
 
-use std::{
-    fmt::Write as _,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fmt::Write as _, net::SocketAddr, path::Path, process::Command};
 
 use super::{CHAINS, Chain, Doors, GRPC_HOST, HOST, Site, Variant, first_line};
 use crate::process::{PROXY_CPU, command};
 
-/// Where tests/bench/setup puts it; not its launcher in Python, which would be another process.
-fn binary() -> PathBuf {
-    let lib = Path::new("target/bench/venv/lib");
-    let folders = std::fs::read_dir(lib).into_iter().flatten().flatten();
-    let mut binaries = folders.map(|folder| folder.path().join("site-packages/envoy/_bin/envoy"));
-    binaries.find(|path| path.is_file()).unwrap_or_else(|| lib.join("envoy"))
-}
-
-pub(super) fn version() -> anyhow::Result<String> {
-    first_line(&binary(), "--version")
+pub(super) fn version(site: &Site) -> anyhow::Result<String> {
+    first_line(&site.envoy, "--version")
 }
 
 pub(super) fn prepare(variant: Variant, site: &Site, doors: &Doors, folder: &Path) -> anyhow::Result<Command> {
@@ -47,7 +34,7 @@ pub(super) fn prepare(variant: Variant, site: &Site, doors: &Doors, folder: &Pat
     );
     let file = folder.join("envoy.yaml");
     std::fs::write(&file, text)?;
-    let mut command = command(binary(), PROXY_CPU);
+    let mut command = command(&site.envoy, PROXY_CPU);
     command.arg("-c").arg(&file).args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "warn"]);
     Ok(command)
 }
