@@ -18,17 +18,17 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::process::Command;
 
-/// The budgets, and what was measured when they were set. Instructions differ by one per cent from run to run (hash
-/// maps have another seed in each), so their budgets have three per cent more. Allocations are whole numbers but for what
+/// The budgets, and what was measured when they were set. Instructions differ by up to three per cent from run to run (hash
+/// maps have another seed in each,, how a busy machine cuts the turns), so their budgets have seven per cent more. Allocations are whole numbers but for what
 /// comes by the clock.
 const SYSTEM_CALLS: Budget = Budget { what: "system calls per request", most: 6.0, found: 6.0 };
 const PLAIN: [Budget; 2] = [
-    Budget { what: "instructions per request", most: 184_000.0, found: 179_000.0 },
+    Budget { what: "instructions per request", most: 191_000.0, found: 179_000.0 },
     Budget { what: "heap allocations per request", most: 5.5, found: 5.17 },
 ];
 /// One `add-header` plugin that adds a header to the request and one to the response.
 const WITH_PLUGIN: [Budget; 2] = [
-    Budget { what: "instructions per request with a plugin", most: 276_000.0, found: 269_000.0 },
+    Budget { what: "instructions per request with a plugin", most: 288_000.0, found: 269_000.0 },
     Budget { what: "heap allocations per request with a plugin", most: 12.5, found: 12.18 },
 ];
 
