@@ -18,9 +18,9 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::process::Command;
 
-/// The budgets, and what was measured when they were set. Instructions differ by up to three per cent from run to run (hash
-/// maps have another seed in each,, how a busy machine cuts the turns), so their budgets have seven per cent more. Allocations are whole numbers but for what
-/// comes by the clock.
+/// The budgets, and what was measured when they were set. Instructions differ by up to three per cent from run to run
+/// (hash maps have another seed in each, and a busy machine cuts the turns in another way), so their budgets have seven per
+/// cent more. Allocations are whole numbers but for what comes by the clock.
 const SYSTEM_CALLS: Budget = Budget { what: "system calls per request", most: 6.0, found: 6.0 };
 const PLAIN: [Budget; 2] = [
     Budget { what: "instructions per request", most: 191_000.0, found: 179_000.0 },
