@@ -235,7 +235,7 @@ impl Client {
         out.put(if http10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
         out.put(head.status.as_str().as_bytes());
         out.put(b" ");
-        out.put(head.status.canonical_reason().unwrap_or("<none>").as_bytes());
+        out.put(head.status.canonical_reason().unwrap_or("Unknown").as_bytes());
         out.put(b"\r\n");
         let (mut keep, mut length, mut dated, mut connection) = (asked.keep_alive, None, false, false);
         for (name, value) in &head.headers {

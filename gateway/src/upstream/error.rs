@@ -56,7 +56,7 @@ pub enum Failure {
 pub struct UpstreamError<B> {
     /// What happened.
     pub failure: Failure,
-    /// The request, if it is whole: if nothing of its body was taken.
+    /// The request, if it is whole: if nothing of its body was taken, and nothing of an answer was put in its place.
     pub request: Option<Request<B>>,
     /// Whether the upstream may have seen something of it.
     pub left: bool,

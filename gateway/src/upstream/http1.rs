@@ -92,7 +92,7 @@ impl<B: RequestBody> Http1<B> {
     /// Sends a request and waits for the head of the response. Its body is read with [`Self::poll_body`].
     ///
     /// # Errors
-    /// The request comes back if it is whole: if it has no body, or if nothing of it has left.
+    /// The request comes back if nothing of it has left, or if it has no body and the connection ended without an answer.
     pub(super) async fn send(&mut self, request: Request<B>) -> Result<Response<()>, UpstreamError<B>> {
         let reused = !self.life.begin_request();
         if reused && !self.is_alive() {
@@ -110,7 +110,9 @@ impl<B: RequestBody> Http1<B> {
                 Ok(response)
             }
             Err(failure) => {
-                let request = body.map(|body| Request::from_parts(head, body));
+                // Once something else has come, the map may hold the head of an answer.
+                let is_whole = matches!(failure, Failure::Reset { .. });
+                let request = body.filter(|_| is_whole).map(|body| Request::from_parts(head, body));
                 Err(UpstreamError { failure, request, left: true })
             }
         }

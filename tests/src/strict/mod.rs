@@ -5,7 +5,7 @@
 //! Envoy as well, where what they do is written down beside what we do: `tests/strict/VERDICTS.md`.
 //!
 //! * [`rows`]: every row of the table of faults, and the cases or tests that it is covered by;
-//! * `framing` (A), `limits` (B), `http2` (C), `names` (D), `upgrades` (E), `tls` (F) and `services` (G): the cases;
+//! * `framing` (A), `limits` (B), `http2` and `http2_services` (C), `names` (D), `upgrades` (E), `tls` (F) and `services` (G): the cases;
 //! * [`mod@exchange`]: sends a case and tells what came of it;
 //! * [`recorder`] and [`arrived`]: the service, which keeps exactly what it gets;
 //! * [`peers`]: the other gateways; [`verdicts`]: the comparison.
@@ -18,6 +18,7 @@ pub mod arrived;
 pub mod exchange;
 mod framing;
 mod http2;
+mod http2_services;
 mod limits;
 mod names;
 pub mod ours;
@@ -235,6 +236,7 @@ pub fn corpus(size: Size) -> Vec<Case> {
         framing::cases(),
         limits::cases(size),
         http2::cases(size),
+        http2_services::cases(size),
         names::cases(),
         upgrades::cases(),
         tls::cases(),

@@ -132,6 +132,24 @@ async fn a_request_that_was_reset_is_sent_again_only_if_the_policy_says_so() {
 }
 
 #[tokio::test]
+async fn what_is_sent_again_is_the_request_and_nothing_of_an_answer() {
+    let server = RawServer::start().await.unwrap();
+    let services = service_at("sample", "HTTP", &[server.address().unwrap()]);
+    let gateway = with_policy(&services, "{attempts: 1, retryOn: 5xx}").await;
+    let mut client = gateway.client().await.unwrap();
+    client.send(format!("GET /path HTTP/1.1\r\nhost: {HOST}\r\nx-mine: 1\r\n\r\n")).await.unwrap();
+    // Its head is taken before it turns out that it must not be.
+    let unasked = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\nx-theirs: 1\r\n\r\n";
+    drop(server.answer(unasked).await.unwrap());
+    let mut again = server.accept().await.unwrap();
+    let (line, headers) = again.request_head().await.unwrap();
+    let has = |name: &str| headers.iter().any(|(known, _)| known == name);
+    assert!(line.starts_with("GET /path ") && has("host") && has("x-mine") && !has("x-theirs"), "{line} {headers:?}");
+    again.send("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+    assert_eq!(client.response().await.unwrap().status, 200);
+}
+
+#[tokio::test]
 async fn an_attempt_that_takes_too_long() {
     let (gateway, upstream) = start(Http1, "{attempts: 1, perTryTimeout: 100ms, retryOn: 5xx, backoff: 1ms}").await;
     let never = Gate::shut();
