@@ -27,8 +27,10 @@ use crate::{
 };
 
 /// What is sent to an upstream.
+#[derive(Default)]
 pub(crate) enum RequestBody {
     /// Nothing.
+    #[default]
     Empty,
     /// Nothing; and the connection becomes a WebSocket if the upstream agrees.
     Upgrade,

@@ -1,6 +1,6 @@
 //! Sending a request to an upstream: which cluster and endpoint, the edits on the way, trying again.
 
-use std::{net::SocketAddr, rc::Rc, time::Instant};
+use std::{net::SocketAddr, pin::pin, rc::Rc, time::Instant};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri, Version, header, response, uri::Scheme};
 use proxy_wasm_host::RequestHead;
@@ -21,7 +21,7 @@ use super::{
 use crate::{
     snapshot::{Destination, Forward, TemplateContext, Transport, UpstreamProtocol},
     telemetry::{Limit, ResponseFlags},
-    upstream::{Attempt, Failure, Permit, Resource, Sent, UpstreamError},
+    upstream::{Attempt, Failure, Permit, Remains, Resource, Sent, UpstreamError},
 };
 
 static X_ENVOY_ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
@@ -121,11 +121,15 @@ pub(super) async fn send(
             log.upstream = Some(endpoint.address());
             log.attempts += 1;
         }
-        // The upstream may close a kept connection at the very moment we use it; over HTTP/1 the request comes back then.
+        // The upstream may close a kept connection at the very moment we use it; over HTTP/1 the request is whole then.
         let copy = attempts.copy(&request, http2 && !fresh && endpoint.has_idle());
-        let sent = cluster.send(&endpoint, request, Attempt { protocol, server_name: server_name.as_ref(), fresh });
-        let (outcome, deadline) = within(&attempts, sent).await;
-        let (again, pause) = match outcome {
+        let attempt = Attempt { protocol, server_name: server_name.as_ref(), fresh };
+        let (outcome, deadline) = {
+            // Pinned here: a future is large, and handing it over copies it.
+            let sent = pin!(cluster.send(&endpoint, &mut request, attempt));
+            within(&attempts, sent).await
+        };
+        let pause = match outcome {
             Ok(Sent { response, local, reused }) => {
                 let counter =
                     if reused { &counters.upstream_connections_reused } else { &counters.upstream_connections_total };
@@ -137,7 +141,8 @@ pub(super) async fn send(
                     (Verdict::Again, Some(copy))
                         if may_retry(&attempts, connection, cluster, &mut retrying, record) =>
                     {
-                        (copy, true)
+                        request = copy;
+                        true
                     }
                     (verdict, _) => {
                         if verdict == Verdict::Exhausted {
@@ -149,33 +154,39 @@ pub(super) async fn send(
                     }
                 }
             }
-            Err(Some(UpstreamError { failure, request: whole, .. })) => {
+            Err(Some(UpstreamError { failure, request: remains })) => {
                 if failure.is_connect() {
                     counters.upstream_connect_failures.inc();
                 }
                 let verdict = attempts.after_failure(&failure);
-                match whole.or(copy) {
-                    Some(copy) if !fresh && attempts.is_stale(&failure, &copy) => {
-                        fresh = true;
-                        (copy, false)
+                let is_whole = match (remains, copy) {
+                    (Remains::Unsent | Remains::Whole, _) => true,
+                    (Remains::Spent, Some(copy)) => {
+                        request = copy;
+                        true
                     }
-                    Some(copy)
-                        if verdict == Verdict::Again
-                            && may_retry(&attempts, connection, cluster, &mut retrying, record) =>
-                    {
-                        (copy, true)
-                    }
-                    _ => return Err(failed(&failure, attempts.retries, verdict, connection, record)),
+                    (Remains::Spent, None) => false,
+                };
+                if is_whole && !fresh && attempts.is_stale(&failure, request.method()) {
+                    fresh = true;
+                    false
+                } else if is_whole
+                    && verdict == Verdict::Again
+                    && may_retry(&attempts, connection, cluster, &mut retrying, record)
+                {
+                    true
+                } else {
+                    return Err(failed(&failure, attempts.retries, verdict, connection, record));
                 }
             }
             Err(None) => match (attempts.after_timeout(), copy) {
                 (Verdict::Again, Some(copy)) if may_retry(&attempts, connection, cluster, &mut retrying, record) => {
-                    (copy, true)
+                    request = copy;
+                    true
                 }
                 (verdict, _) => return Err(attempt_timed_out(verdict)),
             },
         };
-        request = again;
         attempts.begin_next(pause).await;
         counters.upstream_retries.inc();
         request.headers_mut().insert(&X_ENVOY_ATTEMPT_COUNT, HeaderValue::from(attempts.retries + 1));

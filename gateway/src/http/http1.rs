@@ -90,11 +90,12 @@ pub(super) async fn serve(stream: Stream, prefix: Bytes, connection: Rc<Connecti
             .await?
         };
         let status = response.status();
-        let keep = client.respond(response, asked).await?;
+        let (mut sending, keep) = client.answer(response, asked);
+        poll_fn(|cx| client.poll_respond(&mut sending, cx)).await?;
         if status == StatusCode::SWITCHING_PROTOCOLS {
             return Rc::try_unwrap(client.wire).ok().map(Wire::into_stream);
         }
-        if !keep {
+        if !poll_fn(|cx| Poll::Ready(client.finish(cx))).await || !keep {
             break;
         }
     }
@@ -137,13 +138,12 @@ impl Client {
             if incoming.inbox.is_empty() && self.connection.draining.get() {
                 return Poll::Ready(Next::End);
             }
-            match incoming.poll_read(&mut self.wire.stream.borrow_mut(), cx) {
+            match incoming.poll_read(&mut self.wire.stream.borrow_mut(), usize::MAX, cx) {
                 Poll::Ready(Ok(1..)) => activity.head_is(true),
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Next::End),
                 Poll::Pending => {
                     if incoming.inbox.is_empty() {
                         // Thousands of connections are quiet; none of them needs it.
-                        incoming.inbox = bytes::BytesMut::new();
                         self.reader.shrink();
                         self.outbox.release();
                     }
@@ -171,8 +171,8 @@ impl Client {
         (parts, body)
     }
 
-    /// Writes an answer. Gives whether the connection goes on; `None`: it is broken.
-    async fn respond(&mut self, response: Response<ResponseBody>, asked: Asked) -> Option<bool> {
+    /// Puts the head of an answer into the outbox. Gives what is to follow, and whether the connection goes on.
+    fn answer(&mut self, response: Response<ResponseBody>, asked: Asked) -> (Option<Sending<ResponseBody>>, bool) {
         let (head, body) = response.into_parts();
         let (framing, keep) = self.put_head(&head, &body, asked);
         let announced = if asked.trailers && framing == Some(sending::Framing::Chunked) {
@@ -181,21 +181,10 @@ impl Client {
             Vec::new()
         };
         self.connection.worker.header_maps.put(head.headers);
-        let mut sending = match framing {
-            Some(framing) => Some(Sending::new(body, framing, announced)),
-            None => {
-                drop(body);
-                None
-            }
-        };
-        poll_fn(|cx| self.poll_respond(&mut sending, cx)).await?;
-        let finished = poll_fn(|cx| {
-            let (mut incoming, mut stream) = (self.wire.incoming.borrow_mut(), self.wire.stream.borrow_mut());
-            Poll::Ready(incoming.finish(&mut stream, cx))
-        });
-        Some(finished.await && keep)
+        (framing.map(|framing| Sending::new(body, framing, announced)), keep)
     }
 
+    /// Writes an answer. `None`: the connection is broken.
     fn poll_respond(&mut self, sending: &mut Option<Sending<ResponseBody>>, cx: &mut Context<'_>) -> Poll<Option<()>> {
         loop {
             let mut waits = false;
@@ -222,8 +211,12 @@ impl Client {
         }
     }
 
-    /// Puts the head of an answer into the outbox. Gives how its body is framed, if it has one, and whether the
-    /// connection goes on behind it.
+    /// The answer has gone. Gives whether the next head is what comes next.
+    fn finish(&self, cx: &mut Context<'_>) -> bool {
+        self.wire.incoming.borrow_mut().finish(&mut self.wire.stream.borrow_mut(), cx)
+    }
+
+    /// Gives how the body of an answer is framed, if it has one, and whether the connection goes on behind it.
     fn put_head(
         &mut self,
         head: &response::Parts,

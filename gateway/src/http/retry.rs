@@ -160,9 +160,9 @@ impl<'a> Attempts<'a> {
     }
 
     /// Whether a request that went out on a kept connection, which then turned out to be closed, may be sent once more.
-    pub(super) fn is_stale(&self, failure: &Failure, copy: &Request<RequestBody>) -> bool {
+    pub(super) fn is_stale(&self, failure: &Failure, method: &Method) -> bool {
         let refused = matches!(failure, Failure::RemoteReset { refused: true, .. });
-        failure.is_stale() && (refused || is_idempotent(copy.method())) && self.can_replay()
+        failure.is_stale() && (refused || is_idempotent(method)) && self.can_replay()
     }
 
     /// Counts an attempt more, and waits before it if that is wanted: randomised, longer each time.

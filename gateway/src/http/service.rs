@@ -1,6 +1,10 @@
 //! One request from head to answer. This file is the order of things; each step has a file of its own.
 
-use std::{convert::Infallible, pin::Pin, rc::Rc};
+use std::{
+    convert::Infallible,
+    pin::{Pin, pin},
+    rc::Rc,
+};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode, Version, header, request, response};
@@ -223,20 +227,23 @@ impl Stream {
         match &route.route.action {
             Action::Forward(settings) => {
                 let started = self.record.started();
-                let sent =
-                    forward::send(&self.connection, self.version, head, body, &route, settings, &mut self.record);
-                let answer = match settings.timeout {
-                    None => sent.await,
-                    Some(timeout) => {
-                        // Most routes have no timeout and pay for none.
-                        let mut deadline = Box::pin(tokio::time::sleep_until((started + timeout).into()));
-                        tokio::select! {
-                            answer = sent => {
-                                self.deadline = Some(deadline);
-                                answer
+                let answer = {
+                    let (connection, record) = (&self.connection, &mut self.record);
+                    // Pinned here: a future is large, and handing it over copies it.
+                    let mut sent = pin!(forward::send(connection, self.version, head, body, &route, settings, record));
+                    match settings.timeout {
+                        None => sent.await,
+                        Some(timeout) => {
+                            // Most routes have no timeout and pay for none.
+                            let mut deadline = Box::pin(tokio::time::sleep_until((started + timeout).into()));
+                            tokio::select! {
+                                answer = &mut sent => {
+                                    self.deadline = Some(deadline);
+                                    answer
+                                }
+                                // Our own answer has no deadline any more.
+                                () = &mut deadline => Err(Failed::Reply(timed_out())),
                             }
-                            // Our own answer has no deadline any more.
-                            () = &mut deadline => Err(Failed::Reply(timed_out())),
                         }
                     }
                 };

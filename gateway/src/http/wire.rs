@@ -7,15 +7,13 @@
 use std::{
     cell::RefCell,
     io,
-    mem::MaybeUninit,
-    pin::{Pin, pin},
+    pin::Pin,
     rc::Rc,
     task::{Context, Poll, Waker, ready},
 };
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
-use tokio::io::{AsyncRead, AsyncReadExt as _, ReadBuf};
 
 use super::{connection::Connection, limits};
 use crate::{
@@ -26,7 +24,7 @@ use crate::{
         outbox::Outbox,
         request::Refusal,
     },
-    net::Stream,
+    net::{Stream, reading},
     telemetry::Limit,
     upstream::BodyError,
 };
@@ -57,8 +55,6 @@ pub(crate) struct WireBody {
     number: u64,
 }
 
-/// How much of a head is read at once.
-const HEAD_READ: usize = 8 * 1024;
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 impl Wire {
@@ -90,8 +86,8 @@ impl Wire {
             Some(_) => return Poll::Pending,
             None => {}
         }
-        while incoming.inbox.len() < limits::READ_AHEAD_BYTES {
-            match ready!(incoming.poll_read(&mut self.stream.borrow_mut(), cx)) {
+        while let room @ 1.. = limits::READ_AHEAD_BYTES.saturating_sub(incoming.inbox.len()) {
+            match ready!(incoming.poll_read(&mut self.stream.borrow_mut(), room, cx)) {
                 Ok(1..) => {}
                 Ok(0) | Err(_) => return Poll::Ready(()),
             }
@@ -101,14 +97,14 @@ impl Wire {
 }
 
 impl Incoming {
-    /// Reads behind what is there; 0 is the end of the connection. What comes fits into little memory most of the time,
-    /// and a connection that has nothing to say holds none.
-    pub(super) fn poll_read(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let mut room = [const { MaybeUninit::uninit() }; HEAD_READ];
-        let mut room = ReadBuf::uninit(&mut room);
-        ready!(Pin::new(stream).poll_read(cx, &mut room))?;
-        self.inbox.extend_from_slice(room.filled());
-        Poll::Ready(Ok(room.filled().len()))
+    /// Reads at most so much behind what is there; 0 is the end of the connection.
+    pub(super) fn poll_read(
+        &mut self,
+        stream: &mut Stream,
+        most: usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        reading::poll_read(stream, &mut self.inbox, most, cx)
     }
 
     /// A head was taken; this is how the body behind it ends.
@@ -133,7 +129,7 @@ impl Incoming {
             match self.body.next(&mut self.inbox) {
                 Ok(Piece::Data(data)) => discarded += data.len(),
                 Ok(Piece::Trailers(_) | Piece::End) => {}
-                Ok(Piece::Missing) => match self.poll_read(stream, cx) {
+                Ok(Piece::Missing) => match self.poll_read(stream, self.body.read_size(), cx) {
                     Poll::Ready(Ok(1..)) => {}
                     Poll::Ready(_) | Poll::Pending => break,
                 },
@@ -181,8 +177,8 @@ impl WireBody {
                     return Poll::Ready(Some(Err(why.into())));
                 }
             }
-            incoming.inbox.reserve(incoming.body.read_size());
-            match pin!(stream.read_buf(&mut incoming.inbox)).poll(cx)? {
+            let most = incoming.body.read_size();
+            match incoming.poll_read(&mut stream, most, cx)? {
                 Poll::Ready(0) => return Poll::Ready(Some(Err("the client has broken off the request".into()))),
                 Poll::Ready(_) => {}
                 Poll::Pending => {

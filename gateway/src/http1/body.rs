@@ -6,7 +6,7 @@ use http::HeaderMap;
 use super::{
     Malformed,
     chunks::{Chunks, Next},
-    trailers,
+    take, trailers,
 };
 
 /// How a body ends (RFC 9112 6.3).
@@ -51,10 +51,8 @@ pub(crate) enum Piece {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Cut;
 
-/// Reads are at least so large, so that what comes behind a body is read with it.
-const MIN_READ: usize = 8 * 1024;
-/// And at most so large: larger ones save nothing any more.
-const MAX_READ: usize = 64 * 1024;
+/// Reads ask for so much more than is left: who gets less than was asked for knows that there is no more to be read now.
+const BEHIND: usize = 8 * 1024;
 
 impl Decoder {
     pub(crate) fn new(framing: Framing) -> Self {
@@ -80,13 +78,12 @@ impl Decoder {
         }
     }
 
-    /// How much to read at once.
+    /// How much to read at once, at most.
     pub(crate) fn read_size(&self) -> usize {
         match self.0 {
-            State::Length(left) => usize::try_from(left).unwrap_or(usize::MAX).clamp(MIN_READ, MAX_READ),
-            State::Close => MAX_READ,
-            State::Chunks(_) => MAX_READ / 2,
-            State::Trailers | State::Ended | State::Broken(_) => MIN_READ,
+            State::Length(left) => usize::try_from(left).unwrap_or(usize::MAX).saturating_add(BEHIND),
+            State::Close | State::Chunks(_) => usize::MAX,
+            State::Trailers | State::Ended | State::Broken(_) => BEHIND,
         }
     }
 
@@ -106,9 +103,9 @@ impl Decoder {
                     if *left == 0 {
                         self.0 = State::Ended;
                     }
-                    return Ok(Piece::Data(buffer.split_to(here).freeze()));
+                    return Ok(Piece::Data(take(buffer, here)));
                 }
-                State::Close => return Ok(Piece::Data(buffer.split().freeze())),
+                State::Close => return Ok(Piece::Data(std::mem::take(buffer).freeze())),
                 State::Chunks(chunks) => match Self::follow(chunks, buffer) {
                     Ok(Next::Framing) => return Ok(Piece::Missing),
                     Ok(Next::Trailers) => self.0 = State::Trailers,
@@ -116,7 +113,7 @@ impl Decoder {
                     Ok(Next::Data(left)) => {
                         let here = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
                         chunks.took(here as u64);
-                        let data = buffer.split_to(here).freeze();
+                        let data = take(buffer, here);
                         self.look_ahead(buffer);
                         return Ok(Piece::Data(data));
                     }

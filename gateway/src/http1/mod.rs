@@ -30,10 +30,17 @@ pub(crate) mod sending;
 mod tests;
 mod trailers;
 
+use bytes::{Bytes, BytesMut};
+
 #[cfg(fuzzing)]
 pub(crate) use agreement::check as fuzz;
 #[cfg(any(test, fuzzing))]
 pub(crate) use agreement::heads;
+
+/// Takes the first bytes out of what was read. If that is all, nothing keeps the memory behind it.
+fn take(buffer: &mut BytesMut, length: usize) -> Bytes {
+    if length == buffer.len() { std::mem::take(buffer).freeze() } else { buffer.split_to(length).freeze() }
+}
 
 /// Why bytes are no message, in plain words for the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

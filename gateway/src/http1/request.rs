@@ -10,7 +10,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, uri::PathAndQuery};
 use memchr::memchr;
 
-use super::{body::Framing, limits};
+use super::{body::Framing, limits, take};
 
 /// Why a request is refused. The text of [`Refusal::Malformed`] is for the log, in plain words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +80,8 @@ struct Field {
     end: u16,
 }
 
+/// So much behind a head is not kept with it.
+const MUCH: usize = 4 * 1024;
 /// Room for so many is kept.
 const FIELDS: usize = 32;
 
@@ -103,7 +105,14 @@ impl Reader {
             }
         }
         let Some(length) = self.scan(buffer)? else { return Ok(None) };
-        let bytes = buffer.split_to(length).freeze();
+        let bytes = if buffer.len() - length > MUCH {
+            // It may live longer than the part of the body that was read with it.
+            let copy = Bytes::copy_from_slice(buffer.get(..length).unwrap_or_default());
+            buffer.advance(length);
+            copy
+        } else {
+            take(buffer, length)
+        };
         let head = self.build(&bytes, std::mem::take(headers))?;
         self.reset();
         Ok(Some(head))

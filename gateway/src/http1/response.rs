@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use memchr::{memchr, memchr_iter};
 use smallvec::SmallVec;
 
-use super::{Malformed, body::Framing};
+use super::{Malformed, body::Framing, take};
 
 /// What a response head says about the connection; its fields are in the header map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,7 +103,7 @@ impl Reader {
             .iter()
             .map(|field| Field { name: place(field.name.as_bytes()), value: place(field.value) })
             .collect();
-        let head = buffer.split_to(length).freeze();
+        let head = take(buffer, length);
         headers.clear();
         headers.reserve(places.len());
         for Field { name, value } in places {

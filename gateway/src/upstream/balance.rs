@@ -107,6 +107,7 @@ mod tests {
     use crate::clock::Clock;
 
     /// A body that nobody sends.
+    #[derive(Default)]
     struct Body;
 
     impl http_body::Body for Body {

@@ -119,17 +119,15 @@ impl<B: RequestBody> Cluster<B> {
     /// out to be closed before anything was sent is passed over silently.
     ///
     /// # Errors
-    /// See [`Failure`]; the request comes back if none of it left.
+    /// See [`Failure`]; the error says whether the request is still whole.
     pub async fn send(
         &self,
         endpoint: &Rc<Endpoint<B>>,
-        request: Request<B>,
+        request: &mut Request<B>,
         attempt: Attempt<'_>,
-    ) -> Result<Sent<B>, UpstreamError<B>> {
-        match self.take(Resource::Requests) {
-            Ok(permit) => endpoint.send(self, request, attempt, permit).await,
-            Err(failure) => Err(UpstreamError { failure, request: Some(request), left: false }),
-        }
+    ) -> Result<Sent<B>, UpstreamError> {
+        let permit = self.take(Resource::Requests).map_err(UpstreamError::unsent)?;
+        endpoint.send(self, request, attempt, permit).await
     }
 
     /// Opens a connection that its user keeps for itself; it counts as one of the cluster's as long as the permit lives.

@@ -11,7 +11,7 @@ use http::{Request, Response};
 use rustls::pki_types::ServerName;
 
 use super::{
-    Attempt, Cluster, Failure, RequestBody, ResponseBody, Swept, UpstreamError,
+    Attempt, Cluster, Failure, Remains, RequestBody, ResponseBody, Swept, UpstreamError,
     connect::connect,
     http1::Http1,
     http2::Http2,
@@ -113,10 +113,10 @@ impl<B: RequestBody> Endpoint<B> {
     pub(super) async fn send(
         self: &Rc<Self>,
         cluster: &Cluster<B>,
-        request: Request<B>,
+        request: &mut Request<B>,
         attempt: Attempt<'_>,
         permit: Permit,
-    ) -> Result<Sent<B>, UpstreamError<B>> {
+    ) -> Result<Sent<B>, UpstreamError> {
         self.active.set(self.active.get() + 1);
         let active = Active { endpoint: Rc::clone(self), _permit: permit, slot: None };
         match attempt.protocol {
@@ -129,21 +129,19 @@ impl<B: RequestBody> Endpoint<B> {
         &self,
         active: Active<B>,
         cluster: &Cluster<B>,
-        mut request: Request<B>,
+        request: &mut Request<B>,
         attempt: Attempt<'_>,
-    ) -> Result<Sent<B>, UpstreamError<B>> {
+    ) -> Result<Sent<B>, UpstreamError> {
         loop {
-            let (mut connection, reused) = match self.take_http1(cluster, attempt).await {
-                Ok(found) => found,
-                Err(failure) => return Err(UpstreamError { failure, request: Some(request), left: false }),
-            };
+            let taken = self.take_http1(cluster, attempt).await;
+            let (mut connection, reused) = taken.map_err(UpstreamError::unsent)?;
             let local = connection.local;
             match connection.send(request).await {
                 Ok(response) => {
                     let response = response.map(|()| ResponseBody::http1(connection, active));
                     return Ok(Sent { response, local, reused });
                 }
-                Err(UpstreamError { request: Some(unsent), left: false, .. }) if reused => request = unsent,
+                Err(error) if reused && error.request == Remains::Unsent => {}
                 Err(error) => return Err(error),
             }
         }
@@ -198,22 +196,19 @@ impl<B: RequestBody> Endpoint<B> {
         &self,
         active: Active<B>,
         cluster: &Cluster<B>,
-        mut request: Request<B>,
+        request: &mut Request<B>,
         attempt: Attempt<'_>,
-    ) -> Result<Sent<B>, UpstreamError<B>> {
+    ) -> Result<Sent<B>, UpstreamError> {
         loop {
-            let (connection, reused) = match self.share_http2(cluster, attempt).await {
-                Ok(found) => found,
-                Err(failure) => return Err(UpstreamError { failure, request: Some(request), left: false }),
-            };
+            let shared = self.share_http2(cluster, attempt).await;
+            let (connection, reused) = shared.map_err(UpstreamError::unsent)?;
             match connection.send(request, &self.places).await {
                 Ok((response, stream)) => {
                     let response = response.map(|body| ResponseBody::http2(body, stream, active));
                     return Ok(Sent { response, local: None, reused });
                 }
-                Err(UpstreamError { request: Some(unsent), left: false, .. }) if reused => {
+                Err(error) if reused && error.request == Remains::Unsent => {
                     self.http2.borrow_mut().retain(|connection| !connection.is_closed());
-                    request = unsent;
                 }
                 Err(error) => return Err(error),
             }
@@ -222,9 +217,14 @@ impl<B: RequestBody> Endpoint<B> {
 
     /// A handle on the HTTP/2 connection, and whether it existed before.
     async fn share_http2(&self, cluster: &Cluster<B>, attempt: Attempt<'_>) -> Result<(Http2<B>, bool), Failure> {
-        if let Some(connection) = self.open_connection(attempt.server_name) {
-            return Ok((connection, true));
+        match self.open_connection(attempt.server_name) {
+            Some(connection) => Ok((connection, true)),
+            // Boxed: its state is large, and most requests find a connection.
+            None => Box::pin(self.open_http2(cluster, attempt)).await,
         }
+    }
+
+    async fn open_http2(&self, cluster: &Cluster<B>, attempt: Attempt<'_>) -> Result<(Http2<B>, bool), Failure> {
         let _pending = cluster.take(Resource::Pending)?;
         let _one_at_a_time = self.opening.lock().await;
         loop {
@@ -276,9 +276,9 @@ impl<B: RequestBody> Endpoint<B> {
     }
 
     /// Takes an HTTP/1 connection back if it can serve another request.
-    pub(super) fn keep(&self, connection: Box<Http1<B>>) {
+    pub(super) fn keep(&self, mut connection: Box<Http1<B>>) {
         let now = self.clock.now();
-        if connection.is_over(now) || !connection.is_free() {
+        if connection.is_over(now) || !connection.rest() {
             return;
         }
         let mut idle = self.idle.borrow_mut();

@@ -2,8 +2,6 @@
 
 use std::io;
 
-use http::Request;
-
 use super::{BodyError, Resource, limits};
 
 /// At which point it failed; decides status, response flag and retry.
@@ -53,13 +51,28 @@ pub enum Failure {
 
 /// A request that got no response.
 #[derive(Debug)]
-pub struct UpstreamError<B> {
+pub struct UpstreamError {
     /// What happened.
     pub failure: Failure,
-    /// The request, if it is whole: if nothing of its body was taken, and nothing of an answer was put in its place.
-    pub request: Option<Request<B>>,
-    /// Whether the upstream may have seen something of it.
-    pub left: bool,
+    /// What has become of the request.
+    pub request: Remains,
+}
+
+/// What an attempt without a response leaves of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remains {
+    /// All of it; the upstream has seen nothing.
+    Unsent,
+    /// All of it; the upstream may have seen it.
+    Whole,
+    /// Something of its body was taken, or something of an answer was put in its place.
+    Spent,
+}
+
+impl UpstreamError {
+    pub(super) fn unsent(failure: Failure) -> Self {
+        Self { failure, request: Remains::Unsent }
+    }
 }
 
 impl Failure {

@@ -1,7 +1,7 @@
 //! An HTTP/1.1 connection to an upstream, driven by whoever uses it: a request, then the response's body. No task and no
 //! channel stands between the two sockets.
 //!
-//! The head of a request stays with its connection until there is an answer. So a request that was written to a
+//! The head of a request stays where it is until there is an answer. So a request that was written to a
 //! connection which the upstream was just closing can be sent again, without a copy of every request; and the answer's
 //! head takes the place of the request's in the same header map.
 
@@ -9,7 +9,6 @@ use std::{
     future::poll_fn,
     io,
     net::SocketAddr,
-    pin::pin,
     task::{Context, Poll, Waker, ready},
 };
 
@@ -17,10 +16,9 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::Frame;
 use rustls::pki_types::ServerName;
-use tokio::io::AsyncReadExt as _;
 
 use super::{
-    BodyError, Failure, RequestBody, UpstreamError, limits,
+    BodyError, Failure, Remains, RequestBody, UpstreamError, limits,
     slot::{Life, Slot},
 };
 use crate::{
@@ -32,7 +30,7 @@ use crate::{
         response::{Head, Reader},
         sending::{self, Sending, Sent},
     },
-    net::Stream,
+    net::{Stream, reading},
 };
 
 /// A connection. It lives in a box, because it is moved between pool, request and body.
@@ -66,9 +64,6 @@ struct Asked {
     upgrade: Option<&'static str>,
 }
 
-/// How much of a head is read at once.
-const HEAD_READ: usize = 8 * 1024;
-
 impl<B: RequestBody> Http1<B> {
     /// Wraps a fresh socket.
     pub(super) fn new(stream: Stream, server_name: Option<ServerName<'static>>, slot: Slot, life: Life) -> Box<Self> {
@@ -92,41 +87,41 @@ impl<B: RequestBody> Http1<B> {
     /// Sends a request and waits for the head of the response. Its body is read with [`Self::poll_body`].
     ///
     /// # Errors
-    /// The request comes back if nothing of it has left, or if it has no body and the connection ended without an answer.
-    pub(super) async fn send(&mut self, request: Request<B>) -> Result<Response<()>, UpstreamError<B>> {
+    /// The request is still whole if nothing of it has left, or if it has no body and the connection ended without an
+    /// answer.
+    pub(super) async fn send(&mut self, request: &mut Request<B>) -> Result<Response<()>, UpstreamError> {
         let reused = !self.life.begin_request();
         if reused && !self.is_alive() {
             let failure = Failure::Reset { reused, error: "it was closed".into() };
-            return Err(UpstreamError { failure, request: Some(request), left: false });
+            return Err(UpstreamError::unsent(failure));
         }
-        let (mut head, body) = request.into_parts();
-        let asked = Asked { head: head.method == Method::HEAD, upgrade: body.upgrade() };
-        let body = self.begin(&head, body);
-        match poll_fn(|cx| self.poll_exchange(&mut head.headers, asked, reused, cx)).await {
+        let asked = Asked { head: *request.method() == Method::HEAD, upgrade: request.body().upgrade() };
+        self.begin(request);
+        let is_empty = self.sending.is_none();
+        match poll_fn(|cx| self.poll_exchange(request.headers_mut(), asked, reused, cx)).await {
             Ok(status) => {
                 let mut response = Response::new(());
                 *response.status_mut() = status;
-                *response.headers_mut() = head.headers;
+                *response.headers_mut() = std::mem::take(request.headers_mut());
                 Ok(response)
             }
             Err(failure) => {
                 // Once something else has come, the map may hold the head of an answer.
-                let is_whole = matches!(failure, Failure::Reset { .. });
-                let request = body.filter(|_| is_whole).map(|body| Request::from_parts(head, body));
-                Err(UpstreamError { failure, request, left: true })
+                let is_whole = is_empty && matches!(failure, Failure::Reset { .. });
+                Err(UpstreamError { failure, request: if is_whole { Remains::Whole } else { Remains::Spent } })
             }
         }
     }
 
-    /// Puts the head into the outbox. Gives the body back if there is nothing in it.
-    fn begin(&mut self, head: &http::request::Parts, body: B) -> Option<B> {
+    /// Puts the head into the outbox, and takes the body, if there is something in it.
+    fn begin(&mut self, request: &mut Request<B>) {
         let out = &mut self.outbox;
-        out.put(head.method.as_str().as_bytes());
+        out.put(request.method().as_str().as_bytes());
         out.put(b" ");
-        out.put(head.uri.path_and_query().map_or("/", |target| target.as_str()).as_bytes());
+        out.put(request.uri().path_and_query().map_or("/", |target| target.as_str()).as_bytes());
         out.put(b" HTTP/1.1\r\n");
         let mut length = None;
-        for (name, value) in &head.headers {
+        for (name, value) in request.headers() {
             match name.as_str() {
                 // Said below, so that it is said once.
                 "content-length" => length = Some(value.to_str().ok().and_then(|length| length.parse().ok())),
@@ -134,14 +129,15 @@ impl<B: RequestBody> Http1<B> {
                 _ => out.put_field(name, value),
             }
         }
-        if body.is_end_stream() {
+        if request.body().is_end_stream() {
             if length.is_some() {
                 out.put_length(0);
             }
             out.put(b"\r\n");
-            return Some(body);
+            return;
         }
-        let announced = sending::announced(&head.headers);
+        let announced = sending::announced(request.headers());
+        let body = std::mem::take(request.body_mut());
         let framing = match length.flatten().or_else(|| body.size_hint().exact()) {
             Some(length) => {
                 out.put_length(length);
@@ -154,7 +150,6 @@ impl<B: RequestBody> Http1<B> {
         };
         out.put(b"\r\n");
         self.sending = Some(Sending::new(body, framing, announced));
-        None
     }
 
     /// Sends, and reads up to the head of the final response, which takes the place of the request's in `headers`.
@@ -194,7 +189,7 @@ impl<B: RequestBody> Http1<B> {
     }
 
     fn poll_read_head(&mut self, reused: bool, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        Poll::Ready(match ready!(self.poll_read(HEAD_READ, cx)) {
+        Poll::Ready(match ready!(self.poll_read(usize::MAX, cx)) {
             Ok(0) => Err(Failure::Reset { reused, error: "it was closed".into() }),
             Ok(_) => Ok(()),
             Err(error) => Err(Failure::Reset { reused, error: error.into() }),
@@ -250,8 +245,7 @@ impl<B: RequestBody> Http1<B> {
 
     /// Reads at most so much behind what is there; 0 is the end of the connection.
     fn poll_read(&mut self, size: usize, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        self.inbox.reserve(size);
-        pin!(self.stream.read_buf(&mut self.inbox)).poll(cx)
+        reading::poll_read(&mut self.stream, &mut self.inbox, size, cx)
     }
 
     /// The next piece of the response's body. What is left of the request is sent meanwhile.
@@ -299,13 +293,17 @@ impl<B: RequestBody> Http1<B> {
     }
 
     /// Whether the next request can be sent now. A connection whose request is still on its way, on which more has come
-    /// than was asked for, or which the upstream wants closed, is not.
-    pub(super) fn is_free(&self) -> bool {
-        self.keep
+    /// than was asked for, or which the upstream wants closed, is not. One that is holds no memory to read into.
+    pub(super) fn rest(&mut self) -> bool {
+        let is_free = self.keep
             && self.receiving.is_ended()
             && self.inbox.is_empty()
             && self.sending.is_none()
-            && self.outbox.is_empty()
+            && self.outbox.is_empty();
+        if is_free {
+            self.inbox = BytesMut::new();
+        }
+        is_free
     }
 
     /// Whether it has carried its last request.
@@ -316,7 +314,7 @@ impl<B: RequestBody> Http1<B> {
     /// Whether an idle connection is still usable: the peer has neither closed it nor said anything unasked. No task
     /// waits for that; whoever takes it waits with its own waker.
     pub(super) fn is_alive(&mut self) -> bool {
-        self.poll_read(HEAD_READ, &mut Context::from_waker(Waker::noop())).is_pending()
+        self.poll_read(1, &mut Context::from_waker(Waker::noop())).is_pending()
     }
 }
 

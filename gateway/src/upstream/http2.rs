@@ -8,7 +8,7 @@ use hyper_util::rt::TokioTimer;
 use rustls::pki_types::ServerName;
 
 use super::{
-    Failure, RequestBody, UpstreamError, limits,
+    Failure, Remains, RequestBody, UpstreamError, limits,
     slot::{Life, Places, Slot},
 };
 use crate::{
@@ -130,23 +130,29 @@ impl<B: RequestBody> Http2<B> {
     /// Sends a request and waits for the head of the response.
     ///
     /// # Errors
-    /// The request comes back if the connection had ended, or refused the stream, before anything was processed.
+    /// The request is still whole if the connection had ended, or refused the stream, before anything was processed.
     pub(super) async fn send(
         mut self,
-        request: Request<B>,
+        request: &mut Request<B>,
         places: &Rc<Places>,
-    ) -> Result<(Response<Incoming>, OpenStream), UpstreamError<B>> {
+    ) -> Result<(Response<Incoming>, OpenStream), UpstreamError> {
         let stream = OpenStream { _stream: self.streams, places: Rc::clone(places) };
-        match self.sender.try_send_request(request).await {
+        match self.sender.try_send_request(std::mem::take(request)).await {
             Ok(response) if response.headers().len() > limits::MAX_HEADERS => {
                 let failure = Failure::Malformed(limits::TOO_MANY_HEADERS);
-                Err(UpstreamError { failure, request: None, left: true })
+                Err(UpstreamError { failure, request: Remains::Spent })
             }
             Ok(response) => Ok((response, stream)),
             Err(mut error) => {
-                let request = error.take_message();
-                let left = request.is_none();
-                Err(UpstreamError { failure: Failure::from_hyper(error.into_error(), self.reused), request, left })
+                let remains = match error.take_message() {
+                    Some(unsent) => {
+                        *request = unsent;
+                        Remains::Unsent
+                    }
+                    None => Remains::Spent,
+                };
+                let failure = Failure::from_hyper(error.into_error(), self.reused);
+                Err(UpstreamError { failure, request: remains })
             }
         }
     }

@@ -24,11 +24,11 @@ pub(crate) use cluster::Swept;
 pub use cluster::{Attempt, Cluster};
 pub use endpoint::{Endpoint, Sent};
 pub(crate) use error::remote_reset;
-pub use error::{Failure, UpstreamError};
+pub use error::{Failure, Remains, UpstreamError};
 pub use usage::{Permit, Resource, Usage};
 
-/// What a request body has to be.
-pub trait RequestBody: http_body::Body<Data = bytes::Bytes, Error = BodyError> + Unpin + 'static {
+/// What a request body has to be; by default it is empty.
+pub trait RequestBody: http_body::Body<Data = bytes::Bytes, Error = BodyError> + Default + Unpin + 'static {
     /// The protocol that the connection may be switched to by a 101 (HTTP/1 only). The head says so, too.
     fn upgrade(&self) -> Option<&'static str> {
         None

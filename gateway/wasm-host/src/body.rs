@@ -44,6 +44,13 @@ impl Body {
         }
     }
 
+    /// Moves everything to another buffer, which loses what it held; most of the time neither holds anything.
+    pub fn move_to(&mut self, other: &mut Self) {
+        if !matches!((&self.0, &other.0), (Content::Empty, Content::Empty)) {
+            *other = std::mem::take(self);
+        }
+    }
+
     /// What the buffer holds.
     pub fn as_slice(&self) -> &[u8] {
         match &self.0 {

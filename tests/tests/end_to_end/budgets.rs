@@ -20,16 +20,17 @@ use std::process::Command;
 
 /// The budgets, and what was measured when they were set. Instructions differ by up to three per cent from run to run
 /// (hash maps have another seed in each, and a busy machine cuts the turns in another way), so their budgets have seven per
-/// cent more. Allocations are whole numbers but for what comes by the clock.
+/// cent more. Allocations are whole numbers but for what comes by the clock; two of them keep an answer's bytes in their own
+/// size, so that an idle connection to an upstream keeps nothing.
 const SYSTEM_CALLS: Budget = Budget { what: "system calls per request", most: 6.0, found: 6.0 };
 const PLAIN: [Budget; 2] = [
-    Budget { what: "instructions per request", most: 191_000.0, found: 179_000.0 },
-    Budget { what: "heap allocations per request", most: 5.5, found: 5.17 },
+    Budget { what: "instructions per request", most: 147_000.0, found: 137_700.0 },
+    Budget { what: "heap allocations per request", most: 7.5, found: 7.19 },
 ];
 /// One `add-header` plugin that adds a header to the request and one to the response.
 const WITH_PLUGIN: [Budget; 2] = [
-    Budget { what: "instructions per request with a plugin", most: 288_000.0, found: 269_000.0 },
-    Budget { what: "heap allocations per request with a plugin", most: 12.5, found: 12.18 },
+    Budget { what: "instructions per request with a plugin", most: 219_000.0, found: 204_800.0 },
+    Budget { what: "heap allocations per request with a plugin", most: 14.5, found: 14.19 },
 ];
 
 /// The command, built with these tests.

@@ -7,7 +7,8 @@ use crate::stream::{self, Action, Stream};
 use crate::{HostError, Plugin, Queue, Result, config};
 use std::alloc::{Layout, alloc};
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 
 /// Everything that a module remembers; one static of [`__export!`](crate::__export).
@@ -17,7 +18,28 @@ pub struct Module<P: Plugin>(RefCell<Contexts<P>>);
 /// may give one module several configurations, each with a root of its own.
 struct Contexts<P: Plugin> {
     roots: BTreeMap<u32, Option<Rc<P>>>,
-    streams: BTreeMap<u32, Option<Stream<P>>>,
+    streams: HashMap<u32, Option<Stream<P>>, BuildHasherDefault<Spread>>,
+}
+
+/// The hash of a number that the host counts up: nobody can choose it, so it need not be protected, only spread.
+#[derive(Default)]
+struct Spread(u64);
+
+impl Hasher for Spread {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u32(u32::from(*byte));
+        }
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        // Fibonacci hashing: the golden ratio of 2^64.
+        self.0 = (self.0 ^ u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 // SAFETY: a static has to be `Sync`. A WebAssembly module without shared memory, which is what this one is, has one thread.
@@ -37,7 +59,8 @@ impl<P: Plugin> Module<P> {
     /// Before anything has happened.
     #[allow(clippy::new_without_default, reason = "only made by a macro, as a constant")]
     pub const fn new() -> Module<P> {
-        Module(RefCell::new(Contexts { roots: BTreeMap::new(), streams: BTreeMap::new() }))
+        let streams = HashMap::with_hasher(BuildHasherDefault::new());
+        Module(RefCell::new(Contexts { roots: BTreeMap::new(), streams }))
     }
 
     /// A root context begins if it has no parent, else a stream of that root.

@@ -63,7 +63,7 @@ impl Filters {
         let mut inner = Passage {
             exchange: Some(exchange),
             lent: None,
-            filters: smallvec::SmallVec::new(),
+            filters: smallvec::SmallVec::with_capacity(chain.len()),
             interruption: None,
             version,
             weight: chain.first().map(|link| link.live.weight()).unwrap_or_default(),

@@ -102,14 +102,14 @@ impl Filter {
 
     /// The exchange goes to the plugin, and with it what the plugin holds back.
     fn hand_over(&mut self, exchange: &mut Exchange) {
-        exchange.request_body = std::mem::take(&mut self.request.held);
-        exchange.response_body = std::mem::take(&mut self.response.held);
+        self.request.held.move_to(&mut exchange.request_body);
+        self.response.held.move_to(&mut exchange.response_body);
     }
 
     /// It comes back, and the next plugin must not get what this one holds back.
     fn take_back(&mut self, exchange: &mut Exchange) {
-        self.request.held = std::mem::take(&mut exchange.request_body);
-        self.response.held = std::mem::take(&mut exchange.response_body);
+        exchange.request_body.move_to(&mut self.request.held);
+        exchange.response_body.move_to(&mut self.response.held);
     }
 }
 

@@ -304,7 +304,11 @@ impl Vm {
     }
 
     pub(super) fn forget(&self, context: ContextId, half: Half) {
-        self.waiting.borrow_mut().remove(&(context, half));
+        let mut waiting = self.waiting.borrow_mut();
+        // Nearly always, and looking something up costs more than a callback.
+        if !waiting.is_empty() {
+            waiting.remove(&(context, half));
+        }
     }
 
     /// A trap has ended this instance: everybody who waits in it has to know.
