@@ -350,7 +350,15 @@ impl H2Client {
         let response = match within("an HTTP/2 response", self.0.try_send_request(request)).await? {
             Ok(response) => response,
             Err(error) if error.message().is_some() => return Ok(None),
-            Err(error) => return Err(error.into_error().into()),
+            Err(error) => {
+                let error = error.into_error();
+                // The server had said good-bye, and hyper learned of it between "ready" and the request; nobody has
+                // looked at a stream that fails with that (RFC 9113 6.8).
+                let cause = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<h2::Error>());
+                let said_goodbye =
+                    |cause: &h2::Error| cause.is_go_away() && cause.reason() == Some(h2::Reason::NO_ERROR);
+                return if cause.is_some_and(said_goodbye) { Ok(None) } else { Err(error.into()) };
+            }
         };
         let status = response.status();
         within("the end of an HTTP/2 response", response.into_body().collect()).await??;

@@ -33,6 +33,10 @@ const MAX_UNCHECKED: usize = 1 << 20;
 const MAX_UNCHECKED_BRACKETS: usize = 5000;
 /// Most documents of one file.
 const MAX_DOCUMENTS: usize = 100_000;
+/// So many documents are worth a thread more.
+const DOCUMENTS_OF_A_THREAD: usize = 100;
+/// More threads than that would take other work's processors.
+const MAX_THREADS: usize = 4;
 
 /// One document of a file.
 #[derive(Debug)]
@@ -57,14 +61,27 @@ pub(crate) struct SyntaxError {
 /// The documents of a file. Each stands for itself: a broken one does not hide the others. Documents
 /// without contents are left out.
 pub(crate) fn documents(text: &str) -> Vec<Result<Document, SyntaxError>> {
-    let mut documents = Vec::new();
-    for (line, chunk) in chunks(text) {
-        if documents.len() == MAX_DOCUMENTS {
-            let message = format!("more than {MAX_DOCUMENTS} documents in one file; split it");
-            documents.push(Err(SyntaxError { line, message, beyond_limit: true }));
-            break;
+    let mut chunks = chunks(text);
+    let beyond = chunks.get(MAX_DOCUMENTS).map(|(line, _)| *line);
+    chunks.truncate(MAX_DOCUMENTS);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
+    let part = chunks.len().div_ceil(threads).max(DOCUMENTS_OF_A_THREAD);
+    let read = |part: &[(usize, &str)]| {
+        part.iter().filter_map(|(line, chunk)| document(*line, chunk).transpose()).collect::<Vec<_>>()
+    };
+    let mut documents = std::thread::scope(|scope| {
+        let mut parts = chunks.chunks(part);
+        let first = parts.next().unwrap_or_default();
+        let others: Vec<_> = parts.map(|part| scope.spawn(move || read(part))).collect();
+        let mut documents = read(first);
+        for other in others {
+            documents.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         }
-        documents.extend(document(line, chunk).transpose());
+        documents
+    });
+    if let Some(line) = beyond {
+        let message = format!("more than {MAX_DOCUMENTS} documents in one file; split it");
+        documents.push(Err(SyntaxError { line, message, beyond_limit: true }));
     }
     documents
 }
@@ -325,6 +342,20 @@ mod tests {
 
     fn failure(text: &str) -> SyntaxError {
         one(text).err().unwrap_or_else(|| panic!("accepted: {text}"))
+    }
+
+    #[test]
+    fn many_documents_keep_their_order_and_lines() {
+        let text: String = (0..1000).map(|n| format!("---\na: {}\n", if n == 777 { "[" } else { "1" })).collect();
+        let all = documents(&text);
+        assert_eq!(all.len(), 1000);
+        for (n, document) in all.into_iter().enumerate() {
+            match document {
+                Ok(document) => assert_eq!(document.positions.line("a"), 2 * n + 2),
+                // The bracket stands there, or is missed behind it.
+                Err(error) => assert!(n == 777 && (1556..=1557).contains(&error.line), "{n}: {error:?}"),
+            }
+        }
     }
 
     #[test]

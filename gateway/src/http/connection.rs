@@ -228,7 +228,8 @@ async fn serve_http2(io: ClientIo, connection: Rc<Connection>) {
             io,
             service_fn(move |request: Request<hyper::body::Incoming>| {
                 let (parts, body) = request.into_parts();
-                service::serve(Rc::clone(&serving), parts, Incoming::Http2(body), None)
+                // In a box: on its way into a task and out of it a future is moved six times.
+                Box::pin(service::serve(Rc::clone(&serving), parts, Incoming::Http2(body), None))
             }),
         );
     let counters = connection.worker.telemetry.counters();

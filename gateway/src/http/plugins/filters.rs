@@ -10,7 +10,7 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Context, Poll},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use bytes::Bytes;
@@ -79,12 +79,15 @@ impl Filters {
         if let Some(interrupted) = self.take_interruption() {
             return Err(interrupted);
         }
+        let mut mark = Instant::now();
         for index in 0..self.len() {
-            let action = self.0.borrow_mut().call(index, Callback::RequestHeaders, |instance, context| {
-                instance.on_request_headers(context, end_of_stream)
-            })?;
+            let action =
+                self.0.borrow_mut().call(index, Callback::RequestHeaders, &mut mark, |instance, context| {
+                    instance.on_request_headers(context, end_of_stream)
+                })?;
             if action != Action::Continue {
                 self.resumed(index, Half::Request).await?;
+                mark = Instant::now();
             }
         }
         Ok(())
@@ -97,12 +100,15 @@ impl Filters {
         end_of_stream: bool,
     ) -> Result<(), Interrupted> {
         self.0.borrow_mut().set_response(head);
+        let mut mark = Instant::now();
         for index in (0..self.len()).rev() {
-            let action = self.0.borrow_mut().call(index, Callback::ResponseHeaders, |instance, context| {
-                instance.on_response_headers(context, end_of_stream)
-            })?;
+            let action =
+                self.0.borrow_mut().call(index, Callback::ResponseHeaders, &mut mark, |instance, context| {
+                    instance.on_response_headers(context, end_of_stream)
+                })?;
             if action != Action::Continue {
                 self.resumed(index, Half::Response).await?;
+                mark = Instant::now();
             }
         }
         Ok(())
@@ -212,8 +218,9 @@ impl Filters {
                 exchange.response = Some(ResponseHead { status, headers: HeaderMap::new() });
             }
         }
+        let mut mark = Instant::now();
         for index in 0..inner.filters.len() {
-            inner.close(index);
+            inner.close(index, &mut mark);
         }
     }
 
@@ -244,11 +251,12 @@ impl Filters {
         out: &mut Vec<Bytes>,
     ) -> Result<Option<usize>, Interrupted> {
         let mut inner = self.0.borrow_mut();
+        let mark = &mut Instant::now();
         for stage in from..inner.filters.len() {
             let index = inner.index(half, stage);
             let action = match half {
-                Half::Request => inner.call(index, Callback::RequestTrailers, Instance::on_request_trailers),
-                Half::Response => inner.call(index, Callback::ResponseTrailers, Instance::on_response_trailers),
+                Half::Request => inner.call(index, Callback::RequestTrailers, mark, Instance::on_request_trailers),
+                Half::Response => inner.call(index, Callback::ResponseTrailers, mark, Instance::on_response_trailers),
             }?;
             if action != Action::Continue {
                 return Ok(Some(stage));

@@ -7,6 +7,7 @@
 use std::{
     rc::Rc,
     task::{Context, Poll},
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -196,7 +197,7 @@ impl Passage {
                 Err((exchange, trap)) => {
                     self.exchange = Some(exchange);
                     // Through `call`, so that the death of the instance is noticed in one place.
-                    let _: Result<(), Trap> = vm.call(Callback::RequestHeaders, |_| Err(trap));
+                    let _: Result<(), Trap> = vm.call_now(Callback::RequestHeaders, |_| Err(trap));
                 }
             }
         }
@@ -225,11 +226,12 @@ impl Passage {
         }
     }
 
-    /// Runs a callback of one plugin and carries out its effects.
+    /// Runs a callback of one plugin and carries out its effects. For `mark` see [`Vm::call`].
     pub(super) fn call(
         &mut self,
         index: usize,
         which: Callback,
+        mark: &mut Instant,
         callback: impl FnOnce(&mut Instance, ContextId) -> Result<Action, Trap>,
     ) -> Result<Action, Interrupted> {
         let Some(filter) = self.filters.get(index) else { return Ok(Action::Continue) };
@@ -248,7 +250,7 @@ impl Passage {
             return Ok(Action::Continue);
         };
         self.lend(index);
-        let returned = vm.call(which, |instance| callback(instance, context));
+        let returned = vm.call(which, mark, |instance| callback(instance, context));
         self.home();
         match returned {
             Ok(action) => self.carry_out(index).map(|()| action),
@@ -312,7 +314,7 @@ impl Passage {
             );
             filter.live.limit_exceeded(Limit::PluginPauseTime);
         }
-        self.close(index);
+        self.close(index, &mut Instant::now());
         self.leave_out(index)
     }
 
@@ -333,16 +335,18 @@ impl Passage {
     ) -> Result<Option<(Bytes, bool)>, Interrupted> {
         // A stage that is paused may have what it holds.
         self.home();
+        let mark = &mut Instant::now();
         for stage in from..self.filters.len() {
             let index = self.index(half, stage);
             let Some(filter) = self.filters.get_mut(index) else { return Ok(None) };
             filter.stage(half).held.push(piece);
             let action = match half {
-                Half::Request => {
-                    self.call(index, Callback::RequestBody, |instance, context| instance.on_request_body(context, end))
-                }
-                Half::Response => self
-                    .call(index, Callback::ResponseBody, |instance, context| instance.on_response_body(context, end)),
+                Half::Request => self.call(index, Callback::RequestBody, mark, |instance, context| {
+                    instance.on_request_body(context, end)
+                }),
+                Half::Response => self.call(index, Callback::ResponseBody, mark, |instance, context| {
+                    instance.on_response_body(context, end)
+                }),
             }?;
             let Some(filter) = self.filters.get_mut(index) else { return Ok(None) };
             let (limit, edits) = (filter.live.limits().body_bytes, filter.live.edits_bodies());
@@ -414,15 +418,15 @@ impl Passage {
         }
     }
 
-    /// Ends the stream in one plugin.
-    pub(super) fn close(&mut self, index: usize) {
+    /// Ends the stream in one plugin. For `mark` see [`Vm::call`].
+    pub(super) fn close(&mut self, index: usize, mark: &mut Instant) {
         self.lend(index);
         let Some(filter) = self.filters.get_mut(index) else { return };
         let Some((vm, context)) = filter.vm.take() else { return };
         vm.forget(context, Half::Request);
         vm.forget(context, Half::Response);
         let lent = self.lent.take().is_some();
-        let closed = vm.call(Callback::Close, |instance| instance.close(context));
+        let closed = vm.call(Callback::Close, mark, |instance| instance.close(context));
         if lent {
             let exchange = closed.unwrap_or_else(|_| vm.with(|instance| instance.detach(context)));
             self.exchange = exchange.map(|mut exchange| {

@@ -272,15 +272,18 @@ impl Vm {
         work(&mut self.instance.borrow_mut())
     }
 
-    /// Runs a callback: measures it, wakes the streams it resumed, and buries the instance if it trapped.
+    /// Runs a callback: measures it, wakes the streams it resumed, and buries the instance if it trapped. `mark` is when
+    /// our work for it began, and when it ended afterwards: in a chain that is where the next one begins, so that the
+    /// clock is read once for each.
     pub(super) fn call<R, E: Failure>(
         self: &Rc<Self>,
         which: Callback,
+        mark: &mut Instant,
         callback: impl FnOnce(&mut Instance) -> Result<R, E>,
     ) -> Result<R, E> {
-        let started = Instant::now();
         let result = callback(&mut self.instance.borrow_mut());
-        self.stats.callback(which, started.elapsed());
+        let ended = Instant::now();
+        self.stats.callback(which, ended.saturating_duration_since(std::mem::replace(mark, ended)));
         if let Err(failure) = &result {
             self.bury(failure.trap());
         } else {
@@ -296,6 +299,15 @@ impl Vm {
             }
         }
         result
+    }
+
+    /// Runs a callback that stands alone.
+    pub(super) fn call_now<R, E: Failure>(
+        self: &Rc<Self>,
+        which: Callback,
+        callback: impl FnOnce(&mut Instance) -> Result<R, E>,
+    ) -> Result<R, E> {
+        self.call(which, &mut Instant::now(), callback)
     }
 
     /// Wakes `waker` when something happens to a stream that is paused here.
@@ -358,7 +370,7 @@ impl Vm {
                 });
                 let Some(queue) = ready.await else { return };
                 let Some(vm) = vm.upgrade() else { return };
-                if vm.call(Callback::QueueReady, |instance| instance.on_queue_ready(queue)).is_err() {
+                if vm.call_now(Callback::QueueReady, |instance| instance.on_queue_ready(queue)).is_err() {
                     return;
                 }
             }
@@ -379,7 +391,7 @@ impl Vm {
                 loop {
                     tokio::time::sleep(period).await;
                     let Some(vm) = vm.upgrade() else { return };
-                    if vm.call(Callback::Tick, Instance::on_tick).is_err() {
+                    if vm.call_now(Callback::Tick, Instance::on_tick).is_err() {
                         return;
                     }
                 }
