@@ -265,12 +265,24 @@ fn init_log() -> Log {
     Log { filter, lost, flush }
 }
 
+/// Hosts or plugins of a listener that are shown at the start.
+const SHOWN: usize = 8;
+
+/// Some names in a cell of a table. A cell must not be wider than a screen by orders of magnitude, nor than 65,535
+/// characters, which is all that formatting can pad.
+fn list(items: &[String]) -> String {
+    match items.len().checked_sub(SHOWN) {
+        _ if items.is_empty() => "-".to_owned(),
+        None | Some(0) => items.join(", "),
+        Some(more) => format!("{} and {more} more", items.get(..SHOWN).unwrap_or_default().join(", ")),
+    }
+}
+
 /// What is bound to what: declared port → real port → hosts → plugins.
 fn announce(gateway: &Gateway) {
     let mut rows = vec![["PORT", "LISTENS ON", "HOSTS", "PLUGINS"].map(str::to_owned)];
     for BoundListener { declared_port, address, hosts, plugins } in gateway.listeners() {
-        let list = |items: Vec<String>| if items.is_empty() { "-".to_owned() } else { items.join(", ") };
-        rows.push([declared_port.to_string(), address.to_string(), list(hosts), list(plugins)]);
+        rows.push([declared_port.to_string(), address.to_string(), list(&hosts), list(&plugins)]);
     }
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let (port, address, hosts) = (width(0), width(1), width(2));

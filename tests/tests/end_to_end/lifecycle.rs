@@ -387,6 +387,20 @@ async fn i6_the_end_under_load_fails_no_request() {
 }
 
 #[tokio::test]
+async fn i5_a_listener_with_thousands_of_hosts_starts() {
+    let home = tempfile::tempdir().unwrap();
+    let hosts: Vec<_> = (0..4000).map(|n| format!("a-rather-long-name-{n}.example")).collect();
+    // What is printed of it at the start would be wider than Rust's formatting can pad.
+    assert!(hosts.concat().len() > usize::from(u16::MAX));
+    let text = GATEWAY.replace("'*'", &hosts.join(", ")) + &says("v", "*", "here");
+    fs::write(home.path().join("all.yaml"), text).unwrap();
+    let process = Process::start(PROGRAM, home.path(), &[]).await.unwrap();
+    let mut client = RawClient::connect(process.address().unwrap()).await.unwrap();
+    let response = client.get(&hosts[3999], "/").await.unwrap();
+    assert_eq!(response.status, 200, "{response:?}\n{}", process.log());
+}
+
+#[tokio::test]
 async fn i8_after_kill_9_it_serves_as_before() {
     let home = tempfile::tempdir().unwrap();
     let folder = home.path().join("config");

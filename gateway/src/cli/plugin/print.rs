@@ -52,13 +52,16 @@ fn pretty(value: &Value) -> String {
     format!("{value:#}\n")
 }
 
+/// Cells are padded to so many characters at most; what is longer moves those behind it.
+const WIDEST: usize = 100;
+
 fn table(plugins: &[Value]) -> String {
     let mut rows = vec![COLUMNS.map(|(heading, _)| heading.to_owned())];
     rows.extend(plugins.iter().map(|plugin| COLUMNS.map(|(_, path)| cell(plugin, path))));
     let mut widths = [0; COLUMNS.len()];
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
+            *width = (*width).max(cell.chars().count()).min(WIDEST);
         }
     }
     let mut text = String::new();
