@@ -3,6 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use anyhow::{Context as _, ensure};
+use futures_util::future::try_join_all;
 use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
@@ -19,6 +20,9 @@ use crate::{
 /// How many there are when the proxy's memory is looked at.
 const STEPS: [usize; 4] = [500, 2_500, 5_000, 10_000];
 
+/// How many are opened at the same time: some proxies answer a first request only after 40 ms (delayed acknowledgement).
+const AT_ONCE: usize = 20;
+
 /// Bytes of the proxy's own memory for each idle connection: the slope over [`STEPS`], in a process that is new.
 /// (The first 500 are there before, so that pools and caches that have nothing to do with the number are filled.)
 pub(crate) fn per_connection(client: &Client, kind: Kind, tls: bool, site: &Site) -> anyhow::Result<f64> {
@@ -29,16 +33,14 @@ pub(crate) fn per_connection(client: &Client, kind: Kind, tls: bool, site: &Site
     let mut points = Vec::new();
     for count in STEPS {
         while open.len() < count {
-            let connection = client
-                .run(async {
-                    let socket = TcpStream::connect(("127.0.0.1", port)).await.context("cannot connect")?;
-                    Ok(match &connector {
-                        None => Box::new(asked(socket).await?) as Box<dyn std::any::Any>,
-                        Some(tls) => Box::new(asked(tls.connect(ServerName::try_from(HOST)?, socket).await?).await?),
-                    })
+            let opened = client.run(try_join_all((0..AT_ONCE.min(count - open.len())).map(|_| async {
+                let socket = TcpStream::connect(("127.0.0.1", port)).await.context("cannot connect")?;
+                Ok(match &connector {
+                    None => Box::new(asked(socket).await?) as Box<dyn std::any::Any>,
+                    Some(tls) => Box::new(asked(tls.connect(ServerName::try_from(HOST)?, socket).await?).await?),
                 })
-                .with_context(|| format!("connection {}", open.len()))?;
-            open.push(connection);
+            })));
+            open.extend(opened.with_context(|| format!("after {} connections", open.len()))?);
         }
         // Whatever a proxy does later for connections that have become idle.
         std::thread::sleep(std::time::Duration::from_millis(1500));

@@ -250,9 +250,10 @@ fn spread(nanos: &[f64]) -> String {
 fn machine() -> String {
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    // Not those that we may use: we have tied ourselves to one.
+    let cores = cpuinfo.lines().filter(|line| line.starts_with("processor")).count();
     let kernel = command_line("uname", &["--kernel-release"]);
-    format!("{}, kernel {kernel}, {} processors.", model.trim_start_matches([':', '\t', ' ']), cores)
+    format!("{}, kernel {kernel}, {cores} processors.", model.trim_start_matches([':', '\t', ' ']))
 }
 
 fn command_line(program: &str, arguments: &[&str]) -> String {
