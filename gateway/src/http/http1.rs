@@ -216,7 +216,8 @@ impl Client {
         self.wire.incoming.borrow_mut().finish(&mut self.wire.stream.borrow_mut(), cx)
     }
 
-    /// Gives how the body of an answer is framed, if it has one, and whether the connection goes on behind it.
+    /// Writes the lines of the head. Gives how the body is framed, if there is one, and whether the connection goes on
+    /// behind it.
     fn put_head(
         &mut self,
         head: &response::Parts,

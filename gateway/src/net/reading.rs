@@ -1,6 +1,6 @@
 //! Reading what a connection has to say into as little memory as it takes.
 //!
-//! How much there is to read is known only when it has been read. So all connections of a thread read into one large
+//! How much there is to read is known only when it has been read. So all HTTP/1 connections of a thread read into one large
 //! room: what is little is copied out of it, and what is much keeps the part of the room that it is in. One read takes a
 //! head and a body of [`MOST`] bytes behind it, and a connection that has nothing to say holds nothing.
 
