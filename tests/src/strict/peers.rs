@@ -47,7 +47,7 @@ impl Peer {
         let fronts = vec![(Http1, Http1, free()?), (Http2, Http1, free()?)];
         let path = home.path().display();
         let config = format!(
-            "daemon off; worker_processes 1; pid {path}/pid; error_log {path}/error.log crit;
+            "daemon off; master_process off; pid {path}/pid; error_log {path}/error.log crit;
 events {{ worker_connections 1024; }}
 http {{
   access_log off;
