@@ -53,7 +53,7 @@ pub(crate) fn state() -> (AdminState, watch::Sender<Readiness>, Arc<AtomicUsize>
         namespace: "edge".into(),
         safe_mode: false,
         engine: Engine::new(&engine).unwrap(),
-        shared: Shared::new(Arc::new(NoLog)),
+        shared: Shared::new(Arc::new(NoLog), Arc::new(())),
         limits: limits(),
     })
     .unwrap();
@@ -414,6 +414,7 @@ async fn dumps_show_the_configuration_and_no_secret() {
         listeners: vec![Arc::new(listener)],
         routes: vec![Arc::new(route)],
         clusters: Vec::new(),
+        call_names: Arc::default(),
     }));
     state.problems.store(Arc::new(vec![Problem {
         level: Level::Warning,

@@ -322,7 +322,7 @@ fn edit(
 }
 
 /// The request in the form that the upstream's protocol wants.
-fn build(
+pub(super) fn build(
     head: RequestHead,
     body: RequestBody,
     protocol: UpstreamProtocol,

@@ -60,6 +60,8 @@ pub(super) struct PluginCells {
     pub(super) traps: Counter,
     pub(super) deadlines: Counter,
     pub(super) local_responses: Counter,
+    pub(super) calls: Counter,
+    pub(super) failed_calls: Counter,
     /// By [`FailStrategy`]: close, open, reload.
     pub(super) failed: [Counter; 3],
     pub(super) memory: Gauge,
@@ -127,6 +129,16 @@ impl PluginStats {
         self.cells.local_responses.inc();
     }
 
+    /// The plugin calls a service.
+    pub fn call(&self) {
+        self.cells.calls.inc();
+    }
+
+    /// Such a call failed: no answer, an error of the server, a gRPC status that is not OK.
+    pub fn failed_call(&self) {
+        self.cells.failed_calls.inc();
+    }
+
     /// A stream had to do without the plugin, and `strategy` decided what that meant for it.
     pub fn failed_stream(&self, strategy: FailStrategy) {
         if let Some(counter) = self.cells.failed.get(strategy as usize) {
@@ -191,6 +203,8 @@ impl Cells for PluginCells {
         self.traps.absorb(&other.traps);
         self.deadlines.absorb(&other.deadlines);
         self.local_responses.absorb(&other.local_responses);
+        self.calls.absorb(&other.calls);
+        self.failed_calls.absorb(&other.failed_calls);
         self.failed.absorb(&other.failed);
         self.memory.absorb(&other.memory);
         self.instances.absorb(&other.instances);

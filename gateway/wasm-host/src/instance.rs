@@ -1,5 +1,7 @@
 //! One live VM of a plugin: the callbacks of HTTP streams, ticks, and what happens when one fails.
 
+mod answers;
+
 use std::task::{Context, Poll};
 use std::time::Duration;
 

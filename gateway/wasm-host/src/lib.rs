@@ -44,12 +44,12 @@
 //!
 //! # Not in this version
 //!
-//! Outbound HTTP and gRPC calls answer `INTERNAL_FAILURE` and log one warning per instance;
-//! queues can be used but `on_queue_ready` is not delivered; TCP callbacks are not called.
+//! TCP callbacks are not called.
 
 mod abi;
 mod body;
 mod callbacks;
+mod calls;
 mod contexts;
 mod deadline;
 mod engine;
@@ -62,6 +62,7 @@ mod instance;
 mod limits;
 mod log;
 mod module;
+mod outbound;
 mod pairs;
 mod plugin;
 mod properties;
@@ -82,6 +83,7 @@ pub use instance::Instance;
 pub use limits::Limits;
 pub use log::{LogLine, LogSink};
 pub use module::{Module, ModuleError};
+pub use outbound::{CallResponse, GrpcCall, HttpCall, Message, Outbound, Upstreams};
 pub use plugin::{Plugin, PluginSettings};
 pub use properties::{Direction, Node, Properties, TlsFacts};
 pub use shared::{HISTOGRAM_BUCKETS, HistogramSample, MetricSample, MetricValue, Quota, QuotaSample, Shared};

@@ -37,7 +37,7 @@ use self::{
 use super::{Options, Surroundings, credentials::Credentials, problem::Problem, resources::Resources};
 use crate::{
     plugins::Attached,
-    snapshot::{HostTable, Listener, Route, RouteId, Snapshot},
+    snapshot::{CallNames, HostTable, Listener, Route, RouteId, Snapshot},
 };
 
 /// Compiles everything. `attached` are the plugins that are ready, in the order of execution.
@@ -99,7 +99,9 @@ pub fn compile(
     // The same VirtualService on several ports has the same problems.
     out.problems.sort_by(Problem::by_place);
     out.problems.dedup();
-    (Snapshot { version: 0, listeners, routes: out.routes, clusters: clusters.into_snapshot() }, out.problems)
+    let clusters = clusters.into_snapshot();
+    let call_names = Arc::new(CallNames::new(clusters.clone(), &options.namespace));
+    (Snapshot { version: 0, listeners, routes: out.routes, clusters, call_names }, out.problems)
 }
 
 /// What compilation produces as it goes.

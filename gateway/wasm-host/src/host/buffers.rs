@@ -6,6 +6,7 @@
 
 use crate::Body;
 use crate::abi::{BufferType, Status};
+use crate::calls::Answer;
 use crate::exchange::{Exchange, Phase};
 use crate::guest::{Call, HostResult, Out, Span, give_with, put_u32, slice, view};
 use crate::shared::Quota;
@@ -90,8 +91,17 @@ fn read(state: &State, kind: BufferType) -> Result<&[u8], Status> {
         BufferType::ResponseBody => Ok(body(Phase::ResponseBody, |exchange| &exchange.response_body)),
         BufferType::VmConfiguration => Ok(&state.plugin.settings.vm_configuration),
         BufferType::PluginConfiguration => Ok(&state.plugin.settings.configuration),
-        BufferType::Absent => Ok(&[]),
-        BufferType::NotHere => Err(Status::NotFound),
+        BufferType::CallBody => match &state.calls.answer {
+            Some(Answer::Http(answer)) => Ok(&answer.body),
+            Some(Answer::NoResponse) => Ok(&[]),
+            _ => Err(Status::NotFound),
+        },
+        BufferType::GrpcMessage => match &state.calls.answer {
+            Some(Answer::Message(message)) => Ok(message),
+            _ => Ok(&[]),
+        },
+        BufferType::DownstreamData | BufferType::UpstreamData => Ok(&[]),
+        BufferType::ForeignArguments => Err(Status::NotFound),
     }
 }
 
