@@ -90,6 +90,11 @@ pub(crate) enum OnHeaders {
     V0_2(TypedFunc<(u32, u32, u32), u32>),
 }
 
+/// The callback with a whole answer: context, number, fields, bytes, trailers.
+pub(crate) type OnCallResponse = TypedFunc<(u32, u32, u32, u32, u32), ()>;
+/// A callback about a gRPC call: context, number, size or status.
+pub(crate) type OnGrpc = TypedFunc<(u32, u32, u32), ()>;
+
 /// The exported callbacks of one instance, resolved once.
 pub(crate) struct Exports {
     pub(crate) on_context_create: Option<TypedFunc<(u32, u32), ()>>,
@@ -98,11 +103,11 @@ pub(crate) struct Exports {
     pub(crate) on_configure: Option<TypedFunc<(u32, u32), u32>>,
     pub(crate) on_tick: Option<TypedFunc<u32, ()>>,
     pub(crate) on_queue_ready: Option<TypedFunc<(u32, u32), ()>>,
-    pub(crate) on_http_call_response: Option<TypedFunc<(u32, u32, u32, u32, u32), ()>>,
-    pub(crate) on_grpc_initial_metadata: Option<TypedFunc<(u32, u32, u32), ()>>,
-    pub(crate) on_grpc_receive: Option<TypedFunc<(u32, u32, u32), ()>>,
-    pub(crate) on_grpc_trailing_metadata: Option<TypedFunc<(u32, u32, u32), ()>>,
-    pub(crate) on_grpc_close: Option<TypedFunc<(u32, u32, u32), ()>>,
+    pub(crate) on_http_call_response: Option<OnCallResponse>,
+    pub(crate) on_grpc_initial_metadata: Option<OnGrpc>,
+    pub(crate) on_grpc_receive: Option<OnGrpc>,
+    pub(crate) on_grpc_trailing_metadata: Option<OnGrpc>,
+    pub(crate) on_grpc_close: Option<OnGrpc>,
     pub(crate) on_request_headers: Option<OnHeaders>,
     pub(crate) on_request_body: Option<TypedFunc<(u32, u32, u32), u32>>,
     pub(crate) on_request_trailers: Option<TypedFunc<(u32, u32), u32>>,

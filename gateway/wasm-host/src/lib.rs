@@ -28,7 +28,7 @@
 //!
 //! * Resuming a stream inside the callback that then returns "pause" continues it (Envoy hangs).
 //! * The plugin configuration can be read at any time, not only in `on_configure`.
-//! * Request headers can be read in later phases for as long as the exchange still has them.
+//! * Request headers can be read in all later phases.
 //! * `set_buffer_bytes` may replace bytes in the middle of a body.
 //! * A malformed or oversized map is refused instead of silently emptying the headers. A map that
 //!   leaves out pseudo headers keeps their present values.

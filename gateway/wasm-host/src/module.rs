@@ -141,6 +141,13 @@ impl Module {
         self.0.callbacks.log && self.0.reads_heads
     }
 
+    /// Whether the module may read the head of the request when it has been sent: in callbacks about the response, or
+    /// in `on_log`. (Envoy shows it in `on_log` only.)
+    pub fn reads_request_late(&self) -> bool {
+        let Callbacks { log, response_headers, response_body, response_trailers, .. } = self.0.callbacks;
+        (log || response_headers || response_body || response_trailers) && self.0.reads_heads
+    }
+
     /// Whether the module imports the function that reads properties. If not, nobody asks for [`Properties`](crate::Properties).
     pub fn reads_properties(&self) -> bool {
         self.0.reads_properties

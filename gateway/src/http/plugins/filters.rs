@@ -128,11 +128,10 @@ impl Filters {
             .any(|filter| filter.vm.is_some() && sees_body(filter.callbacks, half) && filter.live.edits_bodies())
     }
 
-    /// The request head, on its way to the upstream. From here on plugins see a copy of it that they cannot change if
-    /// one of them may read it late, else no such map, as in Envoy.
+    /// The request head, on its way to the upstream. If a plugin may read it later, a copy stays that cannot be changed.
     pub(in crate::http) fn take_request(&self) -> RequestHead {
         let mut inner = self.0.borrow_mut();
-        let kept = inner.reads_late();
+        let kept = inner.reads_request_late();
         let rest = |head: Option<&RequestHead>| RequestHead {
             method: head.map_or(Method::GET, |head| head.method.clone()),
             target: head.map_or(PathAndQuery::from_static("/"), |head| head.target.clone()),

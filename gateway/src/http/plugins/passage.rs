@@ -142,6 +142,11 @@ impl Passage {
         self.filters.iter().any(|filter| filter.vm.is_some() && filter.live.reads_late())
     }
 
+    /// Whether some plugin may read the head of the request when that has been sent.
+    pub(super) fn reads_request_late(&self) -> bool {
+        self.filters.iter().any(|filter| filter.vm.is_some() && filter.live.reads_request_late())
+    }
+
     /// The exchange, called back from wherever it is lent to.
     pub(super) fn home(&mut self) -> Option<&mut Exchange> {
         if let Some(index) = self.lent.take()

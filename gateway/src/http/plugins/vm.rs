@@ -182,6 +182,11 @@ impl Live {
         self.plugin.as_ref().is_some_and(|plugin| plugin.module().reads_late())
     }
 
+    /// It may read the head of the request when that has been sent.
+    pub(super) fn reads_request_late(&self) -> bool {
+        self.plugin.as_ref().is_some_and(|plugin| plugin.module().reads_request_late())
+    }
+
     /// It may ask what is known of a stream besides its messages.
     pub(super) fn reads_properties(&self) -> bool {
         self.plugin.as_ref().is_some_and(|plugin| plugin.module().reads_properties())

@@ -3,10 +3,10 @@
 
 use bytes::Bytes;
 use http::HeaderMap;
-use wasmtime::TypedFunc;
 
 use super::{Instance, number};
 use crate::Trap;
+use crate::callbacks::OnGrpc;
 use crate::calls::{Answer, Kind};
 use crate::contexts::ROOT;
 use crate::fields::Fields;
@@ -102,7 +102,7 @@ impl Instance {
         answer: Answer,
         size: u32,
         name: &'static str,
-        function: fn(&Self) -> Option<TypedFunc<(u32, u32, u32), ()>>,
+        function: fn(&Self) -> Option<OnGrpc>,
     ) -> Result<(), Trap> {
         self.vm.alive()?;
         let Some(function) = function(self).filter(|_| self.awaits(token)) else { return Ok(()) };
