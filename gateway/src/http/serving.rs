@@ -3,15 +3,12 @@
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
-    net::IpAddr,
     rc::Rc,
     sync::Arc,
 };
 
-use http::HeaderValue;
-
 use super::{
-    Cluster, Connections, Limits, Topology,
+    Cluster, Connections, Identity, Limits,
     header_maps::HeaderMaps,
     log_headers::LogHeaders,
     plugins::{Link, PluginSet},
@@ -24,28 +21,6 @@ use crate::{
     telemetry::{Destination, WorkerTelemetry},
     upstream::{Swept, Usage},
 };
-
-/// Who this gateway is, for headers.
-#[derive(Debug, Default)]
-pub struct Identity {
-    /// `%HOSTNAME%`
-    pub hostname: String,
-    /// Address of this pod. Envoy puts it into `x-forwarded-for` for clients on the loopback interface.
-    pub instance_ip: Option<IpAddr>,
-    /// What stands between clients and us.
-    pub topology: Topology,
-}
-
-impl Identity {
-    /// A client's address as forwarding headers carry it.
-    pub(super) fn forwarded_for(&self, peer: IpAddr) -> HeaderValue {
-        let address = match self.instance_ip {
-            Some(own) if peer.is_loopback() => own,
-            _ => peer.to_canonical(),
-        };
-        HeaderValue::try_from(address.to_string()).unwrap_or(HeaderValue::from_static("unknown"))
-    }
-}
 
 /// One worker.
 pub(crate) struct Worker {

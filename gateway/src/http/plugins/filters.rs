@@ -15,7 +15,9 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, header, response, uri::PathAndQuery};
-use proxy_wasm_host::{Action, Exchange, Half, HeadState, Instance, RequestHead, ResponseHead, Scheme};
+use proxy_wasm_host::{
+    Action as Wish, Exchange, Half, HeadState, Instance, Properties, RequestHead, ResponseHead, Scheme,
+};
 
 use super::{
     passage::{Interrupted, Passage, sees_body, trailers_of},
@@ -23,6 +25,7 @@ use super::{
 };
 use crate::{
     http::{connection::Connection, record, request::X_REQUEST_ID},
+    snapshot::{self, Action},
     telemetry::{Callback, ResponseFlags},
 };
 
@@ -49,7 +52,7 @@ impl Filters {
         head: RequestHead,
     ) -> Rc<Self> {
         let mut exchange = Exchange::new(head);
-        if chain.iter().any(|link| link.live.reads_properties()) {
+        if Self::reads_properties(chain) {
             let properties = &mut exchange.properties;
             properties.source = Some(client);
             properties.destination = Some(connection.local);
@@ -57,6 +60,7 @@ impl Filters {
             properties.tls = connection.secured.as_ref().map(|secured| Arc::clone(secured.facts()));
             properties.protocol = Some(record::protocol(version));
             properties.started = Some(SystemTime::now());
+            properties.node = Some(Arc::clone(&connection.worker.identity.node));
             properties.request_id =
                 exchange.request.headers.get(&X_REQUEST_ID).map(|id| Bytes::copy_from_slice(id.as_bytes()));
         }
@@ -74,6 +78,11 @@ impl Filters {
         Rc::new(Self(RefCell::new(inner)))
     }
 
+    /// Whether some plugin may ask for [`Properties`].
+    pub(in crate::http) fn reads_properties(chain: &[Link]) -> bool {
+        chain.iter().any(|link| link.live.reads_properties())
+    }
+
     /// `on_request_headers` of every plugin; waits for those that pause.
     pub(in crate::http) async fn request_headers(&self, end_of_stream: bool) -> Result<(), Interrupted> {
         if let Some(interrupted) = self.take_interruption() {
@@ -85,7 +94,7 @@ impl Filters {
                 self.0.borrow_mut().call(index, Callback::RequestHeaders, &mut mark, |instance, context| {
                     instance.on_request_headers(context, end_of_stream)
                 })?;
-            if action != Action::Continue {
+            if action != Wish::Continue {
                 self.resumed(index, Half::Request).await?;
                 mark = Instant::now();
             }
@@ -106,7 +115,7 @@ impl Filters {
                 self.0.borrow_mut().call(index, Callback::ResponseHeaders, &mut mark, |instance, context| {
                     instance.on_response_headers(context, end_of_stream)
                 })?;
-            if action != Action::Continue {
+            if action != Wish::Continue {
                 self.resumed(index, Half::Response).await?;
                 mark = Instant::now();
             }
@@ -180,16 +189,27 @@ impl Filters {
         };
     }
 
-    pub(in crate::http) fn set_route(&self, name: &Arc<str>) {
+    /// Notes what plugins may ask for.
+    pub(in crate::http) fn note(&self, fact: impl FnOnce(&mut Properties)) {
         if let Some(exchange) = self.0.borrow_mut().home() {
-            exchange.properties.route_name = Some(Arc::clone(name));
+            fact(&mut exchange.properties);
         }
     }
 
-    pub(in crate::http) fn set_upstream(&self, endpoint: SocketAddr) {
-        if let Some(exchange) = self.0.borrow_mut().home() {
-            exchange.properties.upstream = Some(endpoint);
-        }
+    /// The route that the request takes, and the name of its virtual host where that is known.
+    pub(in crate::http) fn set_route(&self, route: &snapshot::Route, domain: Option<&Arc<str>>) {
+        self.note(|properties| {
+            properties.route_name = Some(Arc::clone(&route.name));
+            properties.virtual_host_name = domain.map(Arc::clone).or(properties.virtual_host_name.take());
+            properties.cluster_name = match &route.action {
+                Action::Forward(forward) => match &*forward.destinations {
+                    [only] => Some(Arc::clone(&only.cluster_name)),
+                    // Chosen when the request is sent.
+                    _ => None,
+                },
+                Action::Redirect(_) | Action::Direct(_) => None,
+            };
+        });
     }
 
     /// What a plugin decided while the stream was elsewhere.
@@ -202,7 +222,14 @@ impl Filters {
     }
 
     /// The stream is over: `on_log`, `on_done`, `on_delete`.
-    pub(in crate::http) fn close(&self, code: u16, flags: ResponseFlags, details: &str, duration: Duration) {
+    pub(in crate::http) fn close(
+        &self,
+        code: u16,
+        flags: ResponseFlags,
+        details: &str,
+        duration: Duration,
+        (received, sent): (u64, u64),
+    ) {
         // Never re-entered: a stream ends in its connection's task, not inside a callback.
         let Ok(mut inner) = self.0.try_borrow_mut() else { return };
         if let Some(exchange) = inner.home() {
@@ -210,6 +237,8 @@ impl Filters {
             properties.response_code_details = Some(details.into());
             properties.response_flags = u64::from(flags.bits());
             properties.duration = Some(duration);
+            properties.request_bytes = received;
+            properties.response_bytes = sent;
             // None was kept, or another one has been sent in its place.
             if exchange.response.as_ref().is_none_or(|head| head.status.as_u16() != code)
                 && let Ok(status) = StatusCode::from_u16(code)
@@ -257,7 +286,7 @@ impl Filters {
                 Half::Request => inner.call(index, Callback::RequestTrailers, mark, Instance::on_request_trailers),
                 Half::Response => inner.call(index, Callback::ResponseTrailers, mark, Instance::on_response_trailers),
             }?;
-            if action != Action::Continue {
+            if action != Wish::Continue {
                 return Ok(Some(stage));
             }
             out.extend(inner.let_go(half, stage)?.map(|(piece, _)| piece));
