@@ -399,7 +399,12 @@ async fn dumps_show_the_configuration_and_no_secret() {
     };
     let mut hosts = crate::snapshot::HostTable::default();
     let routes = RouteTable::new(vec![Rule { uri: UriMatch::Prefix("/tea".into()), conditions, route: 0 }]);
-    hosts.insert(VirtualHost { name: HostPattern::parse("*.example.com").unwrap(), domain: "*.example.com:443".into(), routes, https_redirect: None });
+    hosts.insert(VirtualHost {
+        name: HostPattern::parse("*.example.com").unwrap(),
+        domain: "*.example.com:443".into(),
+        routes,
+        https_redirect: None,
+    });
     let listener = Listener {
         declared_port: 80,
         bind: "0.0.0.0:8080".parse().unwrap(),

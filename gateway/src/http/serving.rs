@@ -169,7 +169,10 @@ impl Config {
 pub(super) struct Serving {
     pub(super) listener: Arc<Listener>,
     pub(super) config: Rc<Config>,
+    /// What requests pass.
     pub(super) plugins: Vec<Link>,
+    /// What connections without HTTP pass.
+    pub(super) network_plugins: Vec<Link>,
 }
 
 /// A listening port: what it serves is exchanged under its open connections.
@@ -205,7 +208,11 @@ impl Port {
 
 impl Serving {
     fn new(listener: Arc<Listener>, config: Rc<Config>, worker: &Worker) -> Rc<Self> {
-        let plugins = listener.plugins.iter().map(|plugin| worker.plugins.link(plugin)).collect();
-        Rc::new(Self { listener, config, plugins })
+        let links = |network: bool| {
+            let chain = listener.plugins.iter().filter(|plugin| plugin.network == network);
+            chain.map(|plugin| worker.plugins.link(plugin)).collect()
+        };
+        let (plugins, network_plugins) = (links(false), links(true));
+        Rc::new(Self { listener, config, plugins, network_plugins })
     }
 }

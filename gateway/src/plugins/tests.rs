@@ -105,6 +105,7 @@ fn resource(name: &str, path: &Path) -> Declaration {
         environment: Vec::new(),
         phase: Phase::Unspecified,
         priority: None,
+        network: false,
         fail_strategy: FailStrategy::Close,
         ports: Vec::new(),
         root_namespace: false,

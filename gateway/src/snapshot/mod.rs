@@ -72,7 +72,7 @@ pub struct Listener {
     pub tls: Option<TlsServers>,
     /// For a listener that proxies connections, whatever they carry.
     pub tcp: Option<TcpRoute>,
-    /// The plugins that every request of this listener passes, in execution order.
+    /// The plugins that every request of this listener passes, or every connection that is not HTTP, in execution order.
     pub plugins: Vec<Arc<Plugin>>,
 }
 

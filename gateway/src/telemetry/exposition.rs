@@ -309,7 +309,7 @@ impl Families {
         self.gauge(PLUGIN_MEMORY, &labels, cells.memory.get());
         self.gauge(PLUGIN_INSTANCES, &labels, cells.instances.get());
         for (callback, histogram) in Callback::ALL.iter().zip(&cells.callbacks) {
-            // A plugin has two or three of the ten; the others would be noise.
+            // A plugin has two or three of them; the others would be noise.
             if histogram.count() > 0 {
                 let labels = [namespace, name, digest, ("callback", callback.as_str())];
                 self.histogram(PLUGIN_CALLBACKS, &labels, log_histogram(histogram));

@@ -44,6 +44,9 @@ callbacks! {
     ResponseHeaders "response_headers" "The head of a response";
     ResponseBody "response_body" "A part of a response's body";
     ResponseTrailers "response_trailers" "Trailers of a response";
+    NewConnection "new_connection" "A TCP connection begins";
+    DownstreamData "downstream_data" "Bytes of the client of a TCP connection";
+    UpstreamData "upstream_data" "Bytes of the service of a TCP connection";
     Close "close" "The end of a stream: log, done and delete";
     Tick "tick" "The plugin's timer";
     CallResponse "call_response" "The answer to a call that the plugin made";

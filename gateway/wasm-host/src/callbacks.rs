@@ -5,7 +5,7 @@ use wasmtime::{AsContextMut, TypedFunc, WasmParams, WasmResults};
 
 use crate::abi::AbiVersion;
 
-/// Which HTTP callbacks a module exports. One that is not exported need not be prepared for: a body
+/// Which callbacks of streams a module exports. One that is not exported need not be prepared for: a body
 /// that no plugin looks at can pass by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Callbacks {
@@ -21,6 +21,12 @@ pub struct Callbacks {
     pub response_body: bool,
     /// `proxy_on_response_trailers`
     pub response_trailers: bool,
+    /// `proxy_on_new_connection`
+    pub new_connection: bool,
+    /// `proxy_on_downstream_data`
+    pub downstream_data: bool,
+    /// `proxy_on_upstream_data`
+    pub upstream_data: bool,
     /// `proxy_on_log`
     pub log: bool,
     /// `proxy_on_tick`
@@ -41,6 +47,9 @@ impl Callbacks {
                 "proxy_on_response_headers" => callbacks.response_headers = true,
                 "proxy_on_response_body" => callbacks.response_body = true,
                 "proxy_on_response_trailers" => callbacks.response_trailers = true,
+                "proxy_on_new_connection" => callbacks.new_connection = true,
+                "proxy_on_downstream_data" => callbacks.downstream_data = true,
+                "proxy_on_upstream_data" => callbacks.upstream_data = true,
                 "proxy_on_log" => callbacks.log = true,
                 "proxy_on_tick" => callbacks.tick = true,
                 "proxy_on_queue_ready" => callbacks.queue_ready = true,
@@ -114,6 +123,11 @@ pub(crate) struct Exports {
     pub(crate) on_response_headers: Option<OnHeaders>,
     pub(crate) on_response_body: Option<TypedFunc<(u32, u32, u32), u32>>,
     pub(crate) on_response_trailers: Option<TypedFunc<(u32, u32), u32>>,
+    pub(crate) on_new_connection: Option<TypedFunc<u32, u32>>,
+    pub(crate) on_downstream_data: Option<TypedFunc<(u32, u32, u32), u32>>,
+    pub(crate) on_upstream_data: Option<TypedFunc<(u32, u32, u32), u32>>,
+    pub(crate) on_downstream_close: Option<TypedFunc<(u32, u32), ()>>,
+    pub(crate) on_upstream_close: Option<TypedFunc<(u32, u32), ()>>,
     pub(crate) on_log: Option<TypedFunc<u32, ()>>,
     pub(crate) on_done: Option<TypedFunc<u32, u32>>,
     pub(crate) on_delete: Option<TypedFunc<u32, ()>>,
@@ -145,6 +159,11 @@ impl Exports {
             on_response_headers: headers(&mut store, "proxy_on_response_headers"),
             on_response_body: find(instance, &mut store, "proxy_on_response_body"),
             on_response_trailers: find(instance, &mut store, "proxy_on_response_trailers"),
+            on_new_connection: find(instance, &mut store, "proxy_on_new_connection"),
+            on_downstream_data: find(instance, &mut store, "proxy_on_downstream_data"),
+            on_upstream_data: find(instance, &mut store, "proxy_on_upstream_data"),
+            on_downstream_close: find(instance, &mut store, "proxy_on_downstream_connection_close"),
+            on_upstream_close: find(instance, &mut store, "proxy_on_upstream_connection_close"),
             on_log: find(instance, &mut store, "proxy_on_log"),
             on_done: find(instance, &mut store, "proxy_on_done"),
             on_delete: find(instance, &mut store, "proxy_on_delete"),

@@ -1,4 +1,4 @@
-//! The proxy-wasm ABI (0.1.0, 0.2.0, 0.2.1) on wasmtime: runs untrusted HTTP plugins.
+//! The proxy-wasm ABI (0.1.0, 0.2.0, 0.2.1) on wasmtime: runs untrusted plugins for HTTP and TCP.
 //!
 //! The crate owns everything between "here are the bytes of a plugin" and "this is what the plugin
 //! wants done with this HTTP exchange". It knows nothing of sockets, runtimes, routes or where a
@@ -41,10 +41,6 @@
 //! * `host` and `:authority` are one entry, which cannot be removed.
 //! * Defining the same metric again gives the same identifier; metrics belong to a plugin, so two
 //!   plugins may use one name.
-//!
-//! # Not in this version
-//!
-//! TCP callbacks are not called.
 
 mod abi;
 mod body;
@@ -77,7 +73,7 @@ pub use callbacks::Callbacks;
 pub use contexts::ContextId;
 pub use engine::{Engine, EngineError, EngineOptions};
 pub use exchange::{
-    Action, Effects, Exchange, Half, HeadState, LocalResponse, Phase, RequestHead, ResponseHead, Scheme,
+    Action, Effects, Exchange, Half, HeadState, LocalResponse, Peer, Phase, RequestHead, ResponseHead, Scheme,
 };
 pub use instance::Instance;
 pub use limits::Limits;

@@ -16,7 +16,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, header, response, uri::PathAndQuery};
 use proxy_wasm_host::{
-    Action as Wish, Exchange, Half, HeadState, Instance, Properties, RequestHead, ResponseHead, Scheme,
+    Action as Wish, Exchange, Half, HeadState, Instance, Peer, Properties, RequestHead, ResponseHead, Scheme,
 };
 
 use super::{
@@ -54,28 +54,74 @@ impl Filters {
         let mut exchange = Exchange::new(head);
         if Self::reads_properties(chain) {
             let properties = &mut exchange.properties;
-            properties.source = Some(client);
-            properties.destination = Some(connection.local);
-            properties.connection_id = Some(connection.id);
-            properties.tls = connection.secured.as_ref().map(|secured| Arc::clone(secured.facts()));
+            of_connection(properties, connection, client);
             properties.protocol = Some(record::protocol(version));
-            properties.started = Some(SystemTime::now());
-            properties.node = Some(Arc::clone(&connection.worker.identity.node));
             properties.request_id =
                 exchange.request.headers.get(&X_REQUEST_ID).map(|id| Bytes::copy_from_slice(id.as_bytes()));
         }
+        Self::begin(chain, exchange, version)
+    }
+
+    /// Begins a TCP connection in every plugin of the chain.
+    pub(in crate::http) fn connect(chain: &[Link], connection: &Connection) -> Rc<Self> {
+        let mut exchange = Exchange::connection();
+        if Self::reads_properties(chain) {
+            of_connection(&mut exchange.properties, connection, connection.remote);
+        }
+        let filters = Self::begin(chain, exchange, Version::HTTP_11);
+        filters.0.borrow_mut().is_connection = true;
+        filters
+    }
+
+    fn begin(chain: &[Link], exchange: Box<Exchange>, version: Version) -> Rc<Self> {
         let mut inner = Passage {
             exchange: Some(exchange),
             lent: None,
             filters: smallvec::SmallVec::with_capacity(chain.len()),
             interruption: None,
             version,
+            is_connection: false,
             weight: chain.first().map(|link| link.live.weight()).unwrap_or_default(),
         };
         for link in chain {
             inner.open(link);
         }
         Rc::new(Self(RefCell::new(inner)))
+    }
+
+    /// `on_new_connection` of every plugin; waits for those that pause.
+    pub(in crate::http) async fn new_connection(&self) -> Result<(), Interrupted> {
+        if let Some(interrupted) = self.take_interruption() {
+            return Err(interrupted);
+        }
+        let mut mark = Instant::now();
+        for index in 0..self.len() {
+            let action =
+                self.0.borrow_mut().call(index, Callback::NewConnection, &mut mark, Instance::on_new_connection)?;
+            if action != Wish::Continue {
+                self.resumed(index, Half::Request).await?;
+                mark = Instant::now();
+            }
+        }
+        Ok(())
+    }
+
+    /// The connection is over: who closed it, and whether the service had been done before. Then `on_done`, `on_log`,
+    /// `on_delete`.
+    pub(in crate::http) fn disconnect(&self, by: Peer, service_done: bool, duration: Duration, bytes: (u64, u64)) {
+        {
+            let Ok(mut inner) = self.0.try_borrow_mut() else { return };
+            let mark = &mut Instant::now();
+            for index in 0..inner.filters.len() {
+                inner.end(index, mark, |instance, context| {
+                    if service_done {
+                        instance.on_upstream_close(context, Peer::Unknown)?;
+                    }
+                    instance.on_downstream_close(context, by)
+                });
+            }
+        }
+        self.close(0, ResponseFlags::NONE, "", duration, bytes);
     }
 
     /// Whether some plugin may ask for [`Properties`].
@@ -365,4 +411,14 @@ impl Filters {
         let index = inner.index(half, stage);
         inner.paused_too_long(index)
     }
+}
+
+/// What is known of a connection.
+fn of_connection(properties: &mut Properties, connection: &Connection, client: SocketAddr) {
+    properties.source = Some(client);
+    properties.destination = Some(connection.local);
+    properties.connection_id = Some(connection.id);
+    properties.tls = connection.secured.as_ref().map(|secured| Arc::clone(secured.facts()));
+    properties.started = Some(SystemTime::now());
+    properties.node = Some(Arc::clone(&connection.worker.identity.node));
 }

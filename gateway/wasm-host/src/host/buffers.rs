@@ -36,10 +36,12 @@ pub(super) fn set(call: &mut Call<'_>, kind: u32, start: u32, size: u32, data: S
     let limit = state.limits().body_bytes;
     let kind = BufferType::from_abi(kind).ok_or(Status::BadArgument)?;
     let exchange = state.exchange_mut().ok_or(Status::BadArgument)?;
-    let request = kind == BufferType::RequestBody;
+    let request = matches!(kind, BufferType::RequestBody | BufferType::DownstreamData);
     let body = match kind {
         BufferType::RequestBody if can_edit(exchange, Phase::RequestBody) => &mut exchange.request_body,
         BufferType::ResponseBody if can_edit(exchange, Phase::ResponseBody) => &mut exchange.response_body,
+        BufferType::DownstreamData if exchange.phase == Phase::DownstreamData => &mut exchange.request_body,
+        BufferType::UpstreamData if exchange.phase == Phase::UpstreamData => &mut exchange.response_body,
         _ => return Err(Status::BadArgument.into()),
     };
     let (start, size) = (start as usize, size as usize);
@@ -100,7 +102,8 @@ fn read(state: &State, kind: BufferType) -> Result<&[u8], Status> {
             Some(Answer::Message(message)) => Ok(message),
             _ => Ok(&[]),
         },
-        BufferType::DownstreamData | BufferType::UpstreamData => Ok(&[]),
+        BufferType::DownstreamData => Ok(body(Phase::DownstreamData, |exchange| &exchange.request_body)),
+        BufferType::UpstreamData => Ok(body(Phase::UpstreamData, |exchange| &exchange.response_body)),
         BufferType::ForeignArguments => Err(Status::NotFound),
     }
 }
