@@ -4,6 +4,7 @@
 use wasmtime::{AsContextMut, TypedFunc, WasmParams, WasmResults};
 
 use crate::abi::AbiVersion;
+use crate::plugin::Inner;
 
 /// Which callbacks of streams a module exports. One that is not exported need not be prepared for: a body
 /// that no plugin looks at can pass by.
@@ -134,41 +135,57 @@ pub(crate) struct Exports {
 }
 
 impl Exports {
-    /// Looks the callbacks up. Their types were checked when the module was compiled.
-    pub(crate) fn of(instance: &wasmtime::Instance, mut store: impl AsContextMut, abi: AbiVersion) -> Self {
+    /// Looks the callbacks up, as far as the plugin may have them. Their types were checked when the module was compiled.
+    pub(crate) fn of(instance: &wasmtime::Instance, mut store: impl AsContextMut, plugin: &Inner) -> Self {
         let mut store = store.as_context_mut();
+        let abi = plugin.module.abi();
         let headers = |store: &mut wasmtime::StoreContextMut<'_, _>, name| match abi {
-            AbiVersion::V0_1_0 => find(instance, store, name).map(OnHeaders::V0_1),
-            AbiVersion::V0_2_0 | AbiVersion::V0_2_1 => find(instance, store, name).map(OnHeaders::V0_2),
+            AbiVersion::V0_1_0 => callback(plugin, instance, store, name).map(OnHeaders::V0_1),
+            AbiVersion::V0_2_0 | AbiVersion::V0_2_1 => callback(plugin, instance, store, name).map(OnHeaders::V0_2),
         };
         Self {
-            on_context_create: find(instance, &mut store, "proxy_on_context_create"),
-            on_vm_start: find(instance, &mut store, "proxy_on_vm_start"),
-            validate_configuration: find(instance, &mut store, "proxy_validate_configuration"),
-            on_configure: find(instance, &mut store, "proxy_on_configure"),
-            on_tick: find(instance, &mut store, "proxy_on_tick"),
-            on_queue_ready: find(instance, &mut store, "proxy_on_queue_ready"),
-            on_http_call_response: find(instance, &mut store, "proxy_on_http_call_response"),
-            on_grpc_initial_metadata: find(instance, &mut store, "proxy_on_grpc_receive_initial_metadata"),
-            on_grpc_receive: find(instance, &mut store, "proxy_on_grpc_receive"),
-            on_grpc_trailing_metadata: find(instance, &mut store, "proxy_on_grpc_receive_trailing_metadata"),
-            on_grpc_close: find(instance, &mut store, "proxy_on_grpc_close"),
+            on_context_create: callback(plugin, instance, &mut store, "proxy_on_context_create"),
+            on_vm_start: callback(plugin, instance, &mut store, "proxy_on_vm_start"),
+            validate_configuration: callback(plugin, instance, &mut store, "proxy_validate_configuration"),
+            on_configure: callback(plugin, instance, &mut store, "proxy_on_configure"),
+            on_tick: callback(plugin, instance, &mut store, "proxy_on_tick"),
+            on_queue_ready: callback(plugin, instance, &mut store, "proxy_on_queue_ready"),
+            on_http_call_response: callback(plugin, instance, &mut store, "proxy_on_http_call_response"),
+            on_grpc_initial_metadata: callback(plugin, instance, &mut store, "proxy_on_grpc_receive_initial_metadata"),
+            on_grpc_receive: callback(plugin, instance, &mut store, "proxy_on_grpc_receive"),
+            on_grpc_trailing_metadata: callback(
+                plugin,
+                instance,
+                &mut store,
+                "proxy_on_grpc_receive_trailing_metadata",
+            ),
+            on_grpc_close: callback(plugin, instance, &mut store, "proxy_on_grpc_close"),
             on_request_headers: headers(&mut store, "proxy_on_request_headers"),
-            on_request_body: find(instance, &mut store, "proxy_on_request_body"),
-            on_request_trailers: find(instance, &mut store, "proxy_on_request_trailers"),
+            on_request_body: callback(plugin, instance, &mut store, "proxy_on_request_body"),
+            on_request_trailers: callback(plugin, instance, &mut store, "proxy_on_request_trailers"),
             on_response_headers: headers(&mut store, "proxy_on_response_headers"),
-            on_response_body: find(instance, &mut store, "proxy_on_response_body"),
-            on_response_trailers: find(instance, &mut store, "proxy_on_response_trailers"),
-            on_new_connection: find(instance, &mut store, "proxy_on_new_connection"),
-            on_downstream_data: find(instance, &mut store, "proxy_on_downstream_data"),
-            on_upstream_data: find(instance, &mut store, "proxy_on_upstream_data"),
-            on_downstream_close: find(instance, &mut store, "proxy_on_downstream_connection_close"),
-            on_upstream_close: find(instance, &mut store, "proxy_on_upstream_connection_close"),
-            on_log: find(instance, &mut store, "proxy_on_log"),
-            on_done: find(instance, &mut store, "proxy_on_done"),
-            on_delete: find(instance, &mut store, "proxy_on_delete"),
+            on_response_body: callback(plugin, instance, &mut store, "proxy_on_response_body"),
+            on_response_trailers: callback(plugin, instance, &mut store, "proxy_on_response_trailers"),
+            on_new_connection: callback(plugin, instance, &mut store, "proxy_on_new_connection"),
+            on_downstream_data: callback(plugin, instance, &mut store, "proxy_on_downstream_data"),
+            on_upstream_data: callback(plugin, instance, &mut store, "proxy_on_upstream_data"),
+            on_downstream_close: callback(plugin, instance, &mut store, "proxy_on_downstream_connection_close"),
+            on_upstream_close: callback(plugin, instance, &mut store, "proxy_on_upstream_connection_close"),
+            on_log: callback(plugin, instance, &mut store, "proxy_on_log"),
+            on_done: callback(plugin, instance, &mut store, "proxy_on_done"),
+            on_delete: callback(plugin, instance, &mut store, "proxy_on_delete"),
         }
     }
+}
+
+/// An exported callback that the plugin may have.
+fn callback<P: WasmParams, R: WasmResults>(
+    plugin: &Inner,
+    instance: &wasmtime::Instance,
+    store: impl AsContextMut,
+    name: &str,
+) -> Option<TypedFunc<P, R>> {
+    find(instance, store, name).filter(|_| plugin.allows(name))
 }
 
 /// An exported function of the right type.

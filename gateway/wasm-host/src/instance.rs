@@ -12,7 +12,7 @@ use crate::callbacks::{Exports, OnHeaders};
 use crate::contexts::{ContextId, Contexts, ROOT};
 use crate::exchange::{Action, Exchange, Half, Phase};
 use crate::fields::Fields;
-use crate::state::State;
+use crate::state::{Retirement, State};
 use crate::trap::Trap;
 
 /// One live VM of a plugin on one worker: many streams at a time, one thread at a time.
@@ -180,6 +180,37 @@ impl Instance {
             self.vm.enter("proxy_on_delete", delete, Some(context), id)?;
         }
         Ok(self.vm.contexts().close(context))
+    }
+
+    /// Tells the root context that the instance is not needed any more: `on_done`, and if that does not postpone it,
+    /// `on_delete`. False: it is postponed; the instance goes on, and [`Instance::is_retired`] turns true.
+    pub fn retire(&mut self) -> Result<bool, Trap> {
+        self.vm.alive()?;
+        if self.vm.store.data().retirement == Retirement::Serving {
+            let done = match &self.exports.on_done {
+                // A plugin may call `proxy_done` right here.
+                Some(done) => {
+                    self.vm.store.data_mut().retirement = Retirement::Postponed;
+                    self.vm.enter("proxy_on_done", done, None, ROOT)? != 0
+                }
+                None => true,
+            };
+            if done {
+                self.vm.store.data_mut().retirement = Retirement::Done;
+            }
+        }
+        if !self.is_retired() {
+            return Ok(false);
+        }
+        if let Some(delete) = &self.exports.on_delete {
+            self.vm.enter("proxy_on_delete", delete, None, ROOT)?;
+        }
+        Ok(true)
+    }
+
+    /// Whether the plugin has done what it postponed: call [`Instance::retire`] again.
+    pub fn is_retired(&self) -> bool {
+        self.vm.store.data().retirement == Retirement::Done
     }
 
     /// `on_tick` of the root context. Call it every [`Instance::tick_period`], the first time one

@@ -46,6 +46,7 @@ mod abi;
 mod body;
 mod callbacks;
 mod calls;
+mod capabilities;
 mod contexts;
 mod deadline;
 mod engine;

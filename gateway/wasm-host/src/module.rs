@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use thiserror::Error;
-use wasmtime::InstancePre;
+use wasmtime::{InstancePre, Linker};
 
 use crate::abi::AbiVersion;
 use crate::inspect::inspect;
@@ -166,6 +166,10 @@ impl Module {
 
     pub(crate) fn pre(&self) -> &InstancePre<State> {
         &self.0.pre
+    }
+
+    pub(crate) fn linker(&self) -> &Linker<State> {
+        &self.0.engine.linker
     }
 
     pub(crate) fn engine(&self) -> &wasmtime::Engine {

@@ -3,10 +3,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use wasmtime::InstancePre;
 
+use crate::capabilities;
 use crate::instance::Instance;
 use crate::shared::{PluginScope, SharedData};
 use crate::start::{self, StartError};
+use crate::state::State;
 use crate::{Limits, LogLevel, Module, Shared};
 
 /// One version of a plugin. Cloning is cheap.
@@ -16,6 +19,8 @@ pub struct Plugin(Arc<Inner>);
 /// Everything that is the same for all instances.
 pub(crate) struct Inner {
     pub(crate) module: Module,
+    /// The module with the host functions that it may call, or why there is none.
+    pub(crate) pre: Result<InstancePre<State>, String>,
     pub(crate) settings: PluginSettings,
     pub(crate) shared: Shared,
     /// Shared data of the `vm_id`.
@@ -45,6 +50,9 @@ pub struct PluginSettings {
     pub log_level: LogLevel,
     /// What the plugin may use.
     pub limits: Limits,
+    /// Names of the host functions and callbacks that the plugin is restricted to (`proxy_log`, `fd_write`,
+    /// `proxy_on_request_headers`, …), as Envoy's `allowed_capabilities`. `None`: all.
+    pub allowed_capabilities: Option<Vec<String>>,
 }
 
 impl PluginSettings {
@@ -59,7 +67,16 @@ impl PluginSettings {
             environment: Vec::new(),
             log_level: LogLevel::Info,
             limits: Limits::default(),
+            allowed_capabilities: None,
         }
+    }
+}
+
+impl Inner {
+    /// Whether the plugin may have a callback.
+    pub(crate) fn allows(&self, callback: &str) -> bool {
+        let allowed = self.settings.allowed_capabilities.as_ref();
+        allowed.is_none_or(|allowed| allowed.iter().any(|name| name == callback))
     }
 }
 
@@ -68,7 +85,11 @@ impl Plugin {
     pub fn new(module: Module, settings: PluginSettings, shared: Shared) -> Self {
         let data = shared.data(&settings.vm_id);
         let scope = shared.scope(&settings.name);
-        Self(Arc::new(Inner { module, settings, shared, data, scope }))
+        let pre = match &settings.allowed_capabilities {
+            None => Ok(module.pre().clone()),
+            Some(allowed) => capabilities::restrict(&module, allowed).map_err(|error| format!("{error:#}")),
+        };
+        Self(Arc::new(Inner { module, pre, settings, shared, data, scope }))
     }
 
     /// Makes and configures an instance: start-up code of the module, `on_context_create` of the root

@@ -51,6 +51,9 @@ pub enum StartFailure {
     /// `on_configure` (or `proxy_validate_configuration`) returned false.
     #[error("the plugin refused its configuration: {0} returned false; check pluginConfig")]
     ConfigurationRefused(&'static str),
+    /// The host functions that it may not call could not be taken away.
+    #[error("the plugin cannot be restricted to allowedCapabilities: {0}")]
+    Capabilities(String),
     /// The engine's pool of instances is used up.
     #[error("too many plugin instances are alive: {0}; raise the limit on instances, or load fewer plugins")]
     Instances(String),
@@ -66,6 +69,7 @@ impl StartError {
             StartFailure::Refused => "plugin-start-refused",
             StartFailure::ConfigurationRefused(_) => "plugin-configuration-refused",
             StartFailure::Instances(_) => "plugin-instances-exhausted",
+            StartFailure::Capabilities(_) => "plugin-capabilities",
         }
     }
 }
@@ -100,8 +104,8 @@ pub(crate) fn start(plugin: &Arc<Inner>) -> Result<Instance, StartError> {
 
 fn run(store: &mut Store<State>, plugin: &Inner) -> Result<Exports, StartFailure> {
     store.set_epoch_deadline(1);
-    let instance =
-        plugin.module.pre().instantiate(&mut *store).map_err(|error| failure(store, "instantiation", &error))?;
+    let pre = plugin.pre.as_ref().map_err(|why| StartFailure::Capabilities(why.clone()))?;
+    let instance = pre.instantiate(&mut *store).map_err(|error| failure(store, "instantiation", &error))?;
     let allocator =
         find(&instance, &mut *store, "malloc").or_else(|| find(&instance, &mut *store, "proxy_on_memory_allocate"));
     let memory = instance.get_memory(&mut *store, "memory");
@@ -110,7 +114,7 @@ fn run(store: &mut Store<State>, plugin: &Inner) -> Result<Exports, StartFailure
     state.allocator = allocator;
     initialize(store, &instance)?;
 
-    let exports = Exports::of(&instance, &mut *store, plugin.module.abi());
+    let exports = Exports::of(&instance, &mut *store, plugin);
     store.data_mut().stage = Stage::VmStart;
     call(store, "proxy_on_context_create", exports.on_context_create.as_ref(), (ROOT, 0))?;
     let size = length(&plugin.settings.vm_configuration);

@@ -32,6 +32,16 @@ pub(crate) enum Stage {
     Running,
 }
 
+/// The end of a root context, which the plugin may postpone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Retirement {
+    #[default]
+    Serving,
+    /// `on_done` returned false: `proxy_done` will follow.
+    Postponed,
+    Done,
+}
+
 /// The data of one instance.
 pub(crate) struct State {
     pub(crate) plugin: Arc<Inner>,
@@ -51,6 +61,8 @@ pub(crate) struct State {
     pub(crate) metrics: MetricIds,
     /// News about queues it has registered.
     pub(crate) inbox: Arc<Inbox>,
+    /// Whether its root context has been told that it is over.
+    pub(crate) retirement: Retirement,
     /// What it has asked of other services.
     pub(crate) calls: Calls,
     rate: Rate,
@@ -80,6 +92,7 @@ impl State {
             tick_period: None,
             metrics: MetricIds::default(),
             inbox: Arc::default(),
+            retirement: Retirement::default(),
             calls: Calls::default(),
             rate: Rate::default(),
             start_log: Some(VecDeque::new()),

@@ -240,6 +240,9 @@ impl Live {
 
 impl Drop for Live {
     fn drop(&mut self) {
+        if let Some(vm) = self.current.take().filter(|vm| !vm.dead.get()) {
+            vm.retire();
+        }
         for spare in self.spares.get_mut() {
             self.stats.instance_ended(spare.memory_bytes());
         }
@@ -262,6 +265,9 @@ pub(super) struct Vm {
     waiting: RefCell<HashMap<(ContextId, Half), Waker>>,
     /// Its memory as it was last counted.
     memory: Cell<usize>,
+    /// It postponed its end; the task keeps it for so long.
+    leaving: Cell<bool>,
+    kept: Cell<Option<AbortHandle>>,
     calls: bool,
     going: RefCell<Going>,
     /// Outlives the place in the chain, for what is still under way.
@@ -286,6 +292,8 @@ impl Vm {
             name: live.name.clone(),
             dead: Cell::new(false),
             waiting: RefCell::default(),
+            leaving: Cell::new(false),
+            kept: Cell::new(None),
             calls: live.makes_calls(),
             going: RefCell::default(),
             code: live.plugin.clone(),
@@ -336,6 +344,9 @@ impl Vm {
             }
             if self.calls {
                 self.make_calls();
+            }
+            if self.leaving.get() {
+                self.leave();
             }
         }
         result
@@ -454,6 +465,31 @@ impl Vm {
             instance.take_outbound()
         };
         self.going.borrow_mut().carry_out(self, wanted);
+    }
+
+    /// Nobody needs it any more. A plugin that is not done yet may go on for as long as it may pause a stream.
+    fn retire(self: &Rc<Self>) {
+        let done = self.call_now(Callback::Close, Instance::retire);
+        if matches!(done, Ok(false)) && tokio::runtime::Handle::try_current().is_ok() {
+            self.leaving.set(true);
+            let (vm, longest) = (Rc::clone(self), self.limits().pause);
+            let keep = tokio::task::spawn_local(async move {
+                tokio::time::sleep(longest).await;
+                drop(vm);
+            });
+            self.kept.set(Some(keep.abort_handle()));
+        }
+    }
+
+    /// Ends it if it is done now.
+    fn leave(self: &Rc<Self>) {
+        if self.instance.borrow().is_retired() && self.leaving.take() {
+            // A trap is dealt with where every callback ends.
+            let _ = self.call_now(Callback::Close, Instance::retire);
+            if let Some(keep) = self.kept.take() {
+                keep.abort();
+            }
+        }
     }
 
     /// A call has ended by itself.

@@ -8,6 +8,7 @@
 
 mod buffers;
 mod calls;
+mod foreign;
 mod headers;
 mod metrics;
 mod property;
@@ -102,8 +103,8 @@ functions! { call:
     Always proxy_get_log_level(level) => system::log_level(call, level);
     Always proxy_get_current_time_nanoseconds(time) => system::time(call, time);
     Ready proxy_get_status(code, message, len) => system::status(call, code, Out(message, len));
-    Ready proxy_call_foreign_function(name, name_len, _args, _args_len, _result, _result_len)
-        => system::foreign_function(call, Span(name, name_len));
+    Ready proxy_call_foreign_function(name, name_len, args, args_len, result, result_len)
+        => foreign::call(call, Span(name, name_len), Span(args, args_len), Out(result, result_len));
 
     Ready proxy_get_configuration(data, len) => buffers::configuration(call, Out(data, len));
     Ready proxy_get_buffer_bytes(kind, start, max, data, len) => buffers::get(call, kind, start, max, Out(data, len));

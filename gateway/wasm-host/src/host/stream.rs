@@ -12,7 +12,7 @@ use crate::abi::Status;
 use crate::contexts::ROOT;
 use crate::exchange::{Exchange, Half, LocalResponse, Phase};
 use crate::guest::{Call, HostResult, Span, slice, view};
-use crate::state::State;
+use crate::state::{Retirement, State};
 use crate::{fields, log, pairs};
 
 /// Stream types of the ABI.
@@ -168,9 +168,15 @@ pub(super) fn set_effective_context(call: &mut Call<'_>, id: u32) -> HostResult 
     Ok(())
 }
 
-/// Nothing is ever pending: `on_done` cannot postpone the end of a stream.
-pub(super) fn done(_call: &mut Call<'_>) -> HostResult {
-    Err(Status::NotFound.into())
+/// The root context is done, which its `on_done` had postponed. If it had not, there is nothing to be done: the end of a
+/// stream cannot be postponed.
+pub(super) fn done(call: &mut Call<'_>) -> HostResult {
+    let state = call.data_mut();
+    if state.retirement != Retirement::Postponed {
+        return Err(Status::NotFound.into());
+    }
+    state.retirement = Retirement::Done;
+    Ok(())
 }
 
 /// 0 stops ticks. A period shorter than the limit is raised to it.

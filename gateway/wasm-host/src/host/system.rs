@@ -1,10 +1,9 @@
-//! Host functions that concern no exchange: log, time, status of calls, foreign functions.
+//! Host functions that concern no exchange: log, time, status of calls.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::abi::{LogLevel, Status};
 use crate::guest::{Call, HostResult, Out, Span, give, put_u32, put_u64, slice, view};
-use crate::host::stream;
 
 /// Bad level: `BAD_ARGUMENT`.
 pub(super) fn log(call: &mut Call<'_>, level: u32, text: Span) -> HostResult {
@@ -31,15 +30,6 @@ pub(super) fn status(call: &mut Call<'_>, code: u32, message: Out) -> HostResult
     let (number, text) = state.calls.status.clone();
     put_u32(memory, code, number)?;
     give(call, message, text.as_bytes())
-}
-
-/// Only `clear_route_cache` exists; everything else is `NOT_FOUND`.
-pub(super) fn foreign_function(call: &mut Call<'_>, name: Span) -> HostResult {
-    let (memory, _) = view(call)?;
-    match slice(memory, name)? {
-        b"clear_route_cache" => stream::clear_route_cache(call),
-        _ => Err(Status::NotFound.into()),
-    }
 }
 
 /// A time as the ABI writes it. Times before 1970 are 1970.

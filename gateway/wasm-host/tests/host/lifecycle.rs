@@ -356,3 +356,16 @@ fn malloc_is_preferred_to_the_allocator_of_the_specification() {
     )
     .unwrap_or_else(|error| panic!("{error}"));
 }
+
+#[test]
+fn a_root_context_may_postpone_its_end() {
+    let script = script(On::Done, program().returns(0)).and(On::Tick, program().call("proxy_done", []));
+    let mut instance = start(&script);
+    assert!(!instance.retire().unwrap() && !instance.is_retired());
+    assert!(!instance.retire().unwrap(), "asked again, not told again");
+    instance.on_tick().unwrap();
+    assert!(instance.is_retired() && instance.retire().unwrap());
+
+    let mut instance = start(&crate::script::script(On::Done, program().returns(1)));
+    assert!(instance.retire().unwrap());
+}

@@ -2,7 +2,8 @@
 
 use proxy_wasm_host::{AbiVersion, Engine, EngineOptions, Module, ModuleError, Plugin, PluginSettings};
 
-use crate::fixture::{compile, engine, scripted, shared};
+use crate::fixture::{compile, engine, open, scripted, shared, start_logged};
+use crate::script::{N, On, Out, b, program, results, script};
 
 const ALLOCATOR: &str = r#"(func (export "malloc") (param i32) (result i32) (i32.const 8))"#;
 
@@ -197,4 +198,31 @@ fn without_address_space_instances_are_allocated_one_by_one() {
 #[test]
 fn errors_can_be_compared_and_shown() {
     assert_eq!(compile("(module)").unwrap_err(), ModuleError::AbiUnknown { declared: "none".to_owned() });
+}
+
+#[test]
+fn a_plugin_can_be_restricted_to_some_capabilities() {
+    let calls = program()
+        .call("proxy_get_log_level", [Out(0)])
+        .call("proxy_set_property", [b("a"), b("b")])
+        .call("fd_write", [N(1), N(0), N(0), Out(0)])
+        .call("proxy_done", []);
+    let script = script(On::RequestHeaders, calls.clone()).and(On::RequestBody, calls);
+    let allowed = [
+        "proxy_on_configure",
+        "proxy_on_request_headers",
+        "proxy_get_buffer_bytes",
+        "proxy_set_property",
+        "proxy_done",
+    ];
+    let allowed_capabilities = Some(allowed.map(str::to_owned).to_vec());
+    let (mut instance, lines) = start_logged(PluginSettings { allowed_capabilities, ..script.settings() });
+    let context = open(&mut instance, |_| {});
+    instance.on_request_headers(context, false).unwrap();
+    instance.on_request_body(context, true).unwrap();
+    let exchange = instance.detach(context).unwrap();
+    assert_eq!(results(&exchange, On::RequestHeaders), [10, 0, 76, 1]);
+    assert!(exchange.properties.stored(b"3").is_none(), "the callback that is not allowed did not run");
+    let lines = lines.take();
+    assert!(lines.len() == 2 && lines[0].contains("proxy_get_log_level"), "{lines:?}");
 }

@@ -297,7 +297,7 @@ fn the_route_can_be_resolved_again_on_demand() {
     assert!(results(&exchange, On::RequestHeaders) == [0] && exchange.effects.request_head_changed);
     let exchange = run(program().call("proxy_clear_route_cache", []));
     assert!(exchange.effects.request_head_changed);
-    let exchange = run(program().call("proxy_call_foreign_function", [b("compress"), b("x"), N(0), N(0)]));
+    let exchange = run(program().call("proxy_call_foreign_function", [b("sign"), b("x"), N(0), N(0)]));
     assert!(results(&exchange, On::RequestHeaders) == [1] && !exchange.effects.request_head_changed);
 }
 
