@@ -51,6 +51,7 @@ mod contexts;
 mod deadline;
 mod engine;
 mod exchange;
+mod expressions;
 mod fields;
 mod guest;
 mod host;

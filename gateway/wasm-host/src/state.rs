@@ -10,6 +10,7 @@ use crate::abi::{AbiVersion, LogLevel};
 use crate::calls::Calls;
 use crate::contexts::{Contexts, ROOT};
 use crate::deadline::{Budget, Deadline};
+use crate::expressions::Expressions;
 use crate::log::{self, LogLine, Rate, Verdict};
 use crate::plugin::Inner;
 use crate::shared::{Inbox, MetricIds, Quota};
@@ -63,6 +64,7 @@ pub(crate) struct State {
     pub(crate) inbox: Arc<Inbox>,
     /// Whether its root context has been told that it is over.
     pub(crate) retirement: Retirement,
+    pub(crate) expressions: Expressions,
     /// What it has asked of other services.
     pub(crate) calls: Calls,
     rate: Rate,
@@ -93,6 +95,7 @@ impl State {
             metrics: MetricIds::default(),
             inbox: Arc::default(),
             retirement: Retirement::default(),
+            expressions: Expressions::default(),
             calls: Calls::default(),
             rate: Rate::default(),
             start_log: Some(VecDeque::new()),

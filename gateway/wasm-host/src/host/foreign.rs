@@ -4,6 +4,9 @@
 //! |---|---|---|
 //! | `compress`, `uncompress` | bytes | bytes, zlib's format (RFC 1950) |
 //! | `verify_signature` | `{ public_key = 1, hash_function = 2, signature = 3, text = 4 }` | `{ result = 1, error = 2 }` |
+//! | `expr_create` | an expression of CEL | its number, 4 bytes |
+//! | `expr_evaluate` | a number, 4 bytes | the value, as a property would be |
+//! | `expr_delete` | a number, 4 bytes | none |
 //! | `clear_route_cache` | none | none |
 //!
 //! Messages are protobuf. What cannot be done is `SERIALIZATION_FAILURE` for the first two, as in Envoy, and
@@ -17,6 +20,7 @@ use flate2::{Compression, read::ZlibDecoder, write::ZlibEncoder};
 use super::calls::proto;
 use super::stream;
 use crate::abi::Status;
+use crate::expressions;
 use crate::guest::{Call, HostResult, Out, Span, give, put_u32, slice, view};
 use crate::shared::Quota;
 
@@ -39,6 +43,13 @@ pub(super) fn call(call: &mut Call<'_>, name: Span, arguments: Span, out: Out) -
         b"compress" => compress(arguments).map_err(|_| Status::SerializationFailure)?,
         b"uncompress" => uncompress(arguments, limit).map_err(|_| Status::SerializationFailure)?,
         b"verify_signature" => verify_signature(arguments).ok_or(Status::BadArgument)?,
+        b"expr_create" => state.expressions.create(arguments)?.to_le_bytes().to_vec(),
+        b"expr_evaluate" => expressions::evaluate(state, number(arguments)?)?,
+        b"expr_delete" => {
+            let number = number(arguments)?;
+            state.expressions.delete(number);
+            Vec::new()
+        }
         _ => return Err(Status::NotFound.into()),
     };
     answer(call, out, &result)
@@ -54,6 +65,10 @@ fn answer(call: &mut Call<'_>, out: Out, result: &[u8]) -> HostResult {
         }
         out => give(call, out, result),
     }
+}
+
+fn number(bytes: &[u8]) -> Result<u32, Status> {
+    bytes.try_into().map(u32::from_le_bytes).map_err(|_| Status::BadArgument)
 }
 
 fn compress(bytes: &[u8]) -> io::Result<Vec<u8>> {

@@ -11,7 +11,7 @@ mod calls;
 mod foreign;
 mod headers;
 mod metrics;
-mod property;
+pub(crate) mod property;
 mod sharing;
 mod stream;
 mod system;

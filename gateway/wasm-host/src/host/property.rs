@@ -23,10 +23,10 @@ use crate::shared::Quota;
 use crate::state::State;
 
 /// A value in the form the ABI writes it. Most are short.
-type Value = SmallVec<[u8; 128]>;
+pub(crate) type Value = SmallVec<[u8; 128]>;
 
 /// What a path leads to.
-enum Found {
+pub(crate) enum Found {
     Value(Value),
     Absent,
     /// Something that has parts but cannot be written as a whole.
@@ -60,7 +60,8 @@ pub(super) fn set(call: &mut Call<'_>, path: Span, value: Span) -> HostResult {
     })
 }
 
-fn look_up(state: &State, path: &[u8]) -> Found {
+/// What a path leads to, for the effective stream.
+pub(crate) fn look_up(state: &State, path: &[u8]) -> Found {
     if path.len() > MAX_PATH {
         return Found::Absent;
     }

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use proxy_wasm_host::{Direction, Exchange, HeadState, Limits, Node, TlsFacts};
 
-use crate::fixture::{open, response, start, start_with};
-use crate::script::{On, Out, b, program, results, script};
+use crate::fixture::{open, response, run, start, start_with};
+use crate::script::{N, On, Out, b, kept, program, results, script};
 
 /// What a plugin reads at a path in `on_log`, or the status.
 fn read_in(path: &str, prepare: impl FnOnce(&mut Exchange)) -> Result<Vec<u8>, u32> {
@@ -194,4 +194,35 @@ fn stored_values_are_limited() {
     let mut instance = start_with(settings);
     let exchange = crate::fixture::run_on(&mut instance);
     assert_eq!(results(&exchange, On::RequestHeaders), [0, 10]);
+}
+
+#[test]
+fn expressions_are_evaluated_over_the_stream() {
+    const CALL: &str = "proxy_call_foreign_function";
+    let expressions = [
+        ("request.method == 'GET' && request.path.startsWith('/sample')", Some(&[1u8][..])),
+        ("request.headers['accept'] + request.url_path", Some(b"a/sample")),
+        ("size(request.host) * 2", Some(&[32, 0, 0, 0, 0, 0, 0, 0])),
+        ("has(request.headers.missing)", Some(&[0])),
+        ("request.headers['missing']", None),
+        ("response.code", None),
+        ("1 / 0", None),
+        ("9223372036854775807 + 1", None),
+    ];
+    for (expression, value) in expressions {
+        let exchange = run(program()
+            .call(CALL, [b("expr_create"), b(expression), Out(0), Out(1)])
+            .call(CALL, [b("expr_evaluate"), b([1, 0, 0, 0]), Out(0), Out(1)])
+            .keep("value")
+            .call(CALL, [b("expr_delete"), b([1, 0, 0, 0]), N(0), N(0)])
+            .call(CALL, [b("expr_evaluate"), b([1, 0, 0, 0]), Out(2), Out(3)])
+            .call(CALL, [b("expr_create"), b("1 +"), Out(2), Out(3)])
+            .call(CALL, [b("expr_evaluate"), b("no number"), Out(2), Out(3)]));
+        let statuses = results(&exchange, On::RequestHeaders);
+        let evaluated = if value.is_some() { 0 } else { 10 };
+        assert_eq!(statuses, [0, evaluated, 0, 0, 1, 2, 2], "{expression}");
+        if let Some(value) = value {
+            assert_eq!(kept(&exchange, "value"), value, "{expression}");
+        }
+    }
 }
