@@ -6,6 +6,7 @@ mod budgets;
 mod configuration;
 mod crossings;
 mod destinations;
+mod differential;
 mod drain;
 mod exhaustion;
 mod faults;

@@ -92,6 +92,9 @@ enum Place {
 }
 
 pub(crate) fn make(step: &Step, own: u32, numbers: &mut Vec<u32>) -> Made {
+    if let ("pairs", Some(map)) = (&*step.call, step.number()) {
+        return Made { outcome: pairs(map), token: None };
+    }
     // Results: 8 bytes for each of at most 16 arguments, at addresses that do not move.
     let results = vec![0_u64; 16].leak();
     let address = |at: usize| &raw const results[at] as u32;
@@ -140,6 +143,43 @@ pub(crate) fn make(step: &Step, own: u32, numbers: &mut Vec<u32>) -> Made {
         }
     }
     Made { outcome, token }
+}
+
+/// Headers that are different each time, or belong to the test.
+const CHANGING: [&[u8]; 4] = [b"x-request-id", b"x-forwarded-for", b"date", b"x-envoy-upstream-service-time"];
+const OURS: [&[u8]; 2] = [b"x-script", b"x-case"];
+
+/// `get_header_map_pairs`, with its result taken apart.
+fn pairs(map: u32) -> String {
+    let mut out = [0_u32; 2];
+    // SAFETY: all of it is ours.
+    let status = unsafe {
+        let out = out.as_mut_ptr() as u32;
+        host::proxy_get_header_map_pairs(map, out, out + 4)
+    };
+    let blob = taken(u64::from(out[0]) | (u64::from(out[1]) << 32));
+    let mut text = status.to_string();
+    for (name, value) in fields(&blob).unwrap_or_default() {
+        if OURS.contains(&name) {
+            continue;
+        }
+        let value = if CHANGING.contains(&name) { &b"*"[..] } else { value };
+        let _ = write!(text, " {}={}", name.escape_ascii(), value.escape_ascii());
+    }
+    text
+}
+
+/// The headers in a blob of the ABI.
+fn fields(blob: &[u8]) -> Option<Vec<(&[u8], &[u8])>> {
+    let number = |at: usize| Some(u32::from_le_bytes(blob.get(at..at + 4)?.try_into().ok()?) as usize);
+    let count = number(0)?;
+    let (mut fields, mut at) = (Vec::new(), 4 + 8 * count);
+    for field in 0..count {
+        let (name, value) = (number(4 + 8 * field)?, number(8 + 8 * field)?);
+        fields.push((blob.get(at..at + name)?, blob.get(at + name + 1..at + name + 1 + value)?));
+        at += name + value + 2;
+    }
+    Some(fields)
 }
 
 /// The bytes that the host has put into memory of ours: address and length.

@@ -1,7 +1,8 @@
 //! What a script says: lines (or parts between ` | `) of the form `AT CALL ARGUMENT …`.
 //!
 //! AT is a callback, several with `,` between, or `*` for all. `AT#2` is its second time only, `AT!` only with the end of
-//! the message. CALL is a host function without `proxy_`, or `return`, with what the callback returns.
+//! the message. CALL is a host function without `proxy_`, or
+//! `return`, with what the callback returns, or `pairs`, which shows a whole map.
 //!
 //! An argument is a number (`L` behind it: of 64 bits); a text in quotes, with escapes as in Rust (`\x00`), which is two
 //! arguments, address and length; `{name=value;…}`, headers in the form of the ABI, two as well; `>n`, `>q`, `>d`, places
