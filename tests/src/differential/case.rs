@@ -22,6 +22,8 @@ pub struct Case {
     pub(super) answer: Answer,
     /// How long the client waits for an answer before it goes away.
     pub(super) patience: Duration,
+    /// Into how many pieces a body is cut is the gateway's business: what the plugin saw of each is left out.
+    pub(super) coarse: bool,
 }
 
 /// What a service answers.
@@ -56,6 +58,7 @@ impl Case {
             script: script.join(" | "),
             answer: Answer::default(),
             patience: Duration::from_secs(5),
+            coarse: false,
         }
     }
 
@@ -119,6 +122,11 @@ impl Case {
     pub fn answer_trailers(mut self, trailers: &[(&'static str, &'static str)]) -> Case {
         self.answer.trailers = trailers.to_vec();
         self
+    }
+
+    /// Long bodies come in pieces; what the plugin saw of each is not compared.
+    pub fn coarse(self) -> Case {
+        Case { coarse: true, ..self }
     }
 
     /// No answer is expected: the client goes away soon.

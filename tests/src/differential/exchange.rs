@@ -55,7 +55,7 @@ pub async fn run(case: &Case, site: &Site) -> anyhow::Result<Seen> {
     client(case, front, &mut seen).await?;
     if case.is_scripted() {
         let transcript = wait_for(case, front, END, |text| text.lines().any(|line| line.starts_with("delete() ="))).await;
-        plugin(&transcript, &mut seen);
+        plugin(&transcript, case.coarse, &mut seen);
     }
     service(&site.service, &mut seen);
     Ok(seen)
@@ -114,7 +114,7 @@ fn shown(bytes: &[u8]) -> String {
 
 /// Envoy tells the end of a body in a callback of its own, without bytes; here the last bytes tell it. Plugins must be
 /// prepared for both, so that is not compared.
-fn plugin(transcript: &str, seen: &mut Seen) {
+fn plugin(transcript: &str, coarse: bool, seen: &mut Seen) {
     let lines = transcript.lines().map(|line| line.split_once(" = ").unwrap_or((line.trim_end_matches(" ="), "")));
     let mut lines: Vec<(&str, String)> = lines.map(|(what, value)| (what, value.to_owned())).collect();
     for body in ["request_body()", "response_body()"] {
@@ -126,11 +126,17 @@ fn plugin(transcript: &str, seen: &mut Seen) {
         }
     }
     let mut order = Vec::new();
+    if coarse {
+        lines.retain(|(what, _)| what.ends_with("()"));
+        lines.dedup_by_key(|(what, _)| *what);
+    }
     for (what, value) in &lines {
         if let Some(callback) = what.strip_suffix("()") {
             order.push(callback);
         }
-        seen.push(*what, masked(what, value));
+        if !coarse {
+            seen.push(*what, masked(what, value));
+        }
     }
     seen.push("callbacks", order.join(" "));
 }

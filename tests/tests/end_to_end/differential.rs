@@ -25,9 +25,9 @@ async fn plugins_see_and_do_here_what_they_see_and_do_in_envoy() {
     let ours = Site::ours(PROGRAM, &plugins).await.unwrap();
     let mut rows = Vec::new();
     for case in &cases {
-        let envoy = run(case, &theirs).await;
+        let (envoy, own) = tokio::join!(run(case, &theirs), run(case, &ours));
         let envoy = envoy.unwrap_or_else(|error| panic!("{} (or the one before) in Envoy: {error:#}", case.name));
-        let own = run(case, &ours).await.unwrap_or_else(|error| panic!("{} here: {error:#}", case.name));
+        let own = own.unwrap_or_else(|error| panic!("{} here: {error:#}", case.name));
         if only.is_some() {
             for (what, value) in &envoy.0 {
                 println!("{}: {what} = {value}", case.name);

@@ -54,10 +54,6 @@ pub(super) fn cases() -> Vec<Case> {
             Case::post(
                 format!("flow: request body returns {action} at its end and a tick resumes"),
                 &format!("{}request_body! return {action}", resumed(0)),
-            ),
-            Case::post(
-                format!("flow: request body returns {action} at its end and a tick resumes, in chunks"),
-                &format!("{}request_body! return {action}", resumed(0)),
             )
             .chunks(&["one", "two"]),
             Case::get(format!("flow: response body returns {action} once"), &format!("response_body#1 return {action}"))
@@ -68,7 +64,8 @@ pub(super) fn cases() -> Vec<Case> {
             Case::get(
                 format!("flow: response body returns {action} at its end and a tick resumes"),
                 &format!("{}response_body! return {action}", resumed(1)),
-            ),
+            )
+            .answer_chunks(&["one", "two"]),
             Case::post(format!("flow: request trailers return {action} and a tick resumes"), &format!("{}request_trailers return {action}", resumed(0)))
                 .chunks(&["one"])
                 .trailers(&[("x-end", "here")]),
@@ -125,9 +122,9 @@ pub(super) fn cases() -> Vec<Case> {
         Case::get("flow: on_done returns 0", "done return 0"),
         Case::get("flow: done is called", "request_headers,log,done,delete done"),
         Case::get("flow: effective context", "request_headers set_effective_context @self\nrequest_headers set_effective_context 1\nrequest_headers get_property \"request\\x00path\" >d\nrequest_headers set_effective_context 99999\nrequest_headers get_property \"request\\x00path\" >d\nrequest_headers set_effective_context @self\nrequest_headers get_property \"request\\x00path\" >d"),
-        Case::post("flow: more body than may be held", "request_body return 1").body(&"x".repeat(1_500_000)),
-        Case::get("flow: more answer than may be held", "response_body return 1").answer(200, &"x".repeat(1_500_000)),
-        Case::get("flow: more answer than may be held, its headers too", "response_headers return 0\nresponse_body return 1").answer(200, &"x".repeat(1_500_000)),
+        Case::post("flow: more body than may be held", "request_body return 1").body(&"x".repeat(1_500_000)).coarse(),
+        Case::get("flow: more answer than may be held", "response_body return 1").answer(200, &"x".repeat(1_500_000)).coarse(),
+        Case::get("flow: more answer than may be held, its headers too", "response_headers return 0\nresponse_body return 1").answer(200, &"x".repeat(1_500_000)).coarse(),
     ]);
     cases
 }
