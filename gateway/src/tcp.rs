@@ -43,12 +43,38 @@ pub(crate) struct Target<'a, B: RequestBody> {
     pub(crate) destination: &'a Rc<Destination>,
 }
 
-/// Serves a client's connection until it ends. Dropped in the middle, it is counted and logged all the same.
-pub(crate) async fn proxy<B: RequestBody>(
+/// What copies the bytes of two connections that have become one.
+pub(crate) trait Relay {
+    /// Bytes that the client has sent so far.
+    fn received(&self) -> u64;
+    /// Bytes that the service has sent so far.
+    fn sent(&self) -> u64;
+    /// Copies until the end; see [`Tunnel::run`].
+    async fn run(&mut self, half_closed: Duration) -> Ended;
+}
+
+impl Relay for Tunnel {
+    fn received(&self) -> u64 {
+        self.received()
+    }
+
+    fn sent(&self) -> u64 {
+        self.sent()
+    }
+
+    async fn run(&mut self, half_closed: Duration) -> Ended {
+        self.run(half_closed).await
+    }
+}
+
+/// Serves a client's connection until it ends; `connect` makes one of the client and the service. Dropped in the middle,
+/// it is counted and logged all the same.
+pub(crate) async fn proxy<B: RequestBody, R: Relay>(
     end: End,
     client: Client<'_>,
     target: Target<'_, B>,
     telemetry: &WorkerTelemetry,
+    connect: impl FnOnce(End, End, SocketAddr) -> R,
 ) {
     let mut session = Session::begin(client, target.name, telemetry);
     let cluster = match target.cluster {
@@ -76,7 +102,8 @@ pub(crate) async fn proxy<B: RequestBody>(
     session.upstream_local = stream.tcp().local_addr().ok();
     let counted = TcpConnection::open(Rc::clone(target.destination), ResponseFlags::NONE);
     let counted = &*session.counted.insert(counted);
-    let tunnel = session.tunnel.insert(Tunnel::new(end, End { stream, read_ahead: bytes::Bytes::new() }));
+    let tunnel =
+        session.relay.insert(connect(end, End { stream, read_ahead: bytes::Bytes::new() }, endpoint.address()));
     let mut quiet = Duration::ZERO;
     let ended = loop {
         match tokio::time::timeout(REPORT, tunnel.run(HALF_CLOSED)).await {
@@ -91,7 +118,7 @@ pub(crate) async fn proxy<B: RequestBody>(
         }
     };
     match ended {
-        Ended::Closed => {}
+        Ended::Closed | Ended::Filtered => {}
         Ended::HalfClosed => telemetry.counters().limit_exceeded(Limit::TcpHalfClosedTime),
         Ended::Client(_) => session.flags = ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION,
         Ended::Upstream(_) => session.flags = ResponseFlags::UPSTREAM_CONNECTION_TERMINATION,
@@ -114,7 +141,7 @@ struct Reported {
 
 impl Reported {
     /// Returns whether there was anything new.
-    fn report(&mut self, tunnel: &Tunnel, counted: &TcpConnection) -> bool {
+    fn report(&mut self, tunnel: &impl Relay, counted: &TcpConnection) -> bool {
         let (received, sent) = (tunnel.received(), tunnel.sent());
         counted.received(received - self.received);
         counted.sent(sent - self.sent);
@@ -125,7 +152,7 @@ impl Reported {
 }
 
 /// A connection while it is open; dropping it is its end.
-struct Session<'a> {
+struct Session<'a, R: Relay> {
     client: Client<'a>,
     cluster_name: &'a str,
     counted: Option<TcpConnection>,
@@ -136,11 +163,11 @@ struct Session<'a> {
     failure: Option<String>,
     upstream: Option<SocketAddr>,
     upstream_local: Option<SocketAddr>,
-    tunnel: Option<Tunnel>,
+    relay: Option<R>,
     reported: Reported,
 }
 
-impl<'a> Session<'a> {
+impl<'a, R: Relay> Session<'a, R> {
     fn begin(client: Client<'a>, cluster_name: &'a str, telemetry: &'a WorkerTelemetry) -> Self {
         Self {
             client,
@@ -153,7 +180,7 @@ impl<'a> Session<'a> {
             failure: None,
             upstream: None,
             upstream_local: None,
-            tunnel: None,
+            relay: None,
             reported: Reported::default(),
         }
     }
@@ -165,9 +192,9 @@ impl<'a> Session<'a> {
     }
 }
 
-impl Drop for Session<'_> {
+impl<R: Relay> Drop for Session<'_, R> {
     fn drop(&mut self) {
-        if let (Some(tunnel), Some(counted)) = (&self.tunnel, &self.counted) {
+        if let (Some(tunnel), Some(counted)) = (&self.relay, &self.counted) {
             self.reported.report(tunnel, counted);
         }
         let Some(log) = self.telemetry.access_log() else { return };

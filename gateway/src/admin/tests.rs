@@ -53,7 +53,7 @@ pub(crate) fn state() -> (AdminState, watch::Sender<Readiness>, Arc<AtomicUsize>
         namespace: "edge".into(),
         safe_mode: false,
         engine: Engine::new(&engine).unwrap(),
-        shared: Shared::new(Arc::new(NoLog)),
+        shared: Shared::new(Arc::new(NoLog), Arc::new(())),
         limits: limits(),
     })
     .unwrap();
@@ -399,7 +399,12 @@ async fn dumps_show_the_configuration_and_no_secret() {
     };
     let mut hosts = crate::snapshot::HostTable::default();
     let routes = RouteTable::new(vec![Rule { uri: UriMatch::Prefix("/tea".into()), conditions, route: 0 }]);
-    hosts.insert(VirtualHost { name: HostPattern::parse("*.example.com").unwrap(), routes, https_redirect: None });
+    hosts.insert(VirtualHost {
+        name: HostPattern::parse("*.example.com").unwrap(),
+        domain: "*.example.com:443".into(),
+        routes,
+        https_redirect: None,
+    });
     let listener = Listener {
         declared_port: 80,
         bind: "0.0.0.0:8080".parse().unwrap(),
@@ -414,6 +419,7 @@ async fn dumps_show_the_configuration_and_no_secret() {
         listeners: vec![Arc::new(listener)],
         routes: vec![Arc::new(route)],
         clusters: Vec::new(),
+        call_names: Arc::default(),
     }));
     state.problems.store(Arc::new(vec![Problem {
         level: Level::Warning,

@@ -4,6 +4,7 @@
 //! and answers operators. The **workers** serve. Between them there are only commands one way and
 //! acknowledgements the other (`publish`).
 
+mod callable;
 mod control;
 mod drain;
 mod handover;
@@ -42,6 +43,7 @@ use crate::{
     telemetry::{Limit, LogFilter, LostLines, Telemetry, TelemetryOptions},
     worker,
 };
+use callable::Callable;
 use control::{Control, Outlets};
 use drain::Drain;
 use handover::Handover;
@@ -188,7 +190,8 @@ pub async fn start(options: Options) -> anyhow::Result<Gateway> {
     let telemetry = Telemetry::new(&options.telemetry)?;
     let engine = proxy_wasm_host::Engine::new(&proxy_wasm_host::EngineOptions::default())
         .context("cannot start the WebAssembly engine")?;
-    let shared = proxy_wasm_host::Shared::new(Arc::new(PluginLog));
+    let callable = Arc::<Callable>::default();
+    let shared = proxy_wasm_host::Shared::new(Arc::new(PluginLog), Arc::clone(&callable) as _);
     telemetry.add_collector(Box::new(PluginMetrics::new(shared.clone())?))?;
     let workers = options.workers.max(1);
     let overload = Overload::new(workers, &options.overload);
@@ -270,7 +273,7 @@ pub async fn start(options: Options) -> anyhow::Result<Gateway> {
     let dns_server = options.dns_server;
     let names_telemetry = telemetry.clone();
     let names = control_runtime.run(async move { Names::new(dns_server, &names_telemetry) }).await??;
-    let publisher = Publisher::new(Arc::clone(&workers), snapshot, inherited);
+    let publisher = Publisher::new(Arc::clone(&workers), snapshot, callable, inherited);
     let outlets = Outlets { telemetry: telemetry.clone(), problems: Arc::clone(&problems), progress };
     let mut control = Control::new(source, options.config, registry, publisher, names, outlets)?;
     // On the control runtime, so that a test may call us on a runtime of its own.

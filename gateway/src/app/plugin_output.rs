@@ -109,6 +109,7 @@ pub(super) fn limits(shared: &Shared) -> Vec<(Limit, u64)> {
             Quota::Metrics => Limit::PluginMetrics,
             Quota::SharedData => Limit::PluginSharedData,
             Quota::Queues => Limit::PluginQueueItems,
+            Quota::Calls => Limit::PluginCalls,
             Quota::Headers => Limit::PluginHeaderBytes,
             Quota::Properties => Limit::PluginPropertyBytes,
             // The request path counts these.

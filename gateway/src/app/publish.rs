@@ -17,7 +17,7 @@ use arc_swap::ArcSwap;
 use proxy_wasm_host::{Instance, StartError};
 use tokio::sync::oneshot;
 
-use super::takeover::OfferedListener;
+use super::{callable::Callable, takeover::OfferedListener};
 use crate::{
     http::Prepared,
     net, plugins,
@@ -178,6 +178,8 @@ impl Handed {
 pub(super) struct Publisher {
     workers: Arc<Workers>,
     current: Arc<ArcSwap<Snapshot>>,
+    /// Whom plugins may call.
+    callable: Arc<Callable>,
     sockets: BTreeMap<ListenerKey, Sockets>,
     /// What the process before us listens on, until the first snapshot is published.
     inherited: Vec<Inherited>,
@@ -188,8 +190,14 @@ pub(super) struct Publisher {
 }
 
 impl Publisher {
-    pub(super) fn new(workers: Arc<Workers>, current: Arc<ArcSwap<Snapshot>>, inherited: Vec<Inherited>) -> Self {
-        Self { workers, current, sockets: BTreeMap::new(), inherited, taken: Vec::new(), installed: HashSet::new() }
+    pub(super) fn new(
+        workers: Arc<Workers>,
+        current: Arc<ArcSwap<Snapshot>>,
+        callable: Arc<Callable>,
+        inherited: Vec<Inherited>,
+    ) -> Self {
+        let (sockets, taken, installed) = (BTreeMap::new(), Vec::new(), HashSet::new());
+        Self { workers, current, callable, sockets, inherited, taken, installed }
     }
 
     /// What the workers serve.
@@ -205,8 +213,12 @@ impl Publisher {
             return Err(PublishError::Unbound(failures));
         }
         let plugins = snapshot.plugins();
-        let prepared = self.prepare(&plugins).await?;
-        self.install(&plugins, prepared).await?;
+        // Instances may call services as soon as they start.
+        self.callable.serve(Arc::clone(&snapshot.call_names));
+        if let Err(error) = self.instantiate(&plugins).await {
+            self.callable.serve(Arc::clone(&self.current.load().call_names));
+            return Err(error);
+        }
 
         let snapshot = Arc::new(snapshot);
         let mut handed = Handed::new(self.workers.len());
@@ -304,7 +316,8 @@ impl Publisher {
             return Ok(false);
         }
         let (listeners, routes) = (current.listeners.clone(), current.routes.clone());
-        self.current.store(Arc::new(Snapshot { version: current.version, listeners, routes, clusters }));
+        let (version, call_names) = (current.version, Arc::clone(&current.call_names));
+        self.current.store(Arc::new(Snapshot { version, listeners, routes, clusters, call_names }));
         let taken = self
             .workers
             .ask(ACKNOWLEDGE, |_, acknowledge| Command::Endpoints { clusters: changed.clone(), acknowledge });
@@ -338,6 +351,12 @@ impl Publisher {
             }
         });
         (fresh, failures)
+    }
+
+    /// Makes instances of new plugin versions and hands them to the workers.
+    async fn instantiate(&self, plugins: &[Arc<Plugin>]) -> Result<(), PublishError> {
+        let prepared = self.prepare(plugins).await?;
+        self.install(plugins, prepared).await
     }
 
     /// Instances of new plugin versions: for every worker one that serves and one to replace it.

@@ -192,7 +192,11 @@ fn options(args: Args) -> anyhow::Result<app::Options> {
         telemetry: TelemetryOptions { identity, build_tag: String::new(), hostname: hostname.clone(), access_log },
         log_filter: None,
         lost_log_lines: None,
-        identity: Identity { hostname, instance_ip: args.instance_ip, topology: topology(&mesh.gateway_topology) },
+        identity: Identity {
+            instance_ip: args.instance_ip,
+            topology: topology(&mesh.gateway_topology),
+            ..Identity::new(hostname, args.instance_ip, &config.namespace, &config.labels)
+        },
         config,
         dns_server: args.dns_server,
         limits: crate::plugins::Limits::default(),

@@ -14,7 +14,7 @@ use tokio::time::Sleep;
 
 use super::{
     grpc_messages::GrpcMessages,
-    plugins::FilteredBody,
+    plugins::{CallBody, FilteredBody},
     progress::{Offers, Waiting, Watched},
     record::Record,
     retry::Replay,
@@ -40,6 +40,8 @@ pub(crate) enum RequestBody {
     Filtered(Box<FilteredBody<ClientBody>>),
     /// Any of these, remembered so that it can be sent again.
     Replay(Replay),
+    /// What a plugin sends for itself.
+    Call(Box<CallBody>),
 }
 
 /// A request's body as it comes from the client's connection.
@@ -167,6 +169,7 @@ impl Body for RequestBody {
             Self::Client(body) => Pin::new(body).poll_frame(cx),
             Self::Filtered(body) => Pin::new(&mut **body).poll_frame(cx),
             Self::Replay(body) => Pin::new(body).poll_frame(cx),
+            Self::Call(body) => Pin::new(&mut **body).poll_frame(cx),
         }
     }
 
@@ -176,6 +179,7 @@ impl Body for RequestBody {
             Self::Client(body) => body.is_end_stream(),
             Self::Filtered(body) => body.is_end_stream(),
             Self::Replay(body) => body.is_end_stream(),
+            Self::Call(body) => body.is_end_stream(),
         }
     }
 
@@ -185,6 +189,7 @@ impl Body for RequestBody {
             Self::Client(body) => body.size_hint(),
             Self::Filtered(body) => body.size_hint(),
             Self::Replay(body) => body.size_hint(),
+            Self::Call(body) => body.size_hint(),
         }
     }
 }

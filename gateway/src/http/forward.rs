@@ -1,6 +1,6 @@
 //! Sending a request to an upstream: which cluster and endpoint, the edits on the way, trying again.
 
-use std::{net::SocketAddr, pin::pin, rc::Rc, time::Instant};
+use std::{net::SocketAddr, pin::pin, rc::Rc, sync::Arc, time::Instant};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri, Version, header, response, uri::Scheme};
 use proxy_wasm_host::RequestHead;
@@ -85,6 +85,7 @@ pub(super) async fn send(
     }
     let (cluster, counted) = route.destinations.get(index).and_then(Option::as_ref).ok_or_else(no_cluster)?;
     record.destination = Rc::clone(counted);
+    record.note(|properties| properties.cluster_name = Some(Arc::clone(&destination.cluster_name)));
     // Envoy asks for the host before it is rewritten.
     let server_name = match &cluster.settings().transport {
         Transport::Plain => None,
@@ -121,6 +122,10 @@ pub(super) async fn send(
             log.upstream = Some(endpoint.address());
             log.attempts += 1;
         }
+        record.note(|properties| {
+            properties.upstream = Some(endpoint.address());
+            properties.upstream_attempts += 1;
+        });
         // The upstream may close a kept connection at the very moment we use it; over HTTP/1 the request is whole then.
         let copy = attempts.copy(&request, http2 && !fresh && endpoint.has_idle());
         let attempt = Attempt { protocol, server_name: server_name.as_ref(), fresh };
@@ -137,6 +142,7 @@ pub(super) async fn send(
                 if let Some(log) = &mut record.log {
                     log.upstream_local = local;
                 }
+                record.note(|properties| properties.upstream_local = local);
                 match (attempts.after_response(response.status().as_u16(), response.headers()), copy) {
                     (Verdict::Again, Some(copy))
                         if may_retry(&attempts, connection, cluster, &mut retrying, record) =>
@@ -322,7 +328,7 @@ fn edit(
 }
 
 /// The request in the form that the upstream's protocol wants.
-fn build(
+pub(super) fn build(
     head: RequestHead,
     body: RequestBody,
     protocol: UpstreamProtocol,
@@ -402,6 +408,7 @@ fn failed(failure: &Failure, retries: u32, verdict: Verdict, connection: &Connec
     if let Some(log) = &mut record.log {
         log.upstream_failure = Some(failure.to_string());
     }
+    record.note(|properties| properties.upstream_failure = Some(failure.to_string().into()));
     tracing::debug!(%failure, "no answer from upstream");
     let latest = if retries > 0 { "retried and the latest " } else { "" };
     let mut reply = Reply::unavailable(details, flags, "").with_body(format!(

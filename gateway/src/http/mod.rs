@@ -38,6 +38,7 @@ mod handshake;
 mod header_maps;
 mod host;
 mod http1;
+mod identity;
 pub mod limits;
 mod log_headers;
 mod other;
@@ -62,9 +63,9 @@ pub(crate) use crate::upstream::Usage;
 pub(crate) use activity::Connections;
 pub(crate) use connection::serve;
 pub use forwarded::{ForwardClientCertificate, Topology};
+pub use identity::Identity;
 pub use limits::Limits;
 pub(crate) use plugins::{PluginSet, Prepared, SpareOrder};
-pub use serving::Identity;
 pub(crate) use serving::{Config, Port, Worker};
 
 /// For the fuzzers.

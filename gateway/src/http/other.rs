@@ -1,8 +1,17 @@
 //! Connections of a listener, or of a TLS server, whose protocol is not HTTP: which cluster they go to.
 
-use super::{connection::Connection, forward::choose, secured};
+use std::time::Instant;
+
+use proxy_wasm_host::Peer;
+
+use super::{
+    connection::Connection,
+    forward::choose,
+    plugins::{FilteredTunnel, Filters},
+    secured,
+};
 use crate::{
-    net::{End, Stream},
+    net::{End, Stream, Tunnel},
     tcp::{self, Client, Target},
     telemetry::ResponseFlags,
 };
@@ -33,5 +42,21 @@ pub(super) async fn serve(stream: Stream, connection: &Connection) {
             },
         },
     };
-    tcp::proxy(End { stream, read_ahead: bytes::Bytes::new() }, client, target, &worker.telemetry).await;
+    let end = End { stream, read_ahead: bytes::Bytes::new() };
+    if serving.network_plugins.is_empty() {
+        return tcp::proxy(end, client, target, &worker.telemetry, |client, upstream, _| Tunnel::new(client, upstream))
+            .await;
+    }
+    let filters = Filters::connect(&serving.network_plugins, connection);
+    filters.note(|properties| properties.cluster_name = Some(target.name.into()));
+    let begun = Instant::now();
+    if filters.new_connection().await.is_err() {
+        // Refused by a plugin, or by its failStrategy.
+        return filters.disconnect(Peer::Local, false, begun.elapsed(), (0, 0));
+    }
+    tcp::proxy(end, client, target, &worker.telemetry, |client, upstream, address| {
+        filters.note(|properties| properties.upstream = Some(address));
+        FilteredTunnel::new(filters, client, upstream)
+    })
+    .await;
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use http::{HeaderMap, header, request::Parts, response};
-use proxy_wasm_host::RequestHead;
+use proxy_wasm_host::{Properties, RequestHead};
 
 use super::{
     activity::Activity, body::ClientBytes, connection::Connection, grpc_messages::GrpcMessages, plugins::Filters,
@@ -191,6 +191,13 @@ impl Record {
         self.connection.worker.telemetry.counters().limit_exceeded(limit);
     }
 
+    /// Notes what plugins may ask for, if there are any.
+    pub(super) fn note(&self, fact: impl FnOnce(&mut Properties)) {
+        if let Some(filters) = &self.filters {
+            filters.note(fact);
+        }
+    }
+
     pub(super) fn is_grpc(&self) -> bool {
         self.grpc
     }
@@ -218,7 +225,8 @@ impl Drop for Record {
             response_bytes: self.response_head_bytes + self.response_body_bytes,
         });
         if let Some(filters) = self.filters.take() {
-            filters.close(self.code, self.flags, &self.details, duration);
+            let bytes = (request_body, self.response_body_bytes);
+            filters.close(self.code, self.flags, &self.details, duration, bytes);
         }
         worker.telemetry.counters().requests_in_flight.dec();
         self.connection.activity.end(self.complete);

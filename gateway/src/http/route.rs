@@ -1,6 +1,6 @@
 //! Which route a request takes.
 
-use std::rc::Rc;
+use std::{rc::Rc, sync::Arc};
 
 use http::header;
 use proxy_wasm_host::RequestHead;
@@ -29,6 +29,12 @@ pub(super) fn find(connection: &Connection, serving: &Serving, head: &RequestHea
         headers: &head.headers,
     })?;
     serving.config.route(id)
+}
+
+/// The name of the virtual host that a head is for.
+pub(super) fn domain(connection: &Connection, serving: &Serving, head: &RequestHead) -> Option<Arc<str>> {
+    let host = secured::hosts(connection, serving)?.find(authority(head))?;
+    Some(Arc::clone(&host.domain))
 }
 
 /// What `x-forwarded-proto` says: ours, or that of a proxy that is trusted.

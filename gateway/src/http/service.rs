@@ -158,7 +158,13 @@ impl Stream {
     async fn filtered(&mut self, serving: &Serving, head: RequestHead, incoming: Incoming) -> Result<Outcome, Aborted> {
         let has_body = !incoming.is_end_stream();
         let upgrade = upgrade::is_marked(&head.headers);
+        // What its head leads to now; plugins may change that.
+        let leads_to = Filters::reads_properties(&serving.plugins)
+            .then(|| (route::find(&self.connection, serving, &head), route::domain(&self.connection, serving, &head)));
         let filters = Filters::open(&serving.plugins, &self.connection, self.record.client, self.version, head);
+        if let Some((Some(route), domain)) = &leads_to {
+            filters.set_route(&route.route, domain.as_ref());
+        }
         self.filters = Some(Rc::clone(&filters));
         self.record.filters = Some(Rc::clone(&filters));
         let outcome = match self.request_callbacks(&filters, incoming, has_body).await {
@@ -222,7 +228,7 @@ impl Stream {
             log.route = Some(route.route.name.clone());
         }
         if let Some(filters) = &self.filters {
-            filters.set_route(&route.route.name);
+            filters.set_route(&route.route, None);
         }
         match &route.route.action {
             Action::Forward(settings) => {
@@ -318,7 +324,7 @@ impl Stream {
             ops.apply(&mut head.headers, &context);
         }
         if let Some(filters) = &self.filters {
-            filters.set_upstream(endpoint);
+            filters.note(|properties| properties.backend_latency = Some(elapsed));
         }
         if head.status == StatusCode::NO_CONTENT {
             // RFC 9110 8.6.

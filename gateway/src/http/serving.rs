@@ -3,15 +3,12 @@
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
-    net::IpAddr,
     rc::Rc,
     sync::Arc,
 };
 
-use http::HeaderValue;
-
 use super::{
-    Cluster, Connections, Limits, Topology,
+    Cluster, Connections, Identity, Limits,
     header_maps::HeaderMaps,
     log_headers::LogHeaders,
     plugins::{Link, PluginSet},
@@ -24,28 +21,6 @@ use crate::{
     telemetry::{Destination, WorkerTelemetry},
     upstream::{Swept, Usage},
 };
-
-/// Who this gateway is, for headers.
-#[derive(Debug, Default)]
-pub struct Identity {
-    /// `%HOSTNAME%`
-    pub hostname: String,
-    /// Address of this pod. Envoy puts it into `x-forwarded-for` for clients on the loopback interface.
-    pub instance_ip: Option<IpAddr>,
-    /// What stands between clients and us.
-    pub topology: Topology,
-}
-
-impl Identity {
-    /// A client's address as forwarding headers carry it.
-    pub(super) fn forwarded_for(&self, peer: IpAddr) -> HeaderValue {
-        let address = match self.instance_ip {
-            Some(own) if peer.is_loopback() => own,
-            _ => peer.to_canonical(),
-        };
-        HeaderValue::try_from(address.to_string()).unwrap_or(HeaderValue::from_static("unknown"))
-    }
-}
 
 /// One worker.
 pub(crate) struct Worker {
@@ -194,7 +169,10 @@ impl Config {
 pub(super) struct Serving {
     pub(super) listener: Arc<Listener>,
     pub(super) config: Rc<Config>,
+    /// What requests pass.
     pub(super) plugins: Vec<Link>,
+    /// What connections without HTTP pass.
+    pub(super) network_plugins: Vec<Link>,
 }
 
 /// A listening port: what it serves is exchanged under its open connections.
@@ -230,7 +208,11 @@ impl Port {
 
 impl Serving {
     fn new(listener: Arc<Listener>, config: Rc<Config>, worker: &Worker) -> Rc<Self> {
-        let plugins = listener.plugins.iter().map(|plugin| worker.plugins.link(plugin)).collect();
-        Rc::new(Self { listener, config, plugins })
+        let links = |network: bool| {
+            let chain = listener.plugins.iter().filter(|plugin| plugin.network == network);
+            chain.map(|plugin| worker.plugins.link(plugin)).collect()
+        };
+        let (plugins, network_plugins) = (links(false), links(true));
+        Rc::new(Self { listener, config, plugins, network_plugins })
     }
 }

@@ -105,7 +105,7 @@ impl Switch {
         let ended = counted.tunnel.run(limits.upgrade_half_closed_timeout).await;
         let record = &mut counted.record;
         match ended {
-            Ended::Closed => {}
+            Ended::Closed | Ended::Filtered => {}
             Ended::Client(error) => {
                 tracing::debug!(%error, "the client of an upgraded connection is gone");
                 record.flags = ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION;

@@ -44,6 +44,8 @@ pub(crate) enum Ended {
     Upstream(io::Error),
     /// One side is done and the other was silent for too long.
     HalfClosed,
+    /// A plugin on the way closed it, or failed.
+    Filtered,
 }
 
 /// A client and an upstream that talk to each other.

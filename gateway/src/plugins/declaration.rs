@@ -29,6 +29,8 @@ pub struct Declaration {
     pub phase: Phase,
     /// Order within the phase; higher is earlier, `None` is last.
     pub priority: Option<i32>,
+    /// Whether it is for TCP connections (`type: NETWORK`).
+    pub network: bool,
     /// What happens when it cannot do its work.
     pub fail_strategy: FailStrategy,
     /// Bound ports it is limited to (`match[].ports`); empty: every port.

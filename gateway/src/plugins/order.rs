@@ -82,6 +82,7 @@ mod tests {
             environment: Vec::new(),
             phase: Phase::Unspecified,
             priority: None,
+            network: false,
             fail_strategy: FailStrategy::Close,
             ports: Vec::new(),
             root_namespace: false,

@@ -129,6 +129,7 @@ impl Registry {
             environment: settings.environment,
             phase: settings.phase,
             priority: settings.priority,
+            network: settings.network,
             fail_strategy: settings.fail_strategy,
             ports: settings.ports,
             root_namespace: false,
@@ -168,6 +169,7 @@ impl Registry {
             digest: version.as_ref().map(|version| version.digest.with_algorithm()).unwrap_or_default(),
             phase: declaration.phase,
             priority: declaration.priority,
+            network: declaration.network,
             fail_strategy: declaration.fail_strategy,
             code,
         };

@@ -21,6 +21,7 @@ pub(crate) struct Settings {
     pub(crate) environment: Vec<(String, String)>,
     pub(crate) phase: Phase,
     pub(crate) priority: Option<i32>,
+    pub(crate) network: bool,
     pub(crate) fail_strategy: FailStrategy,
     pub(crate) ports: Vec<u16>,
 }
@@ -76,8 +77,8 @@ impl Settings {
                 "match" => settings.ports = ports(value, &mut mistakes),
                 "type" => match value.as_str() {
                     Some("HTTP" | "UNSPECIFIED_PLUGIN_TYPE") => {}
-                    Some("NETWORK") => mistakes.add(name, "network plugins are not supported, only HTTP"),
-                    _ => mistakes.add(name, "must be HTTP"),
+                    Some("NETWORK") => settings.network = true,
+                    _ => mistakes.add(name, "must be HTTP or NETWORK"),
                 },
                 "url" | "sha256" | "imagePullPolicy" | "imagePullSecret" | "verificationKey" => {
                     mistakes.add(name, "does not apply to an upload, whose module is in the request");
@@ -295,7 +296,7 @@ mod tests {
             (json!({"pluginName": 1}), "pluginName"),
             (json!({"url": "file:///x"}), "url"),
             (json!({"selector": {}}), "selector"),
-            (json!({"type": "NETWORK"}), "type"),
+            (json!({"type": "TCP"}), "type"),
             (json!({"pluginconfig": {}}), "pluginconfig"),
             (json!({"vmConfig": {"environment": []}}), "vmConfig"),
             (json!({"vmConfig": {"env": [{"value": "1"}]}}), "vmConfig.env[0].name"),

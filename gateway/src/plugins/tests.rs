@@ -40,7 +40,7 @@ fn options(data_dir: Option<&Path>) -> RegistryOptions {
         namespace: "edge".into(),
         safe_mode: false,
         engine: Engine::new(&engine).unwrap(),
-        shared: Shared::new(Arc::new(NoLog)),
+        shared: Shared::new(Arc::new(NoLog), Arc::new(())),
         limits: Limits::default(),
     }
 }
@@ -105,6 +105,7 @@ fn resource(name: &str, path: &Path) -> Declaration {
         environment: Vec::new(),
         phase: Phase::Unspecified,
         priority: None,
+        network: false,
         fail_strategy: FailStrategy::Close,
         ports: Vec::new(),
         root_namespace: false,

@@ -77,6 +77,8 @@ impl fmt::Display for HostPattern {
 pub struct VirtualHost {
     /// The pattern, for people and metrics.
     pub name: HostPattern,
+    /// Istio's name for it, `test.example.dev:80`, as plugins know it.
+    pub domain: Arc<str>,
     /// Ordered rules.
     pub routes: RouteTable,
     /// `httpsRedirect`: the route of requests that did not come over https.
@@ -197,6 +199,7 @@ mod tests {
         let mut table = HostTable::default();
         for pattern in patterns {
             table.insert(VirtualHost {
+                domain: "".into(),
                 name: HostPattern::parse(pattern).unwrap(),
                 routes: RouteTable::default(),
                 https_redirect: None,

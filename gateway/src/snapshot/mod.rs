@@ -7,6 +7,7 @@
 //! This module knows neither the resources that users write (`istio`) nor sockets. It names
 //! `proxy-wasm-host` because a plugin that is ready to run is part of the picture.
 
+mod call_names;
 mod cluster;
 mod header_ops;
 mod host;
@@ -18,6 +19,7 @@ mod table;
 mod tcp;
 mod tls;
 
+pub use call_names::CallNames;
 pub use cluster::{
     Balance, Cluster, ConnectionSettings, Endpoint, Http2Keepalive, NamedEndpoint, Take, TcpKeepalive, Thresholds,
     Transport, UpstreamProtocol,
@@ -51,6 +53,8 @@ pub struct Snapshot {
     pub routes: Vec<Arc<Route>>,
     /// All upstream clusters; [`Destination::cluster`] indexes it.
     pub clusters: Vec<Arc<Cluster>>,
+    /// How plugins name the clusters.
+    pub call_names: Arc<CallNames>,
 }
 
 /// A listener: a port as users declared it, the address it is bound to, and what is served there.
@@ -68,7 +72,7 @@ pub struct Listener {
     pub tls: Option<TlsServers>,
     /// For a listener that proxies connections, whatever they carry.
     pub tcp: Option<TcpRoute>,
-    /// The plugins that every request of this listener passes, in execution order.
+    /// The plugins that every request of this listener passes, or every connection that is not HTTP, in execution order.
     pub plugins: Vec<Arc<Plugin>>,
 }
 

@@ -21,6 +21,8 @@ pub struct Plugin {
     pub phase: Phase,
     /// Order within the phase: higher runs earlier; unset sorts last (Istio's measured behaviour).
     pub priority: Option<i32>,
+    /// Whether it is one for TCP connections (`type: NETWORK`) and not for requests.
+    pub network: bool,
     /// What happens to requests when the plugin cannot do its work.
     pub fail_strategy: FailStrategy,
     /// The module, ready to be instantiated, or why there is none.

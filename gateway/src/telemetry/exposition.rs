@@ -39,6 +39,8 @@ const PLUGIN_CALLBACKS: &str = "gateway_plugin_callback_duration_seconds";
 const PLUGIN_TRAPS: &str = "gateway_plugin_traps_total";
 const PLUGIN_DEADLINES: &str = "gateway_plugin_deadlines_total";
 const PLUGIN_LOCAL_RESPONSES: &str = "gateway_plugin_local_responses_total";
+const PLUGIN_CALLS: &str = "gateway_plugin_calls_total";
+const PLUGIN_FAILED_CALLS: &str = "gateway_plugin_failed_calls_total";
 const PLUGIN_FAILED: &str = "gateway_plugin_failed_streams_total";
 const PLUGIN_MEMORY: &str = "gateway_plugin_memory_bytes";
 const PLUGIN_INSTANCES: &str = "gateway_plugin_instances";
@@ -72,6 +74,8 @@ const HELP: &[(&str, &str)] = &[
     (PLUGIN_TRAPS, "Crashes of a plugin."),
     (PLUGIN_DEADLINES, "Callbacks of a plugin that were stopped because they took too long."),
     (PLUGIN_LOCAL_RESPONSES, "Requests that a plugin answered itself."),
+    (PLUGIN_CALLS, "Calls of a plugin to services."),
+    (PLUGIN_FAILED_CALLS, "Calls of a plugin without an answer, or with an error of the server or of gRPC."),
     (PLUGIN_FAILED, "Streams that had to do without a plugin, by what the plugin's fail strategy made of them."),
     (PLUGIN_MEMORY, "Memory of a plugin's instances."),
     (PLUGIN_INSTANCES, "Instances of a plugin, spares included."),
@@ -293,6 +297,8 @@ impl Families {
             (PLUGIN_TRAPS, &cells.traps),
             (PLUGIN_DEADLINES, &cells.deadlines),
             (PLUGIN_LOCAL_RESPONSES, &cells.local_responses),
+            (PLUGIN_CALLS, &cells.calls),
+            (PLUGIN_FAILED_CALLS, &cells.failed_calls),
         ] {
             self.counter(metric, &labels, counter.get());
         }
@@ -303,7 +309,7 @@ impl Families {
         self.gauge(PLUGIN_MEMORY, &labels, cells.memory.get());
         self.gauge(PLUGIN_INSTANCES, &labels, cells.instances.get());
         for (callback, histogram) in Callback::ALL.iter().zip(&cells.callbacks) {
-            // A plugin has two or three of the ten; the others would be noise.
+            // A plugin has two or three of them; the others would be noise.
             if histogram.count() > 0 {
                 let labels = [namespace, name, digest, ("callback", callback.as_str())];
                 self.histogram(PLUGIN_CALLBACKS, &labels, log_histogram(histogram));

@@ -44,6 +44,9 @@ callbacks! {
     ResponseHeaders "response_headers" "The head of a response";
     ResponseBody "response_body" "A part of a response's body";
     ResponseTrailers "response_trailers" "Trailers of a response";
+    NewConnection "new_connection" "A TCP connection begins";
+    DownstreamData "downstream_data" "Bytes of the client of a TCP connection";
+    UpstreamData "upstream_data" "Bytes of the service of a TCP connection";
     Close "close" "The end of a stream: log, done and delete";
     Tick "tick" "The plugin's timer";
     CallResponse "call_response" "The answer to a call that the plugin made";
@@ -60,6 +63,8 @@ pub(super) struct PluginCells {
     pub(super) traps: Counter,
     pub(super) deadlines: Counter,
     pub(super) local_responses: Counter,
+    pub(super) calls: Counter,
+    pub(super) failed_calls: Counter,
     /// By [`FailStrategy`]: close, open, reload.
     pub(super) failed: [Counter; 3],
     pub(super) memory: Gauge,
@@ -127,6 +132,16 @@ impl PluginStats {
         self.cells.local_responses.inc();
     }
 
+    /// The plugin calls a service.
+    pub fn call(&self) {
+        self.cells.calls.inc();
+    }
+
+    /// Such a call failed: no answer, an error of the server, a gRPC status that is not OK.
+    pub fn failed_call(&self) {
+        self.cells.failed_calls.inc();
+    }
+
     /// A stream had to do without the plugin, and `strategy` decided what that meant for it.
     pub fn failed_stream(&self, strategy: FailStrategy) {
         if let Some(counter) = self.cells.failed.get(strategy as usize) {
@@ -191,6 +206,8 @@ impl Cells for PluginCells {
         self.traps.absorb(&other.traps);
         self.deadlines.absorb(&other.deadlines);
         self.local_responses.absorb(&other.local_responses);
+        self.calls.absorb(&other.calls);
+        self.failed_calls.absorb(&other.failed_calls);
         self.failed.absorb(&other.failed);
         self.memory.absorb(&other.memory);
         self.instances.absorb(&other.instances);

@@ -250,6 +250,8 @@ limits! {
     PluginPropertyBytes "plugin_property_bytes" "A plugin sets too large properties";
     PluginLogLines "plugin_log_lines" "A plugin logs more than its limit";
     PluginSharedData "plugin_shared_data" "A plugin wanted more shared data than its limit";
+    PluginCalls "plugin_calls" "A plugin has made more calls to services than it may, or sends too fast on one";
+    PluginCallTime "plugin_call_time" "A call of a plugin without a time-out of its own took too long";
     PluginQueueItems "plugin_queue_items" "A shared queue of a plugin is full";
     PluginMetrics "plugin_metrics" "A plugin defined more metrics than its limit";
     DnsAddresses "dns_addresses" "A name of an endpoint has more addresses than are used";

@@ -172,6 +172,7 @@ async fn run(settings: Settings, mut inbox: mpsc::UnboundedReceiver<Command>) {
 /// Serves a new snapshot. Connections stay open; requests in flight finish on what they began with.
 fn commit(worker: &Rc<Worker>, served: &mut Served, snapshot: &Arc<Snapshot>, sockets: Vec<Socket>) {
     let config = Config::new(Arc::clone(snapshot), served.config.as_deref(), worker);
+    worker.plugins.serve(&config);
     let mut fresh: HashMap<ListenerKey, Vec<std::net::TcpListener>> = HashMap::new();
     for Socket { key, listener } in sockets {
         fresh.entry(key).or_default().push(listener);

@@ -84,7 +84,7 @@ fn fastest(mut work: impl FnMut()) -> f64 {
 
 fn main() {
     let engine = Engine::new(&EngineOptions::default()).unwrap();
-    let shared = Shared::new(Arc::new(Nowhere));
+    let shared = Shared::new(Arc::new(Nowhere), Arc::new(()));
     let edits = r#"(drop (call $replace (i32.const 0) (i32.const 16) (i32.const 8) (i32.const 32) (i32.const 5)))"#;
     let reads = r#"(drop (call $get (i32.const 0) (i32.const 48) (i32.const 10) (i32.const 0) (i32.const 4)))"#;
     let removals = r#"(drop (call $remove (i32.const 0) (i32.const 16) (i32.const 8)))"#;

@@ -48,6 +48,7 @@ pub(crate) enum Status {
     NotFound = 1,
     BadArgument = 2,
     SerializationFailure = 3,
+    ParseFailure = 4,
     InvalidMemoryAccess = 6,
     Empty = 7,
     CasMismatch = 8,
@@ -106,8 +107,10 @@ pub(crate) enum MapType {
     RequestTrailers,
     ResponseHeaders,
     ResponseTrailers,
-    /// Maps of outbound calls (4 to 7): valid numbers for which there is never a map yet.
-    Call,
+    GrpcInitialMetadata,
+    GrpcTrailingMetadata,
+    CallHeaders,
+    CallTrailers,
 }
 
 impl MapType {
@@ -117,7 +120,10 @@ impl MapType {
             1 => Self::RequestTrailers,
             2 => Self::ResponseHeaders,
             3 => Self::ResponseTrailers,
-            4..=7 => Self::Call,
+            4 => Self::GrpcInitialMetadata,
+            5 => Self::GrpcTrailingMetadata,
+            6 => Self::CallHeaders,
+            7 => Self::CallTrailers,
             _ => return None,
         })
     }
@@ -128,12 +134,12 @@ impl MapType {
 pub(crate) enum BufferType {
     RequestBody,
     ResponseBody,
-    /// Downstream or upstream data of a TCP stream, or a gRPC message: nothing to read yet, and
-    /// Envoy answers such reads with success and no bytes.
-    Absent,
-    /// The body of an HTTP call's response or a foreign function's arguments: outside the callback
-    /// that has one, Envoy answers "not found".
-    NotHere,
+    DownstreamData,
+    UpstreamData,
+    CallBody,
+    GrpcMessage,
+    /// Outside the callback that has them, and there is none: Envoy answers "not found".
+    ForeignArguments,
     VmConfiguration,
     PluginConfiguration,
 }
@@ -143,8 +149,11 @@ impl BufferType {
         Some(match value {
             0 => Self::RequestBody,
             1 => Self::ResponseBody,
-            2 | 3 | 5 => Self::Absent,
-            4 | 8 => Self::NotHere,
+            2 => Self::DownstreamData,
+            3 => Self::UpstreamData,
+            4 => Self::CallBody,
+            5 => Self::GrpcMessage,
+            8 => Self::ForeignArguments,
             6 => Self::VmConfiguration,
             7 => Self::PluginConfiguration,
             _ => return None,

@@ -5,7 +5,7 @@ use wasmtime::{AsContextMut, TypedFunc, WasmParams, WasmResults};
 
 use crate::abi::AbiVersion;
 
-/// Which HTTP callbacks a module exports. One that is not exported need not be prepared for: a body
+/// Which callbacks of streams a module exports. One that is not exported need not be prepared for: a body
 /// that no plugin looks at can pass by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Callbacks {
@@ -21,6 +21,12 @@ pub struct Callbacks {
     pub response_body: bool,
     /// `proxy_on_response_trailers`
     pub response_trailers: bool,
+    /// `proxy_on_new_connection`
+    pub new_connection: bool,
+    /// `proxy_on_downstream_data`
+    pub downstream_data: bool,
+    /// `proxy_on_upstream_data`
+    pub upstream_data: bool,
     /// `proxy_on_log`
     pub log: bool,
     /// `proxy_on_tick`
@@ -41,6 +47,9 @@ impl Callbacks {
                 "proxy_on_response_headers" => callbacks.response_headers = true,
                 "proxy_on_response_body" => callbacks.response_body = true,
                 "proxy_on_response_trailers" => callbacks.response_trailers = true,
+                "proxy_on_new_connection" => callbacks.new_connection = true,
+                "proxy_on_downstream_data" => callbacks.downstream_data = true,
+                "proxy_on_upstream_data" => callbacks.upstream_data = true,
                 "proxy_on_log" => callbacks.log = true,
                 "proxy_on_tick" => callbacks.tick = true,
                 "proxy_on_queue_ready" => callbacks.queue_ready = true,
@@ -90,6 +99,11 @@ pub(crate) enum OnHeaders {
     V0_2(TypedFunc<(u32, u32, u32), u32>),
 }
 
+/// The callback with a whole answer: context, number, fields, bytes, trailers.
+pub(crate) type OnCallResponse = TypedFunc<(u32, u32, u32, u32, u32), ()>;
+/// A callback about a gRPC call: context, number, size or status.
+pub(crate) type OnGrpc = TypedFunc<(u32, u32, u32), ()>;
+
 /// The exported callbacks of one instance, resolved once.
 pub(crate) struct Exports {
     pub(crate) on_context_create: Option<TypedFunc<(u32, u32), ()>>,
@@ -98,12 +112,22 @@ pub(crate) struct Exports {
     pub(crate) on_configure: Option<TypedFunc<(u32, u32), u32>>,
     pub(crate) on_tick: Option<TypedFunc<u32, ()>>,
     pub(crate) on_queue_ready: Option<TypedFunc<(u32, u32), ()>>,
+    pub(crate) on_http_call_response: Option<OnCallResponse>,
+    pub(crate) on_grpc_initial_metadata: Option<OnGrpc>,
+    pub(crate) on_grpc_receive: Option<OnGrpc>,
+    pub(crate) on_grpc_trailing_metadata: Option<OnGrpc>,
+    pub(crate) on_grpc_close: Option<OnGrpc>,
     pub(crate) on_request_headers: Option<OnHeaders>,
     pub(crate) on_request_body: Option<TypedFunc<(u32, u32, u32), u32>>,
     pub(crate) on_request_trailers: Option<TypedFunc<(u32, u32), u32>>,
     pub(crate) on_response_headers: Option<OnHeaders>,
     pub(crate) on_response_body: Option<TypedFunc<(u32, u32, u32), u32>>,
     pub(crate) on_response_trailers: Option<TypedFunc<(u32, u32), u32>>,
+    pub(crate) on_new_connection: Option<TypedFunc<u32, u32>>,
+    pub(crate) on_downstream_data: Option<TypedFunc<(u32, u32, u32), u32>>,
+    pub(crate) on_upstream_data: Option<TypedFunc<(u32, u32, u32), u32>>,
+    pub(crate) on_downstream_close: Option<TypedFunc<(u32, u32), ()>>,
+    pub(crate) on_upstream_close: Option<TypedFunc<(u32, u32), ()>>,
     pub(crate) on_log: Option<TypedFunc<u32, ()>>,
     pub(crate) on_done: Option<TypedFunc<u32, u32>>,
     pub(crate) on_delete: Option<TypedFunc<u32, ()>>,
@@ -124,12 +148,22 @@ impl Exports {
             on_configure: find(instance, &mut store, "proxy_on_configure"),
             on_tick: find(instance, &mut store, "proxy_on_tick"),
             on_queue_ready: find(instance, &mut store, "proxy_on_queue_ready"),
+            on_http_call_response: find(instance, &mut store, "proxy_on_http_call_response"),
+            on_grpc_initial_metadata: find(instance, &mut store, "proxy_on_grpc_receive_initial_metadata"),
+            on_grpc_receive: find(instance, &mut store, "proxy_on_grpc_receive"),
+            on_grpc_trailing_metadata: find(instance, &mut store, "proxy_on_grpc_receive_trailing_metadata"),
+            on_grpc_close: find(instance, &mut store, "proxy_on_grpc_close"),
             on_request_headers: headers(&mut store, "proxy_on_request_headers"),
             on_request_body: find(instance, &mut store, "proxy_on_request_body"),
             on_request_trailers: find(instance, &mut store, "proxy_on_request_trailers"),
             on_response_headers: headers(&mut store, "proxy_on_response_headers"),
             on_response_body: find(instance, &mut store, "proxy_on_response_body"),
             on_response_trailers: find(instance, &mut store, "proxy_on_response_trailers"),
+            on_new_connection: find(instance, &mut store, "proxy_on_new_connection"),
+            on_downstream_data: find(instance, &mut store, "proxy_on_downstream_data"),
+            on_upstream_data: find(instance, &mut store, "proxy_on_upstream_data"),
+            on_downstream_close: find(instance, &mut store, "proxy_on_downstream_connection_close"),
+            on_upstream_close: find(instance, &mut store, "proxy_on_upstream_connection_close"),
             on_log: find(instance, &mut store, "proxy_on_log"),
             on_done: find(instance, &mut store, "proxy_on_done"),
             on_delete: find(instance, &mut store, "proxy_on_delete"),

@@ -1,4 +1,4 @@
-//! One HTTP exchange as a plugin sees it: plain data, owned by the HTTP layer and lent to one
+//! One HTTP exchange, or one TCP connection, as a plugin sees it: plain data, owned by the HTTP layer and lent to one
 //! [`Instance`](crate::Instance) at a time. Knows no sockets and makes no decisions.
 
 use std::fmt;
@@ -33,6 +33,8 @@ pub struct Exchange {
     pub properties: Properties,
     /// What the plugin wants done.
     pub effects: Effects,
+    /// It is a connection, with the client's bytes as the request's body and the service's as the response's.
+    pub(crate) is_connection: bool,
     pub(crate) phase: Phase,
     pub(crate) end_of_stream: bool,
     /// Bytes that plugins have written into heads and trailers.
@@ -53,10 +55,25 @@ impl Exchange {
             response_trailers: None,
             properties: Properties::default(),
             effects: Effects::default(),
+            is_connection: false,
             phase: Phase::Created,
             end_of_stream: false,
             edited_bytes: 0,
         })
+    }
+
+    /// A TCP connection that has just begun. It has no heads; what the client sends goes through
+    /// [`Exchange::request_body`], what the service sends through [`Exchange::response_body`].
+    pub fn connection() -> Box<Self> {
+        let mut exchange = Self::new(RequestHead {
+            method: Method::GET,
+            target: PathAndQuery::from_static("/"),
+            scheme: Scheme::Http,
+            headers: HeaderMap::new(),
+        });
+        exchange.request_state = HeadState::Gone;
+        exchange.is_connection = true;
+        exchange
     }
 
     /// The callback that was entered last, which decides what a plugin may touch.
@@ -140,6 +157,14 @@ pub enum Phase {
     ResponseBody,
     /// `on_response_trailers`
     ResponseTrailers,
+    /// `on_new_connection`
+    NewConnection,
+    /// `on_downstream_data`
+    DownstreamData,
+    /// `on_upstream_data`
+    UpstreamData,
+    /// `on_downstream_connection_close` or `on_upstream_connection_close`
+    ConnectionClose,
     /// `on_log`: everything that is left can be read, nothing can be changed.
     Log,
 }
@@ -150,7 +175,9 @@ impl Phase {
         match self {
             Self::RequestHeaders | Self::RequestBody | Self::RequestTrailers => Some(Half::Request),
             Self::ResponseHeaders | Self::ResponseBody | Self::ResponseTrailers => Some(Half::Response),
-            Self::Created | Self::Log => None,
+            Self::NewConnection | Self::DownstreamData => Some(Half::Request),
+            Self::UpstreamData => Some(Half::Response),
+            Self::Created | Self::ConnectionClose | Self::Log => None,
         }
     }
 }
@@ -162,6 +189,17 @@ pub enum Half {
     Request,
     /// To the client.
     Response,
+}
+
+/// Who closed a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// Nobody knows.
+    Unknown = 0,
+    /// The gateway.
+    Local = 1,
+    /// The other side.
+    Remote = 2,
 }
 
 /// What a callback wants to happen next. Look at [`Effects`] first: a local response or a reset

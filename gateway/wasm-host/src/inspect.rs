@@ -22,6 +22,7 @@ pub(crate) struct Outline {
     pub(crate) edits_bodies: bool,
     pub(crate) reads_heads: bool,
     pub(crate) reads_properties: bool,
+    pub(crate) makes_calls: bool,
 }
 
 /// Most functions, types, imports and exports that a module may declare, of each. A function costs the
@@ -85,8 +86,9 @@ pub(crate) fn inspect(wasm: &[u8]) -> Result<Outline, ModuleError> {
         "proxy_get_property",
     ]);
     let reads_properties = imports(&["proxy_get_property"]);
+    let makes_calls = imports(&["proxy_http_call", "proxy_grpc_call", "proxy_grpc_stream"]);
     let callbacks = Callbacks::of(functions.map(|(name, _, _)| *name));
-    Ok(Outline { abi, callbacks, edits_bodies, reads_heads, reads_properties })
+    Ok(Outline { abi, callbacks, edits_bodies, reads_heads, reads_properties, makes_calls })
 }
 
 fn read(wasm: &[u8]) -> Result<Sections<'_>, ModuleError> {

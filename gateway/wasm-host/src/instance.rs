@@ -1,5 +1,8 @@
 //! One live VM of a plugin: the callbacks of HTTP streams, ticks, and what happens when one fails.
 
+mod answers;
+mod connections;
+
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -149,23 +152,29 @@ impl Instance {
         Ok(self.finish(context, returned, Half::Response, trailer_action))
     }
 
-    /// Ends a stream: `on_log`, `on_done`, `on_delete`, the order of Envoy's HTTP streams. Answers the
+    /// Ends a stream: `on_log`, `on_done`, `on_delete`, the order of Envoy's HTTP streams; for a connection
+    /// `on_done`, `on_log`, `on_delete`. Answers the
     /// exchange if one was attached. After a trap it is still there to be detached.
     pub fn close(&mut self, context: ContextId) -> Result<Option<Box<Exchange>>, Trap> {
         self.vm.alive()?;
         if !self.vm.contexts().contains(context) {
             return Err(Trap::detached("proxy_on_log"));
         }
+        let mut is_connection = false;
         if let Some(exchange) = self.vm.contexts().exchange_mut(context) {
             exchange.phase = Phase::Log;
+            is_connection = exchange.is_connection;
         }
         let id = context.number();
-        if let Some(log) = &self.exports.on_log {
+        if let Some(log) = self.exports.on_log.as_ref().filter(|_| !is_connection) {
             self.vm.enter("proxy_on_log", log, Some(context), id)?;
         }
         if let Some(done) = &self.exports.on_done {
             // What it returns matters for root contexts only.
             self.vm.enter("proxy_on_done", done, Some(context), id)?;
+        }
+        if let Some(log) = self.exports.on_log.as_ref().filter(|_| is_connection) {
+            self.vm.enter("proxy_on_log", log, Some(context), id)?;
         }
         if let Some(delete) = &self.exports.on_delete {
             self.vm.enter("proxy_on_delete", delete, Some(context), id)?;

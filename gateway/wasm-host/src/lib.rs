@@ -1,4 +1,4 @@
-//! The proxy-wasm ABI (0.1.0, 0.2.0, 0.2.1) on wasmtime: runs untrusted HTTP plugins.
+//! The proxy-wasm ABI (0.1.0, 0.2.0, 0.2.1) on wasmtime: runs untrusted plugins for HTTP and TCP.
 //!
 //! The crate owns everything between "here are the bytes of a plugin" and "this is what the plugin
 //! wants done with this HTTP exchange". It knows nothing of sockets, runtimes, routes or where a
@@ -28,7 +28,7 @@
 //!
 //! * Resuming a stream inside the callback that then returns "pause" continues it (Envoy hangs).
 //! * The plugin configuration can be read at any time, not only in `on_configure`.
-//! * Request headers can be read in later phases for as long as the exchange still has them.
+//! * Request headers can be read in all later phases.
 //! * `set_buffer_bytes` may replace bytes in the middle of a body.
 //! * A malformed or oversized map is refused instead of silently emptying the headers. A map that
 //!   leaves out pseudo headers keeps their present values.
@@ -41,15 +41,11 @@
 //! * `host` and `:authority` are one entry, which cannot be removed.
 //! * Defining the same metric again gives the same identifier; metrics belong to a plugin, so two
 //!   plugins may use one name.
-//!
-//! # Not in this version
-//!
-//! Outbound HTTP and gRPC calls answer `INTERNAL_FAILURE` and log one warning per instance;
-//! queues can be used but `on_queue_ready` is not delivered; TCP callbacks are not called.
 
 mod abi;
 mod body;
 mod callbacks;
+mod calls;
 mod contexts;
 mod deadline;
 mod engine;
@@ -62,6 +58,7 @@ mod instance;
 mod limits;
 mod log;
 mod module;
+mod outbound;
 mod pairs;
 mod plugin;
 mod properties;
@@ -76,12 +73,13 @@ pub use callbacks::Callbacks;
 pub use contexts::ContextId;
 pub use engine::{Engine, EngineError, EngineOptions};
 pub use exchange::{
-    Action, Effects, Exchange, Half, HeadState, LocalResponse, Phase, RequestHead, ResponseHead, Scheme,
+    Action, Effects, Exchange, Half, HeadState, LocalResponse, Peer, Phase, RequestHead, ResponseHead, Scheme,
 };
 pub use instance::Instance;
 pub use limits::Limits;
 pub use log::{LogLine, LogSink};
 pub use module::{Module, ModuleError};
+pub use outbound::{CallResponse, GrpcCall, HttpCall, Message, Outbound, Upstreams};
 pub use plugin::{Plugin, PluginSettings};
 pub use properties::{Direction, Node, Properties, TlsFacts};
 pub use shared::{HISTOGRAM_BUCKETS, HistogramSample, MetricSample, MetricValue, Quota, QuotaSample, Shared};

@@ -53,6 +53,13 @@ pub struct Limits {
     pub queue_bytes: usize,
     /// Bytes of names and values that `set_property` keeps per exchange. Default 64 KiB.
     pub property_bytes: usize,
+    /// Outbound calls that one stream may have going at a time; the root context, which ticks and queues run on, may have
+    /// as many as the plugin. More are refused as an internal failure. Default 16.
+    pub calls_per_stream: usize,
+    /// Outbound calls of the plugin that are going at a time, per process. Default 1,000.
+    pub calls_in_flight: usize,
+    /// How long an outbound call may take that has no time-out of its own. Kept by the HTTP layer. Default 5 min.
+    pub call_time: Duration,
     /// Shortest tick period; a shorter one is raised to it. Default 10 ms.
     pub tick_period: Duration,
 }
@@ -81,6 +88,9 @@ impl Default for Limits {
             queue_items: 10_000,
             queue_bytes: 4 << 20,
             property_bytes: 64 << 10,
+            calls_per_stream: 16,
+            calls_in_flight: 1_000,
+            call_time: Duration::from_secs(300),
             tick_period: Duration::from_millis(10),
         }
     }

@@ -22,6 +22,7 @@ struct Inner {
     edits_bodies: bool,
     reads_heads: bool,
     reads_properties: bool,
+    makes_calls: bool,
     size: usize,
 }
 
@@ -114,6 +115,7 @@ impl Module {
             edits_bodies: outline.edits_bodies,
             reads_heads: outline.reads_heads,
             reads_properties: outline.reads_properties,
+            makes_calls: outline.makes_calls,
             size: wasm.len(),
         })))
     }
@@ -139,9 +141,22 @@ impl Module {
         self.0.callbacks.log && self.0.reads_heads
     }
 
+    /// Whether the module may read the head of the request when it has been sent: in callbacks about the response, or
+    /// in `on_log`. (Envoy shows it in `on_log` only.)
+    pub fn reads_request_late(&self) -> bool {
+        let Callbacks { log, response_headers, response_body, response_trailers, .. } = self.0.callbacks;
+        (log || response_headers || response_body || response_trailers) && self.0.reads_heads
+    }
+
     /// Whether the module imports the function that reads properties. If not, nobody asks for [`Properties`](crate::Properties).
     pub fn reads_properties(&self) -> bool {
         self.0.reads_properties
+    }
+
+    /// Whether the module imports functions that call other services. If not, [`Instance::take_outbound`](crate::Instance::take_outbound)
+    /// never answers anything.
+    pub fn makes_calls(&self) -> bool {
+        self.0.makes_calls
     }
 
     /// Size of the module as it was given, in bytes.

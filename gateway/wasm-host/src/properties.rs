@@ -49,6 +49,10 @@ pub struct Properties {
     pub upstream: Option<SocketAddr>,
     /// `upstream.local_address`
     pub upstream_local: Option<SocketAddr>,
+    /// `upstream.request_attempt_count`: how often the request was sent.
+    pub upstream_attempts: u32,
+    /// `response.backend_latency`: from the arrival of the request to the head of the upstream's response.
+    pub backend_latency: Option<Duration>,
     /// `upstream.transport_failure_reason`
     pub upstream_failure: Option<Arc<str>>,
     /// `xds.node`, `node`: who this gateway is.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use wasmtime::{Memory, ResourceLimiter, TypedFunc};
 
 use crate::abi::{AbiVersion, LogLevel};
+use crate::calls::Calls;
 use crate::contexts::{Contexts, ROOT};
 use crate::deadline::{Budget, Deadline};
 use crate::log::{self, LogLine, Rate, Verdict};
@@ -50,8 +51,8 @@ pub(crate) struct State {
     pub(crate) metrics: MetricIds,
     /// News about queues it has registered.
     pub(crate) inbox: Arc<Inbox>,
-    /// An outbound call was refused and the operator told.
-    pub(crate) calls_refused: bool,
+    /// What it has asked of other services.
+    pub(crate) calls: Calls,
     rate: Rate,
     start_log: Option<VecDeque<String>>,
 }
@@ -79,7 +80,7 @@ impl State {
             tick_period: None,
             metrics: MetricIds::default(),
             inbox: Arc::default(),
-            calls_refused: false,
+            calls: Calls::default(),
             rate: Rate::default(),
             start_log: Some(VecDeque::new()),
             plugin,

@@ -5,6 +5,7 @@ use gateway_tests::client::{RawClient, RawResponse};
 mod attachment;
 mod basic_auth;
 mod bodies;
+mod calls;
 mod chain;
 mod faults;
 mod observed;

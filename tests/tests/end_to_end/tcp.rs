@@ -4,6 +4,7 @@ use gateway::telemetry::LogFormat;
 use gateway_tests::certificates::Authority;
 use gateway_tests::client::{RawClient, RawServer};
 use gateway_tests::gateway::{Setup, TestGateway};
+use gateway_tests::plugins::{module, wasm_plugin};
 use gateway_tests::resources::{secret, service_at};
 use gateway_tests::tls::TlsClient;
 
@@ -118,4 +119,80 @@ async fn connections_survive_changes_and_follow_weights() {
     assert_eq!(upstream.read(10).await.unwrap(), b"still here");
     other.send("new").await.unwrap();
     assert_eq!(second.read(3).await.unwrap(), b"new");
+}
+
+/// A plugin for TCP with this configuration, in front of one service.
+async fn filtered(server: &RawServer, spec: &str) -> TestGateway {
+    let address = server.address().unwrap();
+    let plugin = wasm_plugin("wire", &module("wire"), &format!("type: NETWORK\n{spec}"));
+    start(gateway(TCP) + &service_at("sample", "TCP", &[address]) + &route(TO_SAMPLE) + &plugin).await
+}
+
+#[tokio::test]
+async fn plugins_see_and_change_what_passes() {
+    let server = RawServer::start().await.unwrap();
+    let gateway = filtered(&server, "").await;
+    let mut client = RawClient::connect(gateway.address(9000).unwrap()).await.unwrap();
+    let mut upstream = server.accept().await.unwrap();
+    // The service hears nothing of it before the line is whole: what it says meanwhile goes on.
+    client.send("half").await.unwrap();
+    upstream.send("hello").await.unwrap();
+    assert_eq!(client.read(7).await.unwrap(), b"<hello>");
+    client.send(" a line\n").await.unwrap();
+    assert_eq!(upstream.read(12).await.unwrap(), b"HALF A LINE\n");
+    client.send("rest").await.unwrap();
+    client.finish_sending().await.unwrap();
+    assert_eq!(upstream.read(4).await.unwrap(), b"REST");
+    upstream.closed().await.unwrap();
+    upstream.send("bye").await.unwrap();
+    assert_eq!(client.read(5).await.unwrap(), b"<bye>");
+    drop(upstream);
+    client.closed().await.unwrap();
+    let events = "new_true_down_4_false_up_5_false_down_12_false_down_4_false_down_4_true_up_3_false_up_0_true_\
+                  upstream_close_unknown_downstream_close_remote_done";
+    gateway.metric_becomes(events, &[("plugin", "default.wire")], 1.0).await.unwrap();
+    let labels = [("request_protocol", "tcp")];
+    let metrics = gateway.metrics().await.unwrap();
+    assert_eq!(metrics.sum("istio_tcp_received_bytes_total", &labels), 16.0);
+    assert_eq!(metrics.sum("istio_tcp_sent_bytes_total", &labels), 8.0);
+}
+
+#[tokio::test]
+async fn plugins_close_refuse_and_delay_connections() {
+    let server = RawServer::start().await.unwrap();
+    let gateway = filtered(&server, "").await;
+    let address = gateway.address(9000).unwrap();
+    for line in ["close\n", "trap\n"] {
+        let mut client = RawClient::connect(address).await.unwrap();
+        client.send(line).await.unwrap();
+        client.closed().await.unwrap();
+    }
+    // The next connection has a fresh instance.
+    let mut client = RawClient::connect(address).await.unwrap();
+    client.send("a\n").await.unwrap();
+    let mut upstream = server.accept().await.unwrap();
+    while upstream.read(2).await.ok().as_deref() != Some(b"A\n") {
+        upstream = server.accept().await.unwrap();
+    }
+    drop((client, upstream, gateway));
+
+    let gateway = filtered(&server, "pluginConfig: {refuse: true}").await;
+    let mut client = RawClient::connect(gateway.address(9000).unwrap()).await.unwrap();
+    client.closed().await.unwrap();
+    drop(gateway);
+
+    let gateway = filtered(&server, "pluginConfig: {wait: true}").await;
+    let mut client = RawClient::connect(gateway.address(9000).unwrap()).await.unwrap();
+    client.send("b\n").await.unwrap();
+    let mut upstream = server.accept().await.unwrap();
+    assert_eq!(upstream.read(2).await.unwrap(), b"B\n");
+}
+
+#[tokio::test]
+async fn a_plugin_for_tcp_on_a_listener_for_http_is_reported() {
+    let servers = "  - {port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}";
+    let plugin = wasm_plugin("wire", &module("wire"), "type: NETWORK");
+    let gateway = start(gateway(servers) + &plugin).await;
+    let problems = gateway.problems();
+    assert!(problems.iter().any(|problem| problem.message.contains("it does not run")), "{problems:?}");
 }

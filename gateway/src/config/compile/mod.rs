@@ -37,7 +37,7 @@ use self::{
 use super::{Options, Surroundings, credentials::Credentials, problem::Problem, resources::Resources};
 use crate::{
     plugins::Attached,
-    snapshot::{HostTable, Listener, Route, RouteId, Snapshot},
+    snapshot::{CallNames, HostTable, Listener, Route, RouteId, Snapshot},
 };
 
 /// Compiles everything. `attached` are the plugins that are ready, in the order of execution.
@@ -75,16 +75,18 @@ pub fn compile(
             hosts: HostTable::default(),
             tls: None,
             tcp: None,
-            plugins: plugins::chain(attached, listener.rule_port),
+            plugins: Vec::new(),
         };
+        let (mut http, mut tcp) = (listener.kind == Kind::Http, listener.kind == Kind::Tcp);
         match listener.kind {
             Kind::Http => served.hosts = virtual_hosts::build(&listener.servers, &bindings, context, &mut out),
             Kind::Tcp => served.tcp = Some(tcp::build(&listener.servers, &bindings, context, &mut out)),
             Kind::Tls => {
                 let contents = listener.servers.iter().map(|server| {
-                    let http = server.1.port.protocol.eq_ignore_ascii_case("HTTPS");
+                    let is_http = server.1.port.protocol.eq_ignore_ascii_case("HTTPS");
+                    (http, tcp) = (http || is_http, tcp || !is_http);
                     let server = std::slice::from_ref(server);
-                    if http {
+                    if is_http {
                         (virtual_hosts::build(server, &bindings, context, &mut out), None)
                     } else {
                         (HostTable::default(), Some(tcp::build(server, &bindings, context, &mut out)))
@@ -94,12 +96,16 @@ pub fn compile(
                 served.tls = Some(tls::build(&listener, contents, &material, &mut out.problems));
             }
         }
+        served.plugins = plugins::chain(attached, listener.rule_port, http, tcp);
         listeners.push(Arc::new(served));
     }
+    plugins::report_unused(resources, &listeners, attached, &mut out.problems);
     // The same VirtualService on several ports has the same problems.
     out.problems.sort_by(Problem::by_place);
     out.problems.dedup();
-    (Snapshot { version: 0, listeners, routes: out.routes, clusters: clusters.into_snapshot() }, out.problems)
+    let clusters = clusters.into_snapshot();
+    let call_names = Arc::new(CallNames::new(clusters.clone(), &options.namespace));
+    (Snapshot { version: 0, listeners, routes: out.routes, clusters, call_names }, out.problems)
 }
 
 /// What compilation produces as it goes.

@@ -18,7 +18,7 @@ use crate::{
     },
     istio::{EnvVar, WasmPlugin},
     plugins::{Attached, Declaration, ModuleSource, Origin},
-    snapshot::{FailStrategy, Phase, Plugin},
+    snapshot::{FailStrategy, Listener, Phase, Plugin},
 };
 
 type PluginResource = Resource<WasmPlugin<Value>>;
@@ -37,14 +37,18 @@ pub fn declarations(resources: &Resources, options: &Options) -> (Vec<Declaratio
         }
         // A gateway is a client, so SERVER never matches.
         let ports = ports(spec);
-        let runs = spec.plugin_type.as_deref() != Some("NETWORK");
-        if !runs || !applies(plugin, spec.selector.as_ref(), targeted, options) {
+        if !applies(plugin, spec.selector.as_ref(), targeted, options) {
             continue;
         }
         let Some(ports) = ports else { continue };
         declarations.push(declaration(plugin, ports, order, options, &mut problems));
     }
     (declarations, problems)
+}
+
+/// Whether the plugin is for TCP connections.
+fn is_network(spec: &WasmPlugin<Value>) -> bool {
+    spec.plugin_type.as_deref() == Some("NETWORK")
 }
 
 /// The ports of `match`: empty for all, `None` if nothing can match.
@@ -103,6 +107,7 @@ fn declaration(
             _ => Phase::Unspecified,
         },
         priority: spec.priority.and_then(|priority| i32::try_from(priority).ok()),
+        network: is_network(spec),
         fail_strategy: match spec.fail_strategy.as_deref() {
             Some("FAIL_OPEN") => FailStrategy::Open,
             Some("FAIL_RELOAD") => FailStrategy::Reload,
@@ -142,11 +147,34 @@ fn module_source(url: &str, file: &str) -> ModuleSource {
     }
 }
 
-/// The chain of a listener with this bound port; `attached` is in the order of execution.
-pub(super) fn chain(attached: &[Attached], port: u16) -> Vec<Arc<Plugin>> {
+/// The chain of a listener with this bound port, of those for TCP if it has `tcp` servers and of those for HTTP if it
+/// has `http` ones; `attached` is in the order of execution.
+pub(super) fn chain(attached: &[Attached], port: u16, http: bool, tcp: bool) -> Vec<Arc<Plugin>> {
     attached
         .iter()
         .filter(|plugin| plugin.ports.is_empty() || plugin.ports.contains(&port))
+        .filter(|plugin| if plugin.plugin.network { tcp } else { http })
         .map(|attached| Arc::clone(&attached.plugin))
         .collect()
+}
+
+/// Reports plugins for TCP that no listener has. (Istio also runs them below HTTP, where they would see it as bytes.)
+pub(super) fn report_unused(
+    resources: &Resources,
+    listeners: &[Arc<Listener>],
+    attached: &[Attached],
+    problems: &mut Vec<Problem>,
+) {
+    let runs = |resource: &Arc<PluginResource>| {
+        let mut chains = listeners.iter().flat_map(|listener| &listener.plugins);
+        chains.any(|plugin| plugin.name == resource.name && plugin.namespace == resource.namespace)
+    };
+    let is_attached = |resource: &Arc<PluginResource>| {
+        attached.iter().any(|a| a.plugin.name == resource.name && a.plugin.namespace == resource.namespace)
+    };
+    let network = resources.wasm_plugins.iter().filter(|resource| is_network(&resource.spec));
+    for resource in network.filter(|resource| is_attached(resource) && !runs(resource)) {
+        let message = "type NETWORK runs on TCP and TLS servers only, not on those of HTTP, and no listener of the plugin has one: it does not run";
+        problems.push(resource.problem(Level::Warning, "GW0101", &Path::SPEC.key("type"), message));
+    }
 }

@@ -147,7 +147,8 @@ impl Builder<'_, '_> {
             let rules =
                 if blocked { vec![routes::every_request(self.out.policy_not_supported())] } else { ordered(chunks()) };
             let https_redirect = (served.redirect && !blocked).then(|| self.out.https_redirect());
-            table.insert(VirtualHost { name, routes: RouteTable::new(rules), https_redirect });
+            let domain = format!("{name}:{}", self.context.declared_port).into();
+            table.insert(VirtualHost { name, domain, routes: RouteTable::new(rules), https_redirect });
         }
         table
     }

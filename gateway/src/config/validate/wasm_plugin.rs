@@ -29,9 +29,6 @@ pub(crate) fn wasm_plugin(resource: &Resource<Spec>, report: &mut Report<'_, Spe
             report.one_of(&field(name), value, known);
         }
     }
-    if spec.plugin_type.as_deref() == Some("NETWORK") {
-        report.unsupported(&field("type"), "type NETWORK", "the plugin does not run");
-    }
     if spec.priority.is_some_and(|priority| i32::try_from(priority).is_err()) {
         report.reject(&field("priority"), format!("must be in the range {}..{}", i32::MIN, i32::MAX));
     }
@@ -156,7 +153,6 @@ mod tests {
                 ("{url: 'file:///a', sha256: ABC}", "64 lower-case hex digits"),
                 ("{url: 'file:///a', phase: LAST}", "is not one of UNSPECIFIED_PHASE"),
                 ("{url: 'file:///a', failStrategy: open}", "is not one of FAIL_CLOSE"),
-                ("{url: 'file:///a', type: NETWORK}", "the plugin does not run"),
                 ("{url: 'file:///a', priority: 3000000000}", "spec.priority"),
                 ("{url: 'file:///a', pluginConfig: [1]}", "must be a mapping"),
                 (

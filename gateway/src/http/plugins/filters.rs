@@ -15,7 +15,9 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, header, response, uri::PathAndQuery};
-use proxy_wasm_host::{Action, Exchange, Half, HeadState, Instance, RequestHead, ResponseHead, Scheme};
+use proxy_wasm_host::{
+    Action as Wish, Exchange, Half, HeadState, Instance, Peer, Properties, RequestHead, ResponseHead, Scheme,
+};
 
 use super::{
     passage::{Interrupted, Passage, sees_body, trailers_of},
@@ -23,6 +25,7 @@ use super::{
 };
 use crate::{
     http::{connection::Connection, record, request::X_REQUEST_ID},
+    snapshot::{self, Action},
     telemetry::{Callback, ResponseFlags},
 };
 
@@ -49,29 +52,81 @@ impl Filters {
         head: RequestHead,
     ) -> Rc<Self> {
         let mut exchange = Exchange::new(head);
-        if chain.iter().any(|link| link.live.reads_properties()) {
+        if Self::reads_properties(chain) {
             let properties = &mut exchange.properties;
-            properties.source = Some(client);
-            properties.destination = Some(connection.local);
-            properties.connection_id = Some(connection.id);
-            properties.tls = connection.secured.as_ref().map(|secured| Arc::clone(secured.facts()));
+            of_connection(properties, connection, client);
             properties.protocol = Some(record::protocol(version));
-            properties.started = Some(SystemTime::now());
             properties.request_id =
                 exchange.request.headers.get(&X_REQUEST_ID).map(|id| Bytes::copy_from_slice(id.as_bytes()));
         }
+        Self::begin(chain, exchange, version)
+    }
+
+    /// Begins a TCP connection in every plugin of the chain.
+    pub(in crate::http) fn connect(chain: &[Link], connection: &Connection) -> Rc<Self> {
+        let mut exchange = Exchange::connection();
+        if Self::reads_properties(chain) {
+            of_connection(&mut exchange.properties, connection, connection.remote);
+        }
+        let filters = Self::begin(chain, exchange, Version::HTTP_11);
+        filters.0.borrow_mut().is_connection = true;
+        filters
+    }
+
+    fn begin(chain: &[Link], exchange: Box<Exchange>, version: Version) -> Rc<Self> {
         let mut inner = Passage {
             exchange: Some(exchange),
             lent: None,
             filters: smallvec::SmallVec::with_capacity(chain.len()),
             interruption: None,
             version,
+            is_connection: false,
             weight: chain.first().map(|link| link.live.weight()).unwrap_or_default(),
         };
         for link in chain {
             inner.open(link);
         }
         Rc::new(Self(RefCell::new(inner)))
+    }
+
+    /// `on_new_connection` of every plugin; waits for those that pause.
+    pub(in crate::http) async fn new_connection(&self) -> Result<(), Interrupted> {
+        if let Some(interrupted) = self.take_interruption() {
+            return Err(interrupted);
+        }
+        let mut mark = Instant::now();
+        for index in 0..self.len() {
+            let action =
+                self.0.borrow_mut().call(index, Callback::NewConnection, &mut mark, Instance::on_new_connection)?;
+            if action != Wish::Continue {
+                self.resumed(index, Half::Request).await?;
+                mark = Instant::now();
+            }
+        }
+        Ok(())
+    }
+
+    /// The connection is over: who closed it, and whether the service had been done before. Then `on_done`, `on_log`,
+    /// `on_delete`.
+    pub(in crate::http) fn disconnect(&self, by: Peer, service_done: bool, duration: Duration, bytes: (u64, u64)) {
+        {
+            let Ok(mut inner) = self.0.try_borrow_mut() else { return };
+            let mark = &mut Instant::now();
+            for index in 0..inner.filters.len() {
+                inner.end(index, mark, |instance, context| {
+                    if service_done {
+                        instance.on_upstream_close(context, Peer::Unknown)?;
+                    }
+                    instance.on_downstream_close(context, by)
+                });
+            }
+        }
+        self.close(0, ResponseFlags::NONE, "", duration, bytes);
+    }
+
+    /// Whether some plugin may ask for [`Properties`].
+    pub(in crate::http) fn reads_properties(chain: &[Link]) -> bool {
+        chain.iter().any(|link| link.live.reads_properties())
     }
 
     /// `on_request_headers` of every plugin; waits for those that pause.
@@ -85,7 +140,7 @@ impl Filters {
                 self.0.borrow_mut().call(index, Callback::RequestHeaders, &mut mark, |instance, context| {
                     instance.on_request_headers(context, end_of_stream)
                 })?;
-            if action != Action::Continue {
+            if action != Wish::Continue {
                 self.resumed(index, Half::Request).await?;
                 mark = Instant::now();
             }
@@ -106,7 +161,7 @@ impl Filters {
                 self.0.borrow_mut().call(index, Callback::ResponseHeaders, &mut mark, |instance, context| {
                     instance.on_response_headers(context, end_of_stream)
                 })?;
-            if action != Action::Continue {
+            if action != Wish::Continue {
                 self.resumed(index, Half::Response).await?;
                 mark = Instant::now();
             }
@@ -128,11 +183,10 @@ impl Filters {
             .any(|filter| filter.vm.is_some() && sees_body(filter.callbacks, half) && filter.live.edits_bodies())
     }
 
-    /// The request head, on its way to the upstream. From here on plugins see a copy of it that they cannot change if
-    /// one of them may read it late, else no such map, as in Envoy.
+    /// The request head, on its way to the upstream. If a plugin may read it later, a copy stays that cannot be changed.
     pub(in crate::http) fn take_request(&self) -> RequestHead {
         let mut inner = self.0.borrow_mut();
-        let kept = inner.reads_late();
+        let kept = inner.reads_request_late();
         let rest = |head: Option<&RequestHead>| RequestHead {
             method: head.map_or(Method::GET, |head| head.method.clone()),
             target: head.map_or(PathAndQuery::from_static("/"), |head| head.target.clone()),
@@ -181,16 +235,27 @@ impl Filters {
         };
     }
 
-    pub(in crate::http) fn set_route(&self, name: &Arc<str>) {
+    /// Notes what plugins may ask for.
+    pub(in crate::http) fn note(&self, fact: impl FnOnce(&mut Properties)) {
         if let Some(exchange) = self.0.borrow_mut().home() {
-            exchange.properties.route_name = Some(Arc::clone(name));
+            fact(&mut exchange.properties);
         }
     }
 
-    pub(in crate::http) fn set_upstream(&self, endpoint: SocketAddr) {
-        if let Some(exchange) = self.0.borrow_mut().home() {
-            exchange.properties.upstream = Some(endpoint);
-        }
+    /// The route that the request takes, and the name of its virtual host where that is known.
+    pub(in crate::http) fn set_route(&self, route: &snapshot::Route, domain: Option<&Arc<str>>) {
+        self.note(|properties| {
+            properties.route_name = Some(Arc::clone(&route.name));
+            properties.virtual_host_name = domain.map(Arc::clone).or(properties.virtual_host_name.take());
+            properties.cluster_name = match &route.action {
+                Action::Forward(forward) => match &*forward.destinations {
+                    [only] => Some(Arc::clone(&only.cluster_name)),
+                    // Chosen when the request is sent.
+                    _ => None,
+                },
+                Action::Redirect(_) | Action::Direct(_) => None,
+            };
+        });
     }
 
     /// What a plugin decided while the stream was elsewhere.
@@ -203,7 +268,14 @@ impl Filters {
     }
 
     /// The stream is over: `on_log`, `on_done`, `on_delete`.
-    pub(in crate::http) fn close(&self, code: u16, flags: ResponseFlags, details: &str, duration: Duration) {
+    pub(in crate::http) fn close(
+        &self,
+        code: u16,
+        flags: ResponseFlags,
+        details: &str,
+        duration: Duration,
+        (received, sent): (u64, u64),
+    ) {
         // Never re-entered: a stream ends in its connection's task, not inside a callback.
         let Ok(mut inner) = self.0.try_borrow_mut() else { return };
         if let Some(exchange) = inner.home() {
@@ -211,6 +283,8 @@ impl Filters {
             properties.response_code_details = Some(details.into());
             properties.response_flags = u64::from(flags.bits());
             properties.duration = Some(duration);
+            properties.request_bytes = received;
+            properties.response_bytes = sent;
             // None was kept, or another one has been sent in its place.
             if exchange.response.as_ref().is_none_or(|head| head.status.as_u16() != code)
                 && let Ok(status) = StatusCode::from_u16(code)
@@ -258,7 +332,7 @@ impl Filters {
                 Half::Request => inner.call(index, Callback::RequestTrailers, mark, Instance::on_request_trailers),
                 Half::Response => inner.call(index, Callback::ResponseTrailers, mark, Instance::on_response_trailers),
             }?;
-            if action != Action::Continue {
+            if action != Wish::Continue {
                 return Ok(Some(stage));
             }
             out.extend(inner.let_go(half, stage)?.map(|(piece, _)| piece));
@@ -337,4 +411,14 @@ impl Filters {
         let index = inner.index(half, stage);
         inner.paused_too_long(index)
     }
+}
+
+/// What is known of a connection.
+fn of_connection(properties: &mut Properties, connection: &Connection, client: SocketAddr) {
+    properties.source = Some(client);
+    properties.destination = Some(connection.local);
+    properties.connection_id = Some(connection.id);
+    properties.tls = connection.secured.as_ref().map(|secured| Arc::clone(secured.facts()));
+    properties.started = Some(SystemTime::now());
+    properties.node = Some(Arc::clone(&connection.worker.identity.node));
 }

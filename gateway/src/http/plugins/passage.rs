@@ -59,6 +59,8 @@ pub(super) struct Passage {
     /// What a plugin decided while nobody was there to act on it.
     pub(super) interruption: Option<Interrupted>,
     pub(super) version: Version,
+    /// A TCP connection: no heads, and other callbacks for what passes.
+    pub(super) is_connection: bool,
     pub(super) weight: Weight,
 }
 
@@ -140,6 +142,11 @@ impl Passage {
     /// Whether some plugin may read heads when the stream is over.
     pub(super) fn reads_late(&self) -> bool {
         self.filters.iter().any(|filter| filter.vm.is_some() && filter.live.reads_late())
+    }
+
+    /// Whether some plugin may read the head of the request when that has been sent.
+    pub(super) fn reads_request_late(&self) -> bool {
+        self.filters.iter().any(|filter| filter.vm.is_some() && filter.live.reads_request_late())
     }
 
     /// The exchange, called back from wherever it is lent to.
@@ -242,6 +249,9 @@ impl Passage {
             Callback::ResponseHeaders => filter.callbacks.response_headers,
             Callback::ResponseBody => filter.callbacks.response_body,
             Callback::ResponseTrailers => filter.callbacks.response_trailers,
+            Callback::NewConnection => filter.callbacks.new_connection,
+            Callback::DownstreamData => filter.callbacks.downstream_data,
+            Callback::UpstreamData => filter.callbacks.upstream_data,
             Callback::Close | Callback::Tick | Callback::CallResponse | Callback::QueueReady => true,
         };
         let Some((vm, context)) =
@@ -340,12 +350,18 @@ impl Passage {
             let index = self.index(half, stage);
             let Some(filter) = self.filters.get_mut(index) else { return Ok(None) };
             filter.stage(half).held.push(piece);
-            let action = match half {
-                Half::Request => self.call(index, Callback::RequestBody, mark, |instance, context| {
+            let action = match (half, self.is_connection) {
+                (Half::Request, false) => self.call(index, Callback::RequestBody, mark, |instance, context| {
                     instance.on_request_body(context, end)
                 }),
-                Half::Response => self.call(index, Callback::ResponseBody, mark, |instance, context| {
+                (Half::Response, false) => self.call(index, Callback::ResponseBody, mark, |instance, context| {
                     instance.on_response_body(context, end)
+                }),
+                (Half::Request, true) => self.call(index, Callback::DownstreamData, mark, |instance, context| {
+                    instance.on_downstream_data(context, end)
+                }),
+                (Half::Response, true) => self.call(index, Callback::UpstreamData, mark, |instance, context| {
+                    instance.on_upstream_data(context, end)
                 }),
             }?;
             let Some(filter) = self.filters.get_mut(index) else { return Ok(None) };
@@ -416,6 +432,20 @@ impl Passage {
             Half::Request => Interrupted::failed(StatusCode::PAYLOAD_TOO_LARGE, "request_payload_too_large"),
             Half::Response => Interrupted::failed(StatusCode::INTERNAL_SERVER_ERROR, "response_payload_too_large"),
         }
+    }
+
+    /// Tells one plugin of the end of a connection; what it wants of it does not matter any more.
+    pub(super) fn end(
+        &mut self,
+        index: usize,
+        mark: &mut Instant,
+        callback: impl FnOnce(&mut Instance, ContextId) -> Result<(), Trap>,
+    ) {
+        self.lend(index);
+        let Some(filter) = self.filters.get(index) else { return };
+        let Some((vm, context)) = filter.vm.as_ref().map(|(vm, context)| (Rc::clone(vm), *context)) else { return };
+        // A trap is dealt with where every callback ends.
+        let _ = vm.call(Callback::Close, mark, |instance| callback(instance, context));
     }
 
     /// Ends the stream in one plugin. For `mark` see [`Vm::call`].

@@ -17,8 +17,9 @@ use std::{
 use proxy_wasm_host::{Callbacks, ContextId, Half, Instance, Limits, Trap, TrapKind};
 use tokio::{sync::mpsc, task::AbortHandle};
 
-use super::weight::Weight;
+use super::{calls::Going, weight::Weight};
 use crate::{
+    http::{Cluster, serving::Config},
     snapshot::{self, Code, FailStrategy, PluginId},
     telemetry::{Callback, Limit, PluginStats, WorkerTelemetry},
 };
@@ -52,6 +53,8 @@ pub(crate) struct PluginSet {
     live: RefCell<HashMap<PluginId, Rc<Live>>>,
     /// Bytes that plugins of this worker hold back.
     held: Rc<Cell<usize>>,
+    /// What is served now: whom plugins call.
+    config: Rc<RefCell<Option<Rc<Config>>>>,
 }
 
 /// A plugin's place in the chain of a listener.
@@ -66,7 +69,8 @@ impl PluginSet {
         orders: mpsc::UnboundedSender<SpareOrder>,
         telemetry: Rc<WorkerTelemetry>,
     ) -> Self {
-        Self { worker, orders, telemetry, live: RefCell::default(), held: Rc::default() }
+        let (live, held, config) = (RefCell::default(), Rc::default(), Rc::default());
+        Self { worker, orders, telemetry, live, held, config }
     }
 
     /// Takes over new versions, before a configuration refers to them.
@@ -77,6 +81,11 @@ impl PluginSet {
             live.entry(plugin.id)
                 .or_insert_with(|| Live::new(plugin, instances.remove(&plugin.id).unwrap_or_default(), self));
         }
+    }
+
+    /// Calls of plugins go to the services of this configuration from now on.
+    pub(crate) fn serve(&self, config: &Rc<Config>) {
+        *self.config.borrow_mut() = Some(Rc::clone(config));
     }
 
     /// Forgets versions that the current configuration does not use; streams in flight keep theirs.
@@ -104,7 +113,7 @@ impl PluginSet {
             live
         });
         // Plugins that want to be woken are, also when there are no requests.
-        if live.callbacks.tick || live.callbacks.queue_ready {
+        if live.callbacks.tick || live.callbacks.queue_ready || live.makes_calls() {
             live.vm();
         }
         Link { live, fail: plugin.fail_strategy }
@@ -127,6 +136,7 @@ pub(super) struct Live {
     orders: mpsc::UnboundedSender<SpareOrder>,
     worker: usize,
     held: Rc<Cell<usize>>,
+    config: Rc<RefCell<Option<Rc<Config>>>>,
 }
 
 impl Live {
@@ -153,6 +163,7 @@ impl Live {
             orders: set.orders.clone(),
             worker: set.worker,
             held: Rc::clone(&set.held),
+            config: Rc::clone(&set.config),
         })
     }
 
@@ -171,15 +182,24 @@ impl Live {
         self.plugin.as_ref().is_some_and(|plugin| plugin.module().reads_late())
     }
 
+    /// It may read the head of the request when that has been sent.
+    pub(super) fn reads_request_late(&self) -> bool {
+        self.plugin.as_ref().is_some_and(|plugin| plugin.module().reads_request_late())
+    }
+
     /// It may ask what is known of a stream besides its messages.
     pub(super) fn reads_properties(&self) -> bool {
         self.plugin.as_ref().is_some_and(|plugin| plugin.module().reads_properties())
     }
 
+    /// It may call other services, also while it starts.
+    fn makes_calls(&self) -> bool {
+        self.plugin.as_ref().is_some_and(|plugin| plugin.module().makes_calls())
+    }
+
     /// What it may do to a stream. A plugin without code does nothing.
     pub(super) fn limits(&self) -> &Limits {
-        static NONE: LazyLock<Limits> = LazyLock::new(Limits::default);
-        self.plugin.as_ref().map_or(&*NONE, |plugin| &plugin.settings().limits)
+        limits(self.plugin.as_ref())
     }
 
     pub(super) fn limit_exceeded(&self, limit: Limit) {
@@ -226,6 +246,11 @@ impl Drop for Live {
     }
 }
 
+fn limits(plugin: Option<&proxy_wasm_host::Plugin>) -> &Limits {
+    static NONE: LazyLock<Limits> = LazyLock::new(Limits::default);
+    plugin.map_or(&*NONE, |plugin| &plugin.settings().limits)
+}
+
 /// An instance and the streams that wait in it.
 pub(super) struct Vm {
     instance: RefCell<Instance>,
@@ -237,6 +262,12 @@ pub(super) struct Vm {
     waiting: RefCell<HashMap<(ContextId, Half), Waker>>,
     /// Its memory as it was last counted.
     memory: Cell<usize>,
+    calls: bool,
+    going: RefCell<Going>,
+    /// Outlives the place in the chain, for what is still under way.
+    code: Option<proxy_wasm_host::Plugin>,
+    held: Rc<Cell<usize>>,
+    config: Rc<RefCell<Option<Rc<Config>>>>,
     ticks: bool,
     period: Cell<Option<Duration>>,
     ticker: RefCell<Option<AbortHandle>>,
@@ -255,12 +286,18 @@ impl Vm {
             name: live.name.clone(),
             dead: Cell::new(false),
             waiting: RefCell::default(),
+            calls: live.makes_calls(),
+            going: RefCell::default(),
+            code: live.plugin.clone(),
+            held: Rc::clone(&live.held),
+            config: Rc::clone(&live.config),
             ticks: live.callbacks.tick,
             period: Cell::new(None),
             ticker: RefCell::default(),
             listener: Cell::default(),
         });
         vm.update_ticker();
+        vm.make_calls();
         if live.callbacks.queue_ready {
             vm.listen();
         }
@@ -296,6 +333,9 @@ impl Vm {
             }
             if self.ticks {
                 self.update_ticker();
+            }
+            if self.calls {
+                self.make_calls();
             }
         }
         result
@@ -353,6 +393,7 @@ impl Vm {
         for (_, stream) in self.waiting.borrow_mut().drain() {
             stream.wake();
         }
+        drop(self.going.take());
         // The next request must not be the one that finds out.
         if let Some(live) = self.live.upgrade() {
             live.vm();
@@ -401,6 +442,53 @@ impl Vm {
         if let Some(old) = self.ticker.replace(ticker) {
             old.abort();
         }
+    }
+
+    /// Begins what the plugin has asked of other services.
+    fn make_calls(self: &Rc<Self>) {
+        let wanted = {
+            let mut instance = self.instance.borrow_mut();
+            if !instance.has_outbound() {
+                return;
+            }
+            instance.take_outbound()
+        };
+        self.going.borrow_mut().carry_out(self, wanted);
+    }
+
+    /// A call has ended by itself.
+    pub(super) fn end_call(&self, token: u32) {
+        self.going.borrow_mut().forget(token);
+    }
+
+    /// The service that the plugin names so, in the configuration of now.
+    pub(super) fn cluster(&self, name: &str) -> Option<Rc<Cluster>> {
+        let config = self.config.borrow();
+        let config = config.as_ref()?;
+        let id = config.snapshot.call_names.find(name)?;
+        config.cluster(id).map(|(cluster, _)| Rc::clone(cluster))
+    }
+
+    pub(super) fn stats(&self) -> &PluginStats {
+        &self.stats
+    }
+
+    /// `namespace/name`
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn limits(&self) -> &Limits {
+        limits(self.code.as_ref())
+    }
+
+    pub(super) fn limit_exceeded(&self, limit: Limit) {
+        self.telemetry.counters().limit_exceeded(limit);
+    }
+
+    /// For an answer, of which nothing has come.
+    pub(super) fn weight(&self) -> Weight {
+        Weight::new(&self.held)
     }
 
     pub(super) fn record_memory(&self) {

@@ -103,7 +103,7 @@ pub(crate) fn head(bytes: &[u8]) {
         let Some(name) = HostPattern::parse(pattern) else { return };
         let rules = rules.iter().map(|rule| Rule { route: place * PER_HOST + rule.route, ..rule.clone() });
         let routes = RouteTable::new(rules.collect());
-        table.insert(crate::snapshot::VirtualHost { name, routes, https_redirect: None });
+        table.insert(crate::snapshot::VirtualHost { name, domain: "".into(), routes, https_redirect: None });
     }
     for head in http1::heads(&bytes[end + 2..]) {
         let Some((method, target, headers)) = let_in(head) else { continue };

@@ -6,6 +6,7 @@
 
 use crate::Body;
 use crate::abi::{BufferType, Status};
+use crate::calls::Answer;
 use crate::exchange::{Exchange, Phase};
 use crate::guest::{Call, HostResult, Out, Span, give_with, put_u32, slice, view};
 use crate::shared::Quota;
@@ -35,10 +36,12 @@ pub(super) fn set(call: &mut Call<'_>, kind: u32, start: u32, size: u32, data: S
     let limit = state.limits().body_bytes;
     let kind = BufferType::from_abi(kind).ok_or(Status::BadArgument)?;
     let exchange = state.exchange_mut().ok_or(Status::BadArgument)?;
-    let request = kind == BufferType::RequestBody;
+    let request = matches!(kind, BufferType::RequestBody | BufferType::DownstreamData);
     let body = match kind {
         BufferType::RequestBody if can_edit(exchange, Phase::RequestBody) => &mut exchange.request_body,
         BufferType::ResponseBody if can_edit(exchange, Phase::ResponseBody) => &mut exchange.response_body,
+        BufferType::DownstreamData if exchange.phase == Phase::DownstreamData => &mut exchange.request_body,
+        BufferType::UpstreamData if exchange.phase == Phase::UpstreamData => &mut exchange.response_body,
         _ => return Err(Status::BadArgument.into()),
     };
     let (start, size) = (start as usize, size as usize);
@@ -90,8 +93,18 @@ fn read(state: &State, kind: BufferType) -> Result<&[u8], Status> {
         BufferType::ResponseBody => Ok(body(Phase::ResponseBody, |exchange| &exchange.response_body)),
         BufferType::VmConfiguration => Ok(&state.plugin.settings.vm_configuration),
         BufferType::PluginConfiguration => Ok(&state.plugin.settings.configuration),
-        BufferType::Absent => Ok(&[]),
-        BufferType::NotHere => Err(Status::NotFound),
+        BufferType::CallBody => match &state.calls.answer {
+            Some(Answer::Http(answer)) => Ok(&answer.body),
+            Some(Answer::NoResponse) => Ok(&[]),
+            _ => Err(Status::NotFound),
+        },
+        BufferType::GrpcMessage => match &state.calls.answer {
+            Some(Answer::Message(message)) => Ok(message),
+            _ => Ok(&[]),
+        },
+        BufferType::DownstreamData => Ok(body(Phase::DownstreamData, |exchange| &exchange.request_body)),
+        BufferType::UpstreamData => Ok(body(Phase::UpstreamData, |exchange| &exchange.response_body)),
+        BufferType::ForeignArguments => Err(Status::NotFound),
     }
 }
 

@@ -5,9 +5,13 @@
 //! done and marks the exchange ([`Effects::invalid_edit`](crate::Effects::invalid_edit)) but succeeds:
 //! SDKs abort on anything else, and a client could then crash plugins by sending odd values.
 
+use std::sync::LazyLock;
+
+use http::HeaderMap;
 use smallvec::SmallVec;
 
 use crate::abi::{AbiVersion, MapType, Status};
+use crate::calls::Answer;
 use crate::exchange::{Exchange, HeadState, Phase};
 use crate::fields::{EditError, Fields, FieldsMut, Write};
 use crate::guest::{Call, HostResult, Out, Span, give, give_with, put_u32, slice, view};
@@ -84,6 +88,17 @@ fn kind(map: u32) -> Result<MapType, Status> {
 
 /// The map, if it can be read now.
 fn readable(state: &State, map: MapType) -> Option<Fields<'_>> {
+    match (map, &state.calls.answer) {
+        (MapType::CallHeaders, Some(Answer::Http(answer))) => return Some(Fields::Response(&answer.head)),
+        (MapType::CallTrailers, Some(Answer::Http(answer))) => return Some(Fields::Trailers(&answer.trailers)),
+        (MapType::CallHeaders | MapType::CallTrailers, Some(Answer::NoResponse)) => {
+            static NONE: LazyLock<HeaderMap> = LazyLock::new(HeaderMap::new);
+            return Some(Fields::Trailers(&NONE));
+        }
+        (MapType::GrpcInitialMetadata, Some(Answer::InitialMetadata(map)))
+        | (MapType::GrpcTrailingMetadata, Some(Answer::TrailingMetadata(map))) => return Some(Fields::Trailers(map)),
+        _ => {}
+    }
     let exchange = state.exchange()?;
     match map {
         MapType::RequestHeaders if exchange.request_state != HeadState::Gone => {
@@ -94,7 +109,7 @@ fn readable(state: &State, map: MapType) -> Option<Fields<'_>> {
         }
         MapType::RequestTrailers => exchange.request_trailers.as_ref().map(Fields::Trailers),
         MapType::ResponseTrailers => exchange.response_trailers.as_ref().map(Fields::Trailers),
-        MapType::RequestHeaders | MapType::ResponseHeaders | MapType::Call => None,
+        _ => None,
     }
 }
 

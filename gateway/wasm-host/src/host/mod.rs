@@ -151,13 +151,32 @@ functions! { call:
     Ready proxy_increment_metric(id, delta: i64) => metrics::increment(call, id, delta);
     Ready proxy_get_metric(id, value) => metrics::get(call, id, value);
 
-    Ready proxy_http_call(_upstream, _upstream_len, _headers, _headers_len, _body, _body_len, _trailers, _trailers_len, _timeout, _token)
-        => calls::refuse(call);
-    Ready proxy_grpc_call(_upstream, _upstream_len, _service, _service_len, _method, _method_len, _metadata, _metadata_len, _message, _message_len, _timeout, _token)
-        => calls::refuse(call);
-    Ready proxy_grpc_stream(_upstream, _upstream_len, _service, _service_len, _method, _method_len, _metadata, _metadata_len, _token)
-        => calls::refuse(call);
-    Ready proxy_grpc_send(_token, _message, _message_len, _end_of_stream) => calls::unknown();
-    Ready proxy_grpc_cancel(_token) => calls::unknown();
-    Ready proxy_grpc_close(_token) => calls::unknown();
+    Ready proxy_http_call(upstream, upstream_len, headers, headers_len, body, body_len, trailers, trailers_len, timeout, token)
+        => calls::http(call, &calls::HttpParts {
+            upstream: Span(upstream, upstream_len),
+            headers: Span(headers, headers_len),
+            body: Span(body, body_len),
+            trailers: Span(trailers, trailers_len),
+            timeout,
+        }, token);
+    Ready proxy_grpc_call(upstream, upstream_len, service, service_len, method, method_len, metadata, metadata_len, message, message_len, timeout, token)
+        => calls::grpc(call, &calls::GrpcParts {
+            upstream: Span(upstream, upstream_len),
+            service: Span(service, service_len),
+            method: Span(method, method_len),
+            metadata: Span(metadata, metadata_len),
+            unary: Some((Span(message, message_len), timeout)),
+        }, token);
+    Ready proxy_grpc_stream(upstream, upstream_len, service, service_len, method, method_len, metadata, metadata_len, token)
+        => calls::grpc(call, &calls::GrpcParts {
+            upstream: Span(upstream, upstream_len),
+            service: Span(service, service_len),
+            method: Span(method, method_len),
+            metadata: Span(metadata, metadata_len),
+            unary: None,
+        }, token);
+    Ready proxy_grpc_send(token, message, message_len, end_of_stream)
+        => calls::send(call, token, Span(message, message_len), end_of_stream);
+    Ready proxy_grpc_cancel(token) => calls::cancel(call, token);
+    Ready proxy_grpc_close(token) => calls::close(call, token);
 }

@@ -144,6 +144,7 @@ fn response(exchange: &Exchange, path: &[&[u8]]) -> Found {
         [b"flags"] if head.is_some() => number(facts.response_flags),
         [b"grpc_status"] => facts.grpc_status.map_or(Found::Absent, |status| number(u64::from(status))),
         [b"size"] if head.is_some() => number(facts.response_bytes),
+        [b"backend_latency"] => facts.backend_latency.map_or(Found::Absent, duration),
         [b"total_size"] => {
             fields.map_or(Found::Absent, |fields| number(facts.response_bytes.saturating_add(size(fields))))
         }
@@ -166,6 +167,7 @@ fn address(address: Option<SocketAddr>, path: &[&[u8]]) -> Found {
 fn upstream(facts: &Properties, path: &[&[u8]]) -> Found {
     match path {
         [b"local_address"] => facts.upstream_local.map_or(Found::Absent, display),
+        [b"request_attempt_count"] if facts.upstream_attempts > 0 => number(facts.upstream_attempts.into()),
         [b"transport_failure_reason"] => optional_text(facts.upstream_failure.as_deref()),
         _ => address(facts.upstream, path),
     }

@@ -21,13 +21,16 @@ pub(super) const RESPONSE: u32 = 1;
 const DOWNSTREAM: u32 = 2;
 const UPSTREAM: u32 = 3;
 
-/// Resumes a paused request or response; nothing if the plugin does not hold it up. TCP: as Envoy, success
-/// for downstream and `UNIMPLEMENTED` for upstream.
+/// Resumes a paused request or response, or one direction of a TCP connection; nothing if the plugin does not hold it
+/// up. (Envoy cannot resume what comes from a service over TCP: `UNIMPLEMENTED`, as here for streams of HTTP.)
 pub(super) fn resume(call: &mut Call<'_>, kind: u32) -> HostResult {
     let state = call.data_mut();
+    let is_connection = state.exchange().is_some_and(|exchange| exchange.is_connection);
     let half = match kind {
         REQUEST => Half::Request,
         RESPONSE => Half::Response,
+        DOWNSTREAM if is_connection => Half::Request,
+        UPSTREAM if is_connection => Half::Response,
         _ => return known(kind),
     };
     let Some(context) = state.effective else { return Ok(()) };
@@ -39,10 +42,12 @@ pub(super) fn resume(call: &mut Call<'_>, kind: u32) -> HostResult {
     Ok(())
 }
 
-/// Resets the stream.
+/// Resets the stream; closes the connection.
 pub(super) fn close(call: &mut Call<'_>, kind: u32) -> HostResult {
     let state = call.data_mut();
-    if let (REQUEST | RESPONSE, Some(effects)) = (kind, state.effects_mut()) {
+    let is_connection = state.exchange().is_some_and(|exchange| exchange.is_connection);
+    let concerns = matches!(kind, REQUEST | RESPONSE) || is_connection && matches!(kind, DOWNSTREAM | UPSTREAM);
+    if let Some(effects) = state.effects_mut().filter(|_| concerns) {
         effects.reset = true;
         state.wake_effective();
         return Ok(());

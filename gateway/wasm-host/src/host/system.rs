@@ -25,11 +25,12 @@ pub(super) fn time(call: &mut Call<'_>, out: u32) -> HostResult {
     Ok(put_u64(memory, out, unix_nanoseconds(SystemTime::now()))?)
 }
 
-/// The status of the last failed call: there was none.
+/// Code and message with which the last gRPC call ended; 0 and nothing before the first.
 pub(super) fn status(call: &mut Call<'_>, code: u32, message: Out) -> HostResult {
-    let (memory, _) = view(call)?;
-    put_u32(memory, code, 0)?;
-    give(call, message, &[])
+    let (memory, state) = view(call)?;
+    let (number, text) = state.calls.status.clone();
+    put_u32(memory, code, number)?;
+    give(call, message, text.as_bytes())
 }
 
 /// Only `clear_route_cache` exists; everything else is `NOT_FOUND`.

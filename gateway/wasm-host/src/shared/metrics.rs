@@ -5,7 +5,7 @@
 //! again is the exporter's business.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::lock;
@@ -69,11 +69,12 @@ pub struct HistogramSample {
     pub count: u64,
 }
 
-/// The metrics and refusal counts of one plugin.
+/// The metrics, refusal counts and calls of one plugin.
 pub(crate) struct PluginScope {
     plugin: Arc<str>,
     metrics: Mutex<Metrics>,
     refusals: Refusals,
+    calls: Arc<AtomicUsize>,
 }
 
 #[derive(Default)]
@@ -124,11 +125,16 @@ const OVERFLOW: u32 = u32::MAX - 3;
 
 impl PluginScope {
     pub(super) fn new(plugin: &str) -> Self {
-        Self { plugin: plugin.into(), metrics: Mutex::default(), refusals: Refusals::default() }
+        Self { plugin: plugin.into(), metrics: Mutex::default(), refusals: Refusals::default(), calls: Arc::default() }
     }
 
     pub(crate) fn refuse(&self, quota: Quota) {
         self.refusals.count(quota);
+    }
+
+    /// How many outbound calls are in flight.
+    pub(crate) fn calls(&self) -> &Arc<AtomicUsize> {
+        &self.calls
     }
 
     pub(super) fn refusals(&self) -> Vec<QuotaSample> {

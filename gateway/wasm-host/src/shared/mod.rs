@@ -22,6 +22,7 @@ pub(crate) use metrics::{MetricIds, PluginScope, RecordError};
 pub(crate) use queues::{EnqueueError, Queue, Queues};
 pub use quota::{Quota, QuotaSample};
 
+use crate::Upstreams;
 use crate::log::{LogLine, LogSink};
 
 /// Process-wide state of all plugins. One per process; cloning is cheap.
@@ -30,15 +31,17 @@ pub struct Shared(Arc<Inner>);
 
 struct Inner {
     log: Arc<dyn LogSink>,
+    upstreams: Arc<dyn Upstreams>,
     data: Spaces<SharedData>,
     scopes: Spaces<PluginScope>,
     queues: Queues,
 }
 
 impl Shared {
-    /// Empty state; log lines of plugins go to `log`.
-    pub fn new(log: Arc<dyn LogSink>) -> Self {
-        Self(Arc::new(Inner { log, data: Spaces::default(), scopes: Spaces::default(), queues: Queues::default() }))
+    /// Empty state; log lines of plugins go to `log`, and they may call `upstreams`.
+    pub fn new(log: Arc<dyn LogSink>, upstreams: Arc<dyn Upstreams>) -> Self {
+        let (data, scopes, queues) = (Spaces::default(), Spaces::default(), Queues::default());
+        Self(Arc::new(Inner { log, upstreams, data, scopes, queues }))
     }
 
     /// The present values of all plugins' own metrics, ordered by plugin and name. For export.
@@ -49,6 +52,10 @@ impl Shared {
     /// How often which plugin was refused something at a limit, zeros left out. For export.
     pub fn quotas(&self) -> Vec<QuotaSample> {
         self.0.scopes.all().iter().flat_map(|scope| scope.refusals()).collect()
+    }
+
+    pub(crate) fn knows_upstream(&self, name: &str) -> bool {
+        self.0.upstreams.knows(name)
     }
 
     pub(crate) fn log(&self, line: LogLine<'_>) {
@@ -122,7 +129,7 @@ mod tests {
 
     #[test]
     fn a_space_lives_as_long_as_a_plugin_uses_it() {
-        let shared = Shared::new(Arc::new(Nowhere));
+        let shared = Shared::new(Arc::new(Nowhere), Arc::new(()));
         let old = shared.data("vm");
         let new = shared.data("vm");
         assert!(Arc::ptr_eq(&old, &new));

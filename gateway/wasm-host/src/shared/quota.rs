@@ -23,10 +23,12 @@ pub enum Quota {
     Headers,
     /// `property_bytes`: not stored.
     Properties,
+    /// `calls_per_stream` or `calls_in_flight`: not called; or too much waits in a gRPC stream: not sent.
+    Calls,
 }
 
 impl Quota {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Memory,
         Self::Log,
         Self::Metrics,
@@ -35,6 +37,7 @@ impl Quota {
         Self::Body,
         Self::Headers,
         Self::Properties,
+        Self::Calls,
     ];
 
     /// A stable name for metrics.
@@ -48,6 +51,7 @@ impl Quota {
             Self::Body => "body",
             Self::Headers => "headers",
             Self::Properties => "properties",
+            Self::Calls => "calls",
         }
     }
 }

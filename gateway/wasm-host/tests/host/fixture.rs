@@ -50,7 +50,7 @@ impl LogSink for Lines {
 /// A plugin's shared state and its log.
 pub(crate) fn shared() -> (Shared, Arc<Lines>) {
     let lines = Arc::new(Lines::default());
-    (Shared::new(lines.clone()), lines)
+    (Shared::new(lines.clone(), Arc::new(())), lines)
 }
 
 /// A running instance of the scripted module.

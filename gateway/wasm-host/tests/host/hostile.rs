@@ -249,7 +249,7 @@ fn a_panic_of_the_host_leaves_a_dead_instance_behind() {
     }
 
     let settings = script(On::RequestHeaders, program().call("proxy_log", [N(5), b("x")])).settings();
-    let shared = proxy_wasm_host::Shared::new(std::sync::Arc::new(Panics));
+    let shared = proxy_wasm_host::Shared::new(std::sync::Arc::new(Panics), std::sync::Arc::new(()));
     let mut instance = Plugin::new(scripted(), settings, shared).instantiate().unwrap();
     let context = open(&mut instance, |_| {});
     let panicked =

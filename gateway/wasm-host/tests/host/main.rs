@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod bodies;
+mod calls;
 mod fixture;
 mod headers;
 mod hostile;

@@ -302,23 +302,6 @@ fn the_route_can_be_resolved_again_on_demand() {
 }
 
 #[test]
-fn outbound_calls_fail_and_say_so_once() {
-    let call = program()
-        .call("proxy_http_call", [b("cluster"), b(""), b(""), b(""), N(1000), Out(0)])
-        .call("proxy_grpc_call", [b("c"), b("s"), b("m"), b(""), b(""), N(1000), Out(0)])
-        .call("proxy_grpc_stream", [b("c"), b("s"), b("m"), b(""), Out(0)])
-        .call("proxy_grpc_send", [N(6), b(""), N(1)])
-        .call("proxy_grpc_cancel", [N(6)])
-        .call("proxy_grpc_close", [N(6)])
-        .call("proxy_get_status", [Out(0), Out(1), Out(2)]);
-    let (mut instance, lines) = start_logged(script(On::RequestHeaders, call).settings());
-    assert_eq!(results(&run_on(&mut instance), On::RequestHeaders), [10, 10, 10, 1, 1, 1, 0]);
-    run_on(&mut instance);
-    let lines = lines.take();
-    assert!(lines.len() == 1 && lines[0].contains("outbound HTTP or gRPC call"), "{lines:?}");
-}
-
-#[test]
 fn ticks_are_asked_for_and_stopped() {
     let set = |period| program().call("proxy_set_tick_period_milliseconds", [N(period)]);
     let mut instance =

@@ -57,6 +57,7 @@ fn plugins_are_declared_and_attached() {
                 digest: String::new(),
                 phase: Phase::Unspecified,
                 priority: None,
+                network: false,
                 fail_strategy: FailStrategy::Close,
                 code: Code::Unavailable { reason: String::new() },
             };
