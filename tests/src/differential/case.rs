@@ -148,6 +148,7 @@ impl Case {
         for (name, value) in &self.headers {
             line(&mut head, name, value);
         }
+        announcement(&mut head, &self.trailers);
         framing(&mut head, &self.pieces, self.chunked, self.method == "GET");
         head
     }
@@ -170,6 +171,7 @@ impl Answer {
         for (name, value) in &self.headers {
             line(&mut head, name, value);
         }
+        announcement(&mut head, &self.trailers);
         framing(&mut head, &self.pieces, self.chunked, false);
         head
     }
@@ -188,6 +190,12 @@ impl Answer {
 fn line(head: &mut String, name: &str, value: &str) {
     // Writing to a string cannot fail.
     let _ = write!(head, "{name}: {value}\r\n");
+}
+
+fn announcement(head: &mut String, trailers: &[(&str, &str)]) {
+    if !trailers.is_empty() {
+        line(head, "trailer", &trailers.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", "));
+    }
 }
 
 fn framing(head: &mut String, pieces: &[String], chunked: bool, may_have_none: bool) {

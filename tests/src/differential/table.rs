@@ -103,6 +103,8 @@ pub fn written(text: &str, mut rows: Vec<Row>) -> anyhow::Result<String> {
 
 /// As it can stand in a table; long values are cut.
 fn escaped(text: &str) -> String {
+    let visible = |letter: char| if letter.is_control() { letter.escape_default().to_string() } else { letter.to_string() };
+    let text: String = text.chars().map(visible).collect();
     let mut text = text.replace('|', "\\|").replace('<', "&lt;").replace('*', "\\*");
     if text.chars().count() > 300 {
         text = text.chars().take(300).collect::<String>() + "…";
