@@ -17,4 +17,4 @@ pub mod table;
 
 pub use case::{Answer, Case};
 pub use exchange::{Seen, run};
-pub use sites::{Site, envoy_program};
+pub use sites::{Site, envoy_program, is_there};

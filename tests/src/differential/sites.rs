@@ -1,6 +1,7 @@
 //! The two gateways, each with one way in for each plugin and the same services behind.
 
 use super::service::Service;
+use crate::metrics::Metrics;
 use crate::process::Process;
 use crate::resources::{GATEWAY, service_at, virtual_service};
 use crate::server::Protocol;
@@ -128,6 +129,17 @@ impl Site {
         self.fronts.get(plugin).copied().with_context(|| format!("{} has no plugin {plugin}", self.name))
     }
 
+    /// The metrics of this plugin's gateway.
+    ///
+    /// # Errors
+    /// It is Envoy, which has no address for them here, or there is no such plugin.
+    pub async fn metrics(&self, plugin: &str) -> anyhow::Result<Metrics> {
+        match &self.running {
+            Running::Ours(processes) => processes.get(plugin).context("no such plugin")?.metrics().await,
+            Running::Envoy(_) => anyhow::bail!("Envoy is not asked for metrics"),
+        }
+    }
+
     /// What this plugin's gateway has logged so far.
     ///
     /// # Errors
@@ -171,6 +183,11 @@ fn made(names: &[&str], home: &TempDir) -> anyhow::Result<Vec<Plugin>> {
             let path = home.path().join("scripted-0-2-0.wasm");
             std::fs::write(&path, bytes)?;
             path
+        } else if *name == "lang-text" {
+            let text = Path::new(env!("CARGO_MANIFEST_DIR")).join("languages/text/plugin.wat");
+            let path = home.path().join("lang-text.wasm");
+            std::fs::write(&path, wat::parse_file(text)?)?;
+            path
         } else {
             plugins::module(name)
         };
@@ -178,6 +195,12 @@ fn made(names: &[&str], home: &TempDir) -> anyhow::Result<Vec<Plugin>> {
         made.push(Plugin { name: (*name).to_owned(), module });
     }
     Ok(made)
+}
+
+/// Whether a module has been compiled.
+pub fn is_there(name: &str) -> bool {
+    let source = if name == "scripted-0-2-0" { "scripted" } else { name };
+    name == "lang-text" || Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../target/plugins/{source}.wasm")).is_file()
 }
 
 fn address(address: SocketAddr) -> String {
@@ -221,8 +244,7 @@ fn listener(plugin: &Plugin, front: SocketAddr) -> String {
               '@type': type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm
               config:
                 name: default.{name}
-                root_id: {name}
-                vm_config: {{vm_id: {name}, runtime: envoy.wasm.runtime.v8, code: {{local: {{filename: '{module}'}}}}}}
+                vm_config: {{runtime: envoy.wasm.runtime.v8, code: {{local: {{filename: '{module}'}}}}}}
                 configuration: {{'@type': type.googleapis.com/google.protobuf.StringValue, value: '{{}}'}}
           - name: router
             typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}",

@@ -32,11 +32,15 @@ pub fn differences(case: &str, envoy: &Seen, ours: &Seen) -> Vec<Row> {
     let (theirs, own) = (values(envoy), values(ours));
     let mut places = envoy.0.iter().map(|(what, _)| what).collect::<Vec<_>>();
     places.extend(ours.0.iter().map(|(what, _)| what).filter(|what| !theirs.contains_key(*what)));
+    // If the answers are different ones, all that follows is.
+    let otherwise = theirs.get("client") != own.get("client");
+    let follows = |place: &str| place.starts_with("client ") || place.starts_with("service ") || place.ends_with("()");
     let mut rows = Vec::<Row>::new();
     for place in places {
         let of = |values: &BTreeMap<String, String>| values.get(place).map_or(MISSING.to_owned(), |value| escaped(value));
         let (envoy, ours) = (of(&theirs), of(&own));
-        if envoy == ours {
+        let one_sided = envoy == MISSING || ours == MISSING;
+        if envoy == ours || otherwise && (follows(place) || place == "callbacks" || place != "service" && one_sided) {
             continue;
         }
         let (at, what) = split(place);

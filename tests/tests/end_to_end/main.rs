@@ -14,6 +14,7 @@ mod grpc;
 mod headers;
 mod hosts;
 mod house;
+mod languages;
 mod http2_floods;
 mod lifecycle;
 mod limits;

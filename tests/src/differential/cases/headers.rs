@@ -4,7 +4,7 @@ use super::Case;
 
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = vec![
-        Case::post("headers: all maps in every callback", "* pairs 0\n* pairs 1\n* pairs 2\n* pairs 3")
+        Case::post("headers: all maps in every callback, in order", "* pairs 0\n* pairs 1\n* pairs 2\n* pairs 3")
             .header("x-one", "1")
             .header("x-two", "a")
             .header("X-Two", "b")

@@ -5,6 +5,7 @@ mod buffers;
 mod calls;
 mod flow;
 mod headers;
+pub mod languages;
 mod properties;
 mod replies;
 mod sharing;
@@ -22,6 +23,7 @@ pub fn all() -> Vec<Case> {
         properties::cases(),
         sharing::cases(),
         arguments::cases(),
+        languages::cases(),
     ]
     .concat()
 }

@@ -63,9 +63,9 @@ pub(super) fn cases() -> Vec<Case> {
                request_headers increment_metric $2 1L
                request_headers record_metric $2 7L
                request_headers get_metric $2 >q
-               request_headers increment_metric 99999 1L
-               request_headers record_metric 99999 1L
-               request_headers get_metric 99999 >q
+               request_headers increment_metric 99996 1L
+               request_headers record_metric 99996 1L
+               request_headers get_metric 99996 >q
                log increment_metric $0 1L
                log get_metric $0 >q"#,
         ),
