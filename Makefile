@@ -28,7 +28,7 @@ test:
 bench:
 	.ci/setup
 	tests/bench/setup
-	plugins/build add-header host-calls
+	plugins/build add-header host-calls rewrite-body
 	cargo build --release --package gateway --package gateway-bench
 	envoy=$$(tests/strict/install-peers) && target/release/gateway-bench --envoy "$$envoy" \
 		$(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(BASELINE),--baseline $(BASELINE))

@@ -193,7 +193,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> RawClient<S> {
     }
 
     /// Header or trailer lines, up to the empty one.
-    async fn fields(&mut self) -> anyhow::Result<Vec<(String, String)>> {
+    pub async fn fields(&mut self) -> anyhow::Result<Vec<(String, String)>> {
         let mut fields = Vec::new();
         loop {
             let line = self.line().await?;

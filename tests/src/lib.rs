@@ -14,6 +14,7 @@
 //! * [`scene`]: a gateway process with everything behind it, and changes of it; [`load`]: steady load, and what came of it;
 //! * [`body`]: bodies that a test sends piece by piece, for both;
 //! * [`server`]: HTTP/1.1 or HTTP/2 over one accepted connection, also what `sample-service` runs on;
+//! * [`differential`]: the same plugins and requests in Envoy and here;
 //! * [`strict`]: the corpus of what is not as it should be, for us and for other gateways.
 //!
 //! Tests wait for events (a request was received, a connection was closed), never for time to pass. Every wait ends
@@ -23,6 +24,7 @@ pub mod body;
 pub mod certificates;
 pub mod client;
 pub mod crowd;
+pub mod differential;
 pub mod dns;
 pub mod gateway;
 pub mod grpc;

@@ -138,7 +138,7 @@ pub(crate) enum BufferType {
     UpstreamData,
     CallBody,
     GrpcMessage,
-    /// Outside the callback that has them, and there is none: Envoy answers "not found".
+    /// Of a callback that no host function starts here.
     ForeignArguments,
     VmConfiguration,
     PluginConfiguration,

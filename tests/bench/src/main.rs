@@ -42,7 +42,7 @@ struct Args {
 }
 
 /// What is measured beside [`WORKLOADS`].
-const OTHERS: [&str; 4] = ["plugins", "access-log", "metrics", "memory"];
+const OTHERS: [&str; 6] = ["plugins", "plugins-body", "plugins-memory", "access-log", "metrics", "memory"];
 
 impl Args {
     fn wants(&self, name: &str) -> bool {
@@ -82,6 +82,12 @@ fn measure(args: &Args) -> anyhow::Result<()> {
     }
     if args.wants("plugins") {
         report.add_plugins(&run.plugins()?);
+    }
+    if args.wants("plugins-body") {
+        report.add_bodies(&run.bodies()?);
+    }
+    if args.wants("plugins-memory") {
+        report.add_plugin_memory(run.plugin_memory()?);
     }
     if args.wants("access-log") {
         report.add_access_log(&run.access_log()?);

@@ -96,6 +96,8 @@ pub(crate) enum Variant {
     Fresh,
     /// A door for each of [`CHAINS`].
     Plugins,
+    /// One door with ten plugins, to see what memory they take.
+    TenPlugins,
     /// An access log in JSON; ours only.
     AccessLog,
 }
@@ -107,12 +109,26 @@ pub(crate) enum Chain {
     AddHeader(usize),
     /// Once `host-calls`, which adds, reads and removes twenty headers.
     HostCalls,
+    /// Once `rewrite-body`, which holds the whole body of the response and replaces its first letter.
+    RewriteBody,
 }
 
-pub(crate) const CHAINS: [Chain; 5] =
-    [Chain::AddHeader(0), Chain::AddHeader(1), Chain::AddHeader(3), Chain::AddHeader(10), Chain::HostCalls];
+pub(crate) const CHAINS: [Chain; 6] = [
+    Chain::AddHeader(0),
+    Chain::AddHeader(1),
+    Chain::AddHeader(3),
+    Chain::AddHeader(10),
+    Chain::HostCalls,
+    Chain::RewriteBody,
+];
+
+/// Those that are measured with a small answer: all but the last.
+pub(crate) const SMALL_CHAINS: &[Chain] = CHAINS.split_at(CHAINS.len() - 1).0;
 
 impl Chain {
+    /// Where ten plugins stand in [`CHAINS`].
+    pub(crate) const TEN: usize = 3;
+
     /// Module and configuration of each plugin, in order.
     fn plugins(self) -> Vec<(&'static str, String)> {
         match self {
@@ -120,7 +136,19 @@ impl Chain {
                 .map(|n| ("add-header", format!(r#"{{"request":{{"add":{{"x-plugin-{n}":"added by a plugin"}}}}}}"#)))
                 .collect(),
             Chain::HostCalls => vec![("host-calls", "{}".to_owned())],
+            Chain::RewriteBody => {
+                let settings = r#"{"response":{"contentTypes":["*/*"],"rules":[{"regex":"^0","replace":"y"}]}}"#;
+                vec![("rewrite-body", settings.to_owned())]
+            }
         }
+    }
+}
+
+impl Variant {
+    /// The doors with plugins that there are: their place in [`CHAINS`], and what is behind them.
+    fn chains(self) -> impl Iterator<Item = (usize, Chain)> {
+        let all = CHAINS.into_iter().enumerate();
+        all.filter(move |(place, _)| self == Variant::Plugins || *place == Chain::TEN)
     }
 }
 
@@ -129,6 +157,7 @@ impl fmt::Display for Chain {
         match self {
             Chain::AddHeader(count) => write!(f, "{count} × add-header"),
             Chain::HostCalls => f.write_str("60 host calls"),
+            Chain::RewriteBody => f.write_str("rewrite-body"),
         }
     }
 }
@@ -175,6 +204,7 @@ impl Peer {
         let ports = match variant {
             Variant::Plain | Variant::Fresh | Variant::AccessLog => vec![self.doors.http],
             Variant::Plugins => self.doors.chains.to_vec(),
+            Variant::TenPlugins => vec![self.doors.chains[Chain::TEN]],
         };
         let start = Instant::now();
         for port in ports {

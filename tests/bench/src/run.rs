@@ -14,7 +14,7 @@ use crate::{
         wrk::{self, Wrk},
     },
     memory, metrics, origin,
-    peers::{self, CHAINS, Kind, Peer, Site, Variant},
+    peers::{self, CHAINS, Chain, Kind, Peer, SMALL_CHAINS, Site, Variant},
     process,
     rounds::{self, Contender, Rounds},
     statistics::{Median, median, quantile},
@@ -172,11 +172,46 @@ impl Run {
         let peers = [self.start(Kind::Gateway, Variant::Plugins)?, self.start(Kind::Envoy, Variant::Plugins)?];
         let mut contenders = Vec::new();
         for peer in &peers {
-            for (chain, port) in CHAINS.iter().zip(peer.doors.chains) {
+            for (chain, port) in SMALL_CHAINS.iter().zip(peer.doors.chains) {
                 contenders.push(self.small_get(format!("{} {chain}", peer.kind), peer, port)?);
             }
         }
         rounds::run(&mut contenders, self.rounds)
+    }
+
+    /// What rewriting a body of 64 KB takes: the gateway without and with the plugin, and Envoy.
+    pub(crate) fn bodies(&self) -> anyhow::Result<Rounds> {
+        eprint!("plugins-body ");
+        let peers = [self.start(Kind::Gateway, Variant::Plugins)?, self.start(Kind::Envoy, Variant::Plugins)?];
+        let request = wrk::Request { path: "/64k", answer: 64 << 10, ..workloads::GET };
+        let mut contenders = Vec::new();
+        for peer in &peers {
+            for (chain, port) in CHAINS.iter().zip(peer.doors.chains) {
+                if matches!(chain, Chain::AddHeader(0) | Chain::RewriteBody) {
+                    let wrk = Wrk::new(request, "get-64k", &self.site.folder)?;
+                    let name = format!("{} {chain}", peer.kind);
+                    contenders.push(Contender { name, server: &peer.server, load: Box::new(move || wrk.run(port)) });
+                }
+            }
+        }
+        rounds::run(&mut contenders, self.rounds)
+    }
+
+    /// Bytes that ten plugins take, of the gateway and of Envoy, each with one worker: a process with them, less one
+    /// without, after some thousand requests.
+    pub(crate) fn plugin_memory(&self) -> anyhow::Result<[f64; 2]> {
+        eprintln!("plugins-memory");
+        let of = |kind| -> anyhow::Result<f64> {
+            let mut bytes = [0.0; 2];
+            for (variant, bytes) in [Variant::Fresh, Variant::TenPlugins].into_iter().zip(&mut bytes) {
+                let peer = self.start(kind, variant)?;
+                let port = if variant == Variant::Fresh { peer.doors.http } else { peer.doors.chains[Chain::TEN] };
+                Wrk::new(workloads::GET, "small-get", &self.site.folder)?.run(port)?;
+                *bytes = peer.server.memory()? as f64;
+            }
+            Ok(bytes[1] - bytes[0])
+        };
+        Ok([of(Kind::Gateway)?, of(Kind::Envoy)?])
     }
 
     /// Without an access log, and with one.

@@ -15,7 +15,6 @@ use crate::state::{Stage, State};
 /// Up to `max` bytes from `start`. Beyond the end: success and nothing.
 pub(super) fn get(call: &mut Call<'_>, kind: u32, start: u32, max: u32, out: Out) -> HostResult {
     let kind = BufferType::from_abi(kind).ok_or(Status::BadArgument)?;
-    start.checked_add(max).ok_or(Status::BadArgument)?;
     let (start, max) = (start as usize, max as usize);
     let bytes = read(call.data(), kind)?;
     let length = bytes.len().saturating_sub(start).min(max);
@@ -42,6 +41,7 @@ pub(super) fn set(call: &mut Call<'_>, kind: u32, start: u32, size: u32, data: S
         BufferType::ResponseBody if can_edit(exchange, Phase::ResponseBody) => &mut exchange.response_body,
         BufferType::DownstreamData if exchange.phase == Phase::DownstreamData => &mut exchange.request_body,
         BufferType::UpstreamData if exchange.phase == Phase::UpstreamData => &mut exchange.response_body,
+        BufferType::CallBody | BufferType::PluginConfiguration => return Err(Status::NotFound.into()),
         _ => return Err(Status::BadArgument.into()),
     };
     let (start, size) = (start as usize, size as usize);
@@ -104,7 +104,7 @@ fn read(state: &State, kind: BufferType) -> Result<&[u8], Status> {
         },
         BufferType::DownstreamData => Ok(body(Phase::DownstreamData, |exchange| &exchange.request_body)),
         BufferType::UpstreamData => Ok(body(Phase::UpstreamData, |exchange| &exchange.response_body)),
-        BufferType::ForeignArguments => Err(Status::NotFound),
+        BufferType::ForeignArguments => Ok(&[]),
     }
 }
 

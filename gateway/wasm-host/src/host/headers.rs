@@ -91,16 +91,13 @@ fn readable(state: &State, map: MapType) -> Option<Fields<'_>> {
     match (map, &state.calls.answer) {
         (MapType::CallHeaders, Some(Answer::Http(answer))) => return Some(Fields::Response(&answer.head)),
         (MapType::CallTrailers, Some(Answer::Http(answer))) => return Some(Fields::Trailers(&answer.trailers)),
-        (MapType::CallHeaders | MapType::CallTrailers, Some(Answer::NoResponse)) => {
-            static NONE: LazyLock<HeaderMap> = LazyLock::new(HeaderMap::new);
-            return Some(Fields::Trailers(&NONE));
-        }
+        (MapType::CallHeaders | MapType::CallTrailers, Some(Answer::NoResponse)) => return Some(none()),
         (MapType::GrpcInitialMetadata, Some(Answer::InitialMetadata(map)))
         | (MapType::GrpcTrailingMetadata, Some(Answer::TrailingMetadata(map))) => return Some(Fields::Trailers(map)),
         _ => {}
     }
     let exchange = state.exchange()?;
-    match map {
+    let found = match map {
         MapType::RequestHeaders if exchange.request_state != HeadState::Gone => {
             Some(Fields::Request(&exchange.request))
         }
@@ -110,7 +107,15 @@ fn readable(state: &State, map: MapType) -> Option<Fields<'_>> {
         MapType::RequestTrailers => exchange.request_trailers.as_ref().map(Fields::Trailers),
         MapType::ResponseTrailers => exchange.response_trailers.as_ref().map(Fields::Trailers),
         _ => None,
-    }
+    };
+    // Plugins look for trailers in `on_log` without knowing whether there are any, and SDKs abort on `BAD_ARGUMENT`.
+    found.or_else(|| (exchange.phase == Phase::Log).then(none))
+}
+
+/// A map without fields.
+fn none() -> Fields<'static> {
+    static NONE: LazyLock<HeaderMap> = LazyLock::new(HeaderMap::new);
+    Fields::Trailers(&NONE)
 }
 
 /// The map, if it can be changed now. Trailers can be made in the last body callback of a message that

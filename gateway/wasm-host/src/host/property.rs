@@ -65,6 +65,11 @@ pub(crate) fn look_up(state: &State, path: &[u8]) -> Found {
     if path.len() > MAX_PATH {
         return Found::Absent;
     }
+    if path.is_empty() {
+        return Found::Message;
+    }
+    // The C++ SDK ends each segment with NUL, the last one, too.
+    let path = path.strip_suffix(b"\0").unwrap_or(path);
     let segments: SmallVec<[&[u8]; 6]> = path.split(|byte| *byte == 0).collect();
     let found = of_plugin(state, &segments);
     let Found::Absent = found else { return found };
@@ -142,14 +147,12 @@ fn response(exchange: &Exchange, path: &[&[u8]]) -> Found {
         [] => Found::Message,
         [b"code"] => head.map_or(Found::Absent, |head| number(u64::from(head.status.as_u16()))),
         [b"code_details"] => optional_text(facts.response_code_details.as_deref()),
-        [b"flags"] if head.is_some() => number(facts.response_flags),
+        [b"flags"] => number(facts.response_flags),
         [b"grpc_status"] => facts.grpc_status.map_or(Found::Absent, |status| number(u64::from(status))),
-        [b"size"] if head.is_some() => number(facts.response_bytes),
+        [b"size"] => number(facts.response_bytes),
         [b"backend_latency"] => facts.backend_latency.map_or(Found::Absent, duration),
-        [b"total_size"] => {
-            fields.map_or(Found::Absent, |fields| number(facts.response_bytes.saturating_add(size(fields))))
-        }
-        [b"headers_bytes"] => fields.map_or(Found::Absent, |fields| number(size(fields))),
+        [b"total_size"] => number(facts.response_bytes.saturating_add(fields.map_or(0, size))),
+        [b"headers_bytes"] => number(fields.map_or(0, size)),
         [b"headers", rest @ ..] => map(fields, rest),
         [b"trailers", rest @ ..] => map(exchange.response_trailers.as_ref().map(Fields::Trailers), rest),
         _ => Found::Absent,
@@ -182,7 +185,7 @@ fn connection(facts: &Properties, path: &[&[u8]]) -> Found {
         [b"id"] => facts.connection_id.map_or(Found::Absent, number),
         [b"mtls"] => truth(tls.is_some_and(|tls| tls.mutual)),
         [b"tls_version"] => known(|tls| tls.version),
-        [b"requested_server_name"] => known(|tls| &tls.server_name),
+        [b"requested_server_name"] => text(tls.map_or("", |tls| &tls.server_name)),
         [b"subject_peer_certificate"] => known(|tls| &tls.subject_peer),
         [b"subject_local_certificate"] => known(|tls| &tls.subject_local),
         [b"uri_san_peer_certificate"] => known(|tls| &tls.uri_san_peer),

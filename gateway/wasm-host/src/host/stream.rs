@@ -52,7 +52,8 @@ pub(super) fn close(call: &mut Call<'_>, kind: u32) -> HostResult {
         state.wake_effective();
         return Ok(());
     }
-    known(kind)
+    // As in Envoy, what is not there can be closed.
+    if kind == UPSTREAM { Ok(()) } else { known(kind) }
 }
 
 fn known(kind: u32) -> HostResult {

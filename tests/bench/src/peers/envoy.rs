@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, net::SocketAddr, path::Path, process::Command};
 
-use super::{CHAINS, Chain, Doors, GRPC_HOST, HOST, Site, Variant, first_line};
+use super::{Chain, Doors, GRPC_HOST, HOST, Site, Variant, first_line};
 use crate::process::{PROXY_CPU, command};
 
 pub(super) fn version(site: &Site) -> anyhow::Result<String> {
@@ -17,9 +17,9 @@ pub(super) fn prepare(variant: Variant, site: &Site, doors: &Doors, folder: &Pat
             listener(&mut listeners, "https", doors.https, Some(site), "")?;
             listener(&mut listeners, "grpc", doors.grpc, None, "")?;
         }
-        Variant::Plugins => {
-            for (chain, port) in CHAINS.into_iter().zip(doors.chains) {
-                listener(&mut listeners, &format!("{chain:?}"), port, None, &filters(chain, site)?)?;
+        Variant::Plugins | Variant::TenPlugins => {
+            for (place, chain) in variant.chains() {
+                listener(&mut listeners, &format!("{chain:?}"), doors.chains[place], None, &filters(chain, site)?)?;
             }
         }
     }

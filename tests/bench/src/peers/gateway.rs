@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, path::Path, process::Command};
 
-use super::{CHAINS, Doors, GRPC_HOST, HOST, Site, Variant, first_line};
+use super::{Doors, GRPC_HOST, HOST, Site, Variant, first_line};
 use crate::process::{PROXY_CPU, command};
 
 pub(super) fn version(binary: &Path) -> anyhow::Result<String> {
@@ -35,8 +35,9 @@ pub(super) fn prepare(
             )?;
             binds.extend([(80, doors.http), (443, doors.https), (81, doors.grpc)]);
         }
-        Variant::Plugins => {
-            for (n, (chain, port)) in CHAINS.into_iter().zip(doors.chains).enumerate() {
+        Variant::Plugins | Variant::TenPlugins => {
+            for (n, chain) in variant.chains() {
+                let port = doors.chains[n];
                 let declared = 100 + n as u16;
                 binds.push((declared, port));
                 write!(

@@ -1,0 +1,3 @@
+module example.dev/lang-go
+
+go 1.24

@@ -1,0 +1,29 @@
+//! The cases, by what they are about; the sections are those of the measured host behaviour that the gateway follows.
+
+mod arguments;
+mod buffers;
+mod calls;
+mod flow;
+mod headers;
+pub mod languages;
+mod properties;
+mod replies;
+mod sharing;
+
+use super::Case;
+
+/// All of them, in the order of the table.
+pub fn all() -> Vec<Case> {
+    [
+        flow::cases(),
+        headers::cases(),
+        buffers::cases(),
+        replies::cases(),
+        calls::cases(),
+        properties::cases(),
+        sharing::cases(),
+        arguments::cases(),
+        languages::cases(),
+    ]
+    .concat()
+}
