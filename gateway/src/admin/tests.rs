@@ -204,12 +204,12 @@ async fn put_in_all_its_forms() {
 
     let (status, shown) = api(&admin, "PUT", "/plugins/a", JSON, r#"{"pluginConfig": {"k": 1}}"#).await;
     assert_eq!((status, &shown["settings"]["pluginConfig"]), (200, &json!({"k": 1})));
-    assert_eq!((&shown["phase"], shown["versions"].as_array().unwrap().len()), (&json!("AUTHN"), 1), "kept");
+    assert_eq!((&shown["phase"], shown["versions"].as_array().unwrap().len()), (&json!("AUTHN"), 2), "kept");
 
     let body = form(&[("settings", br#"{"failStrategy": "FAIL_OPEN"}"#), ("module", &two)]);
     let (status, shown) = api(&admin, "PUT", "/plugins/a", FORM, body).await;
     assert_eq!((status, &shown["failStrategy"]), (200, &json!("FAIL_OPEN")));
-    assert_eq!(shown["versions"].as_array().unwrap().len(), 2);
+    assert_eq!(shown["versions"].as_array().unwrap().len(), 3);
 
     let (status, _) = api(&admin, "PUT", "/plugins/b", FORM, form(&[("module", &one)])).await;
     assert_eq!(status, 201);

@@ -30,6 +30,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod time;
+mod upload;
 mod view;
 
 use std::sync::Arc;

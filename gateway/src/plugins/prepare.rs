@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, thread};
 
-use proxy_wasm_host::{Instance, StartError};
+use proxy_wasm_host::{Instance, LogLine, LogSink, Module, PluginSettings, Shared, StartError};
 
 use crate::snapshot::{Code, Plugin};
 
@@ -32,9 +32,18 @@ pub async fn prepare(plugin: &Plugin, instances: usize) -> Result<Vec<Instance>,
     Ok(ready)
 }
 
-/// Finds out whether a version starts at all, before anything is done about it.
-pub(super) async fn try_out(code: proxy_wasm_host::Plugin) -> Result<(), StartError> {
+/// Starts one instance that nobody will use, to find out whether it starts at all before anything is done about it.
+/// It has shared data, queues and metrics of its own, so that it takes nothing from the version that serves.
+pub(super) async fn try_out(module: Module, settings: PluginSettings) -> Result<(), StartError> {
+    let code = proxy_wasm_host::Plugin::new(module, settings, Shared::new(Arc::new(Unheard)));
     start(Arc::new(code), 1).await.map(drop)
+}
+
+/// What a trial logs is said in its error, and again by the instances that follow.
+struct Unheard;
+
+impl LogSink for Unheard {
+    fn log(&self, _: LogLine<'_>) {}
 }
 
 async fn start(code: Arc<proxy_wasm_host::Plugin>, count: usize) -> Result<Vec<Instance>, StartError> {

@@ -7,6 +7,8 @@
 //! DATA_DIR/blobs/SHA256.wasm    module bytes under the name of their content
 //! ```
 //!
+//! Modules are kept for every version that an upload remembers.
+//!
 //! A change is prepared first (everything that can fail for want of space or rights is on disk then) and
 //! committed by one rename, or discarded. At any moment a crash leaves the old index or the new one, and
 //! blobs that no index names are swept at the next start. The store knows nothing of what modules and
@@ -23,34 +25,10 @@ use std::{
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{Digest, Spec};
-
-/// One upload as it is kept.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Upload {
-    /// Content of the current module.
-    pub(crate) digest: Digest,
-    /// Size of the current module.
-    pub(crate) bytes: u64,
-    /// Settings as users wrote them.
-    pub(crate) settings: Spec,
-    /// When the name was first uploaded (RFC 3339): the tie-breaker of the chain order.
-    pub(crate) created: String,
-    /// Modules this upload had, the newest first; the current one is the first.
-    pub(crate) versions: Vec<Version>,
-}
-
-/// A module that an upload has or had.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Version {
-    /// Content of the module.
-    pub digest: Digest,
-    /// When it was uploaded, RFC 3339.
-    pub time: String,
-}
-
-/// All uploads by name.
-pub(crate) type Uploads = BTreeMap<String, Upload>;
+use super::{
+    Digest,
+    upload::{FirstFormat, Upload, Uploads},
+};
 
 /// Why there is no store.
 #[derive(Debug, thiserror::Error)]
@@ -96,15 +74,22 @@ impl Prepared {
     }
 }
 
+/// What every format of the index begins with. A number that is not known is refused rather than misread.
 #[derive(Deserialize)]
-struct Index {
-    /// Format of this file; another number is refused rather than misread.
+struct Format {
     format: u32,
-    uploads: Uploads,
 }
 
-const FORMAT: u32 = 1;
-/// Longest index that is read: far above what the limits of uploads and settings allow.
+/// The index of a format.
+#[derive(Serialize, Deserialize)]
+struct Index<U> {
+    format: u32,
+    uploads: U,
+}
+
+const FORMAT: u32 = 2;
+/// Longest index that is read: above what the limits of uploads and settings allow (100 uploads, each with 1 MiB of
+/// current settings and as much of earlier ones).
 const MAX_INDEX: u64 = 256 << 20;
 
 impl Store {
@@ -205,7 +190,8 @@ impl Store {
             }
             Place::Memory(blobs) => {
                 blobs.extend(prepared.blob);
-                blobs.retain(|digest, _| self.uploads.values().any(|upload| upload.digest == *digest));
+                let used = used(&self.uploads);
+                blobs.retain(|digest, _| used.contains(digest));
             }
         }
         Ok(())
@@ -219,6 +205,11 @@ impl Store {
             disk.sweep(&self.uploads);
         }
     }
+}
+
+/// The modules of every version.
+fn used(uploads: &Uploads) -> HashSet<Digest> {
+    uploads.values().flat_map(Upload::versions).map(|version| version.digest).collect()
 }
 
 /// Where the bytes of an uploaded module are.
@@ -257,11 +248,15 @@ impl Disk {
         };
         let mut text = Vec::new();
         file.take(MAX_INDEX).read_to_end(&mut text)?;
-        let index: Index = serde_json::from_slice(&text)?;
-        if index.format != FORMAT {
-            return Err(io::Error::other(format!("format {} instead of {FORMAT}", index.format)));
+        let Format { format } = serde_json::from_slice(&text)?;
+        match format {
+            FORMAT => Ok(serde_json::from_slice::<Index<Uploads>>(&text)?.uploads),
+            1 => {
+                let index: Index<BTreeMap<String, FirstFormat>> = serde_json::from_slice(&text)?;
+                Ok(index.uploads.into_iter().map(|(name, upload)| (name, upload.into())).collect())
+            }
+            other => Err(io::Error::other(format!("format {other} instead of {FORMAT}"))),
         }
-        Ok(index.uploads)
     }
 
     fn set_index_aside(&self) -> String {
@@ -274,7 +269,8 @@ impl Disk {
 
     fn write_next(&self, uploads: &Uploads) -> io::Result<()> {
         let mut file = File::create(self.path("uploads.json.next"))?;
-        let mut text = serde_json::to_vec_pretty(&IndexRef { format: FORMAT, uploads })?;
+        // Not indented: settings that nest deeply would become many times as long.
+        let mut text = serde_json::to_vec(&Index { format: FORMAT, uploads })?;
         text.push(b'\n');
         file.write_all(&text)?;
         file.sync_all()
@@ -300,10 +296,10 @@ impl Disk {
         File::open(self.root.join("blobs"))?.sync_all()
     }
 
-    /// Removes blobs that no upload names; only files with names that blobs have, in case somebody chose
+    /// Removes blobs that no version names; only files with names that blobs have, in case somebody chose
     /// a directory with other things in it. What cannot be removed is tried again with the next change.
     fn sweep(&self, uploads: &Uploads) {
-        let used: HashSet<Digest> = uploads.values().map(|upload| upload.digest).collect();
+        let used = used(uploads);
         for entry in fs::read_dir(self.root.join("blobs")).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let Some((stem, extension)) = name.to_str().and_then(|name| name.split_once('.')) else { continue };
@@ -315,12 +311,6 @@ impl Disk {
     }
 }
 
-#[derive(Serialize)]
-struct IndexRef<'a> {
-    format: u32,
-    uploads: &'a Uploads,
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
@@ -329,14 +319,8 @@ mod tests {
     use super::*;
 
     fn upload(module: &[u8]) -> Upload {
-        let digest = Digest::of(module);
-        Upload {
-            digest,
-            bytes: module.len() as u64,
-            settings: json!({"phase": "AUTHN"}).as_object().unwrap().clone(),
-            created: "2026-01-01T00:00:00Z".into(),
-            versions: vec![Version { digest, time: "2026-01-01T00:00:00Z".into() }],
-        }
+        let settings = json!({"phase": "AUTHN"}).as_object().unwrap().clone();
+        Upload::new(Digest::of(module), module.len() as u64, settings, "2026-01-01T00:00:00Z".into())
     }
 
     fn open(root: &Path) -> (Store, Vec<String>) {
@@ -381,7 +365,7 @@ mod tests {
         store.commit(first).unwrap();
 
         let second = prepare(&store, "a", b"two").await;
-        assert_eq!(store.uploads()["a"].digest, Digest::of(b"one"));
+        assert_eq!(store.uploads()["a"].current.digest, Digest::of(b"one"));
         store.discard(second);
         assert!(blob(&store, b"two").is_none(), "swept");
 
@@ -393,6 +377,50 @@ mod tests {
         assert_eq!(store.uploads().keys().collect::<Vec<_>>(), ["a"]);
         assert!(blob(&store, b"three").is_none(), "swept");
         assert_eq!(blob(&store, b"one").unwrap(), b"one");
+    }
+
+    /// A process that dies leaves what it has written. Every step of a change is such a moment.
+    #[tokio::test]
+    async fn a_crash_leaves_the_state_before_or_after() {
+        let written = |root: &Path, name: &str, bytes: &[u8]| fs::write(root.join(name), bytes).unwrap();
+        let blob_of_two = format!("blobs/{}", Digest::of(b"two"));
+        for crash in 0..6 {
+            let folder = tempfile::tempdir().unwrap();
+            let root = folder.path();
+            let (mut store, _) = open(root);
+            let first = prepare(&store, "a", b"one").await;
+            store.commit(first).unwrap();
+            let (before, index_before) = (store.uploads().clone(), fs::read(root.join("uploads.json")).unwrap());
+            let change = prepare(&store, "a", b"two").await;
+            let after = change.uploads().clone();
+            let index_after = fs::read(root.join("uploads.json.next")).unwrap();
+            if crash == 5 {
+                store.commit(change).unwrap();
+            }
+            drop(store);
+            match crash {
+                // While the module is written; before it has its name; before, while and after the index is written;
+                // after it has its name, but before anything else was removed.
+                0 | 1 => {
+                    fs::remove_file(root.join("uploads.json.next")).unwrap();
+                    fs::remove_file(root.join(format!("{blob_of_two}.wasm"))).unwrap();
+                    written(root, &format!("{blob_of_two}.next"), if crash == 0 { b"tw" } else { b"two" });
+                }
+                2 => fs::remove_file(root.join("uploads.json.next")).unwrap(),
+                3 => written(root, "uploads.json.next", &index_after[..index_after.len() / 2]),
+                4 => {}
+                _ => written(root, &format!("blobs/{}.wasm", Digest::of(b"one")), b"one"),
+            }
+            let (store, notes) = open(root);
+            assert!(notes.is_empty(), "crash {crash}: {notes:?}");
+            assert_eq!(store.uploads(), if crash == 5 { &after } else { &before }, "crash {crash}");
+            let index = if crash == 5 { index_after } else { index_before };
+            assert_eq!(fs::read(root.join("uploads.json")).unwrap(), index, "crash {crash}");
+            let kept: [&[u8]; 2] = if crash == 5 { [b"two", b"one"] } else { [b"one", b"two"] };
+            assert_eq!(blob(&store, kept[0]).unwrap(), kept[0], "crash {crash}");
+            assert!(blob(&store, kept[1]).is_none(), "crash {crash}: nothing refers to it");
+            assert_eq!(fs::read_dir(root.join("blobs")).unwrap().count(), 1, "crash {crash}");
+        }
     }
 
     #[tokio::test]
@@ -460,7 +488,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_unreadable_index_is_kept_aside_with_its_blobs() {
-        let newer = json!({"format": 2, "uploads": {}}).to_string();
+        let newer = json!({"format": 3, "uploads": {}}).to_string();
         let escaping = json!({"format": 1, "uploads": {"a": {
             "digest": "../../../etc/passwd", "bytes": 1, "settings": {}, "created": "", "versions": [],
         }}});
