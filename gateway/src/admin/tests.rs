@@ -1,10 +1,11 @@
 //! The admin API over its routers and over real sockets, with a real registry behind it.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod changes;
 mod sockets;
 
 use std::{
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
@@ -69,13 +70,15 @@ pub(crate) fn state() -> (AdminState, watch::Sender<Readiness>, Arc<AtomicUsize>
     let (readiness, watched) = watch::channel(Readiness::Starting("no configuration yet".into()));
     let quits = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&quits);
+    let telemetry = Telemetry::new(&TelemetryOptions::default()).unwrap();
     let state = AdminState {
+        changes: Changes::new(None, Ipv4Addr::LOCALHOST.into(), &telemetry).unwrap(),
         readiness: watched,
         snapshot,
         problems: Arc::default(),
         plugins,
         commands,
-        telemetry: Telemetry::new(&TelemetryOptions::default()).unwrap(),
+        telemetry,
         shutdown: Box::new(move || {
             counted.fetch_add(1, Relaxed);
         }),

@@ -32,11 +32,16 @@ pub async fn prepare(plugin: &Plugin, instances: usize) -> Result<Vec<Instance>,
     Ok(ready)
 }
 
-/// Starts one instance that nobody will use, to find out whether it starts at all before anything is done about it.
-/// It has shared data, queues and metrics of its own, so that it takes nothing from the version that serves.
+/// Starts one instance that nobody will use, to find out whether it starts at all before anything is done about it,
+/// and in a [`sandbox`], so that it takes nothing from the version that serves.
 pub(super) async fn try_out(module: Module, settings: PluginSettings) -> Result<(), StartError> {
-    let code = proxy_wasm_host::Plugin::new(module, settings, Shared::new(Arc::new(Unheard)));
-    start(Arc::new(code), 1).await.map(drop)
+    let trial = tokio::task::spawn_blocking(|| sandbox(module, settings, Arc::new(Unheard)).map(drop));
+    flatten(trial.await)
+}
+
+/// An instance with shared data, queues and metrics of its own. Blocks.
+pub(super) fn sandbox(module: Module, settings: PluginSettings, log: Arc<dyn LogSink>) -> Result<Instance, StartError> {
+    proxy_wasm_host::Plugin::new(module, settings, Shared::new(log)).instantiate()
 }
 
 /// What a trial logs is said in its error, and again by the instances that follow.

@@ -118,22 +118,7 @@ impl Registry {
             Ok(settings) => (settings, None),
             Err(error) => (Settings::default(), Some(Failure { field: "settings", message: error.to_string() })),
         };
-        let declaration = Declaration {
-            namespace: self.namespace.clone(),
-            name: name.to_owned(),
-            origin: Origin::Upload,
-            source: ModuleSource::Stored(upload.current.digest.to_string()),
-            sha256: None,
-            root_id: settings.root_id,
-            configuration: settings.configuration,
-            environment: settings.environment,
-            phase: settings.phase,
-            priority: settings.priority,
-            fail_strategy: settings.fail_strategy,
-            ports: settings.ports,
-            root_namespace: false,
-            created: upload.created.clone(),
-        };
+        let declaration = Declaration::of_upload(&self.namespace, name, upload, settings);
         Candidate { declaration, upload: Some(upload), refusal }
     }
 
@@ -248,6 +233,26 @@ impl Candidate<'_> {
 }
 
 impl Declaration {
+    /// What an upload with these settings declares.
+    pub(super) fn of_upload(namespace: &str, name: &str, upload: &Upload, settings: Settings) -> Self {
+        Self {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            origin: Origin::Upload,
+            source: ModuleSource::Stored(upload.current.digest.to_string()),
+            sha256: None,
+            root_id: settings.root_id,
+            configuration: settings.configuration,
+            environment: settings.environment,
+            phase: settings.phase,
+            priority: settings.priority,
+            fail_strategy: settings.fail_strategy,
+            ports: settings.ports,
+            root_namespace: false,
+            created: upload.created.clone(),
+        }
+    }
+
     /// What instances are made with.
     pub(super) fn start_settings(&self, limits: &proxy_wasm_host::Limits) -> PluginSettings {
         PluginSettings {

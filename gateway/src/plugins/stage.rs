@@ -94,9 +94,7 @@ impl Registry {
         let limit = self.limits.module_bytes;
         let module = match module {
             Some(bytes) if bytes.len() > limit => {
-                return Err(
-                    ApiError::new(413, "module-too-large", format!("a module may have {limit} bytes")).at("module")
-                );
+                return Err(ApiError::module_too_large(limit));
             }
             Some(bytes) => {
                 let hashed = bytes.clone();
