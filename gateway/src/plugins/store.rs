@@ -122,7 +122,7 @@ impl Store {
         };
         let uploads = match disk.read_index() {
             Ok(uploads) => {
-                disk.sweep(&uploads);
+                disk.sweep(&used(&uploads));
                 uploads
             }
             Err(error) => {
@@ -166,13 +166,19 @@ impl Store {
         let Place::Disk { disk, .. } = &self.place else {
             return Ok(prepared);
         };
-        let disk = disk.clone();
+        let (disk, used) = (disk.clone(), used(&self.uploads));
         tokio::task::spawn_blocking(move || {
-            if let Some((digest, bytes)) = &prepared.blob {
-                disk.write_blob(digest, bytes)?;
+            let written = match &prepared.blob {
+                Some((digest, bytes)) => disk.write_blob(digest, bytes),
+                None => Ok(()),
+            };
+            let written = written.and_then(|()| disk.write_next(&prepared.uploads));
+            if written.is_err() {
+                // Half a module would keep a full disk full, for smaller changes, too.
+                disk.discard_next();
+                disk.sweep(&used);
             }
-            disk.write_next(&prepared.uploads)?;
-            Ok(prepared)
+            written.map(|()| prepared)
         })
         .await
         .map_err(io::Error::other)?
@@ -186,7 +192,7 @@ impl Store {
         match &mut self.place {
             Place::Disk { disk, .. } => {
                 disk.commit_next()?;
-                disk.sweep(&self.uploads);
+                disk.sweep(&used(&self.uploads));
             }
             Place::Memory(blobs) => {
                 blobs.extend(prepared.blob);
@@ -202,7 +208,7 @@ impl Store {
         if let Place::Disk { disk, .. } = &self.place {
             drop(prepared);
             disk.discard_next();
-            disk.sweep(&self.uploads);
+            disk.sweep(&used(&self.uploads));
         }
     }
 }
@@ -298,8 +304,7 @@ impl Disk {
 
     /// Removes blobs that no version names; only files with names that blobs have, in case somebody chose
     /// a directory with other things in it. What cannot be removed is tried again with the next change.
-    fn sweep(&self, uploads: &Uploads) {
-        let used = used(uploads);
+    fn sweep(&self, used: &HashSet<Digest>) {
         for entry in fs::read_dir(self.root.join("blobs")).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let Some((stem, extension)) = name.to_str().and_then(|name| name.split_once('.')) else { continue };
