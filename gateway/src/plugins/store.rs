@@ -48,6 +48,8 @@ pub enum StoreError {
 pub(crate) struct Store {
     place: Place,
     uploads: Uploads,
+    /// The index on disk is older than `uploads`: what it names must stay.
+    behind: bool,
 }
 
 enum Place {
@@ -99,7 +101,7 @@ impl Store {
     /// the store starts empty and the index is kept aside. The second value says so, for the log.
     pub(crate) fn open(data_dir: Option<&Path>, lock: Option<File>) -> Result<(Self, Vec<String>), StoreError> {
         let mut notes = Vec::new();
-        let memory = || Self { place: Place::Memory(HashMap::new()), uploads: Uploads::new() };
+        let memory = || Self { place: Place::Memory(HashMap::new()), uploads: Uploads::new(), behind: false };
         let Some(root) = data_dir else {
             notes.push("no data directory: uploaded plugins live in memory and are gone after a restart".to_owned());
             return Ok((memory(), notes));
@@ -107,7 +109,7 @@ impl Store {
         let disk = Disk { root: root.into() };
         if let Some(lock) = lock {
             let uploads = disk.read_index().map_err(StoreError::Unreadable)?;
-            return Ok((Self { place: Place::Disk { disk, lock }, uploads }, notes));
+            return Ok((Self { place: Place::Disk { disk, lock }, uploads, behind: false }, notes));
         }
         let lock = match disk.lock() {
             Ok(lock) => lock,
@@ -134,7 +136,7 @@ impl Store {
                 Uploads::new()
             }
         };
-        Ok((Self { place: Place::Disk { disk, lock }, uploads }, notes))
+        Ok((Self { place: Place::Disk { disk, lock }, uploads, behind: false }, notes))
     }
 
     /// The lock of the directory, if there is one. It holds as long as anybody has it.
@@ -166,7 +168,7 @@ impl Store {
         let Place::Disk { disk, .. } = &self.place else {
             return Ok(prepared);
         };
-        let (disk, used) = (disk.clone(), used(&self.uploads));
+        let (disk, used) = (disk.clone(), (!self.behind).then(|| used(&self.uploads)));
         tokio::task::spawn_blocking(move || {
             let written = match &prepared.blob {
                 Some((digest, bytes)) => disk.write_blob(digest, bytes),
@@ -176,7 +178,7 @@ impl Store {
             if written.is_err() {
                 // Half a module would keep a full disk full, for smaller changes, too.
                 disk.discard_next();
-                disk.sweep(&used);
+                used.inspect(|used| disk.sweep(used));
             }
             written.map(|()| prepared)
         })
@@ -191,7 +193,9 @@ impl Store {
         self.uploads = prepared.uploads;
         match &mut self.place {
             Place::Disk { disk, .. } => {
+                self.behind = true;
                 disk.commit_next()?;
+                self.behind = false;
                 disk.sweep(&used(&self.uploads));
             }
             Place::Memory(blobs) => {
@@ -208,7 +212,9 @@ impl Store {
         if let Place::Disk { disk, .. } = &self.place {
             drop(prepared);
             disk.discard_next();
-            disk.sweep(&used(&self.uploads));
+            if !self.behind {
+                disk.sweep(&used(&self.uploads));
+            }
         }
     }
 }
@@ -528,6 +534,29 @@ mod tests {
         let mut left: Vec<_> = fs::read_dir(blobs).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         left.sort();
         assert_eq!(left, ["module.wasm", "notes.txt"]);
+    }
+
+    #[tokio::test]
+    async fn what_the_index_on_disk_names_stays_if_it_cannot_be_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let index = folder.path().join("uploads.json");
+        let (mut store, _) = open(folder.path());
+        let first = prepare(&store, "a", b"one").await;
+        store.commit(first).unwrap();
+        let text = fs::read(&index).unwrap();
+        // A folder cannot be replaced by a file.
+        fs::remove_file(&index).unwrap();
+        fs::create_dir(&index).unwrap();
+        let second = prepare(&store, "a", b"two").await;
+        assert!(store.commit(second).is_err());
+        let third = prepare(&store, "a", b"three").await;
+        store.discard(third);
+        fs::remove_dir(&index).unwrap();
+        fs::write(&index, text).unwrap();
+        assert_eq!(blob(&store, b"one").unwrap(), b"one", "the next process would need it");
+        let fourth = prepare(&store, "a", b"two").await;
+        store.commit(fourth).unwrap();
+        assert!(blob(&store, b"one").is_none() && blob(&store, b"two").is_some());
     }
 
     #[tokio::test]

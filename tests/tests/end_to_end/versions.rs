@@ -269,7 +269,7 @@ async fn changes_of_one_name_at_the_same_time_follow_each_other() {
     assert!(outcome.errors.is_empty(), "{outcome}");
     // What is shown, what serves and what is on disk is one and the same.
     let (_, last) = change(&gateway, "GET", "p", "", b"").await;
-    let expected = if last["digest"] == last_digest(&one) { "000001" } else { "000002" };
+    let expected = if last["digest"] == digest(&one) { "000001" } else { "000002" };
     assert_eq!(version(&gateway).await.as_deref(), Some(expected));
     let numbers: Vec<_> =
         last["versions"].as_array().unwrap().iter().map(|it| it["number"].as_u64().unwrap()).collect();
@@ -279,8 +279,7 @@ async fn changes_of_one_name_at_the_same_time_follow_each_other() {
     assert_eq!(shown(&start(folder.path()).await).await, before);
 }
 
-/// As the gateway writes it, found by asking one.
-fn last_digest(module: &[u8]) -> Value {
+fn digest(module: &[u8]) -> Value {
     json!(gateway::plugins::Digest::of(module).with_algorithm())
 }
 

@@ -225,7 +225,7 @@ fn a_report_tells_all_and_names_every_refusal() {
     assert_eq!(callbacks, ["proxy_on_vm_start"]);
     assert_eq!(report.exports.iter().filter(|it| !it.function).count(), 1, "the memory");
     let producers: Vec<_> = report.producers.iter().map(|it| (it.field.as_str(), it.name.as_str())).collect();
-    assert_eq!(producers, [("language", "Rust"), ("processed-by", "rustc"), ("sdk", "wasm-sdk")]);
+    assert_eq!(producers, [("language", "Rust"), ("sdk", "wasm-sdk"), ("processed-by", "rustc")]);
     let custom: Vec<_> = report.custom_sections.iter().map(|it| (it.name.as_str(), it.bytes)).collect();
     assert!(custom.contains(&("about", 3)) && custom.iter().any(|(name, _)| *name == "producers"), "{custom:?}");
     assert!(report.refusals.is_empty());
