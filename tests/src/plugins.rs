@@ -3,6 +3,7 @@
 use crate::client::RawClient;
 use crate::gateway::TestGateway;
 use serde_json::Value;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 /// The module of a plugin of this repository, by the name of its folder.
@@ -87,7 +88,20 @@ pub async fn ask(
     content_type: &str,
     body: &[u8],
 ) -> anyhow::Result<(u16, Value)> {
-    let address = gateway.gateway().admin().admin;
+    ask_at(gateway.gateway().admin().admin, method, path, content_type, body).await
+}
+
+/// The same at an admin address.
+///
+/// # Errors
+/// As [`ask`].
+pub async fn ask_at(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    content_type: &str,
+    body: &[u8],
+) -> anyhow::Result<(u16, Value)> {
     let mut client = RawClient::connect(address).await?;
     let kind = if content_type.is_empty() { String::new() } else { format!("content-type: {content_type}\r\n") };
     let head = format!("{method} {path} HTTP/1.1\r\nhost: {address}\r\n{kind}content-length: {}\r\n\r\n", body.len());

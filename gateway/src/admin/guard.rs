@@ -2,7 +2,7 @@
 //!
 //! A web page cannot choose the `Host` and `Origin` that a browser sends, so a page of somebody else,
 //! also one that points its own name at 127.0.0.1 (DNS rebinding), is told apart by them. This is no
-//! authentication: who can reach the address and is not a browser may do everything.
+//! authentication: that is [`super::token`].
 
 use std::net::{IpAddr, SocketAddr};
 

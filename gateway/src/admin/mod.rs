@@ -2,7 +2,7 @@
 //!
 //! | address                 | what it answers |
 //! |-------------------------|-----------------|
-//! | admin, 127.0.0.1:15000  | everything below; only to callers that address it by a name of this machine |
+//! | admin, 127.0.0.1:15000  | everything below; only to callers that address it by a name of this machine; changes with a token, if there is one ([`Changes`]) |
 //! | agent, 0.0.0.0:15020    | `/stats/prometheus`, `/metrics`, `/healthz/ready`, `/quitquitquit` (only from this machine) |
 //! | status, 0.0.0.0:15021   | `/healthz/ready` |
 //! | metrics, 0.0.0.0:15090  | `/stats/prometheus` |
@@ -20,6 +20,7 @@ mod server;
 mod stats;
 #[cfg(test)]
 pub(crate) mod tests;
+mod token;
 mod upload;
 
 use std::{
@@ -40,6 +41,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 pub use bind::{Addresses, BindError, BindErrors, Bound, Handle, Passed, Serving, bind};
+pub use token::{Changes, TokenError, read_token};
 
 use crate::{
     config::problem::Problem,
@@ -79,6 +81,8 @@ pub struct AdminState {
     pub overload: Arc<Overload>,
     /// How large uploads may be.
     pub limits: Limits,
+    /// Who may change something.
+    pub changes: Changes,
     /// Since when the process runs.
     pub started: Instant,
 }
@@ -130,10 +134,12 @@ impl Readiness {
     }
 }
 
-const PATHS: [(&str, &str); 19] = [
+const PATHS: [(&str, &str); 21] = [
     ("GET /", "this list"),
     ("GET /plugins", "all plugins in chain order"),
     ("GET, PUT, DELETE /plugins/{name}", "show, upload or change, remove a plugin"),
+    ("POST /plugins/{name}/rollback", "back to the version before; ?to=NUMBER or DIGEST for another one"),
+    ("POST /plugins/{name}/enable, /disable", "into the chain, or out of it without being forgotten"),
     ("GET /config_dump", "listeners, virtual hosts, routes and clusters that serve now"),
     ("GET /listeners", "listeners that serve now"),
     ("GET /clusters", "clusters and their endpoints"),
@@ -164,6 +170,7 @@ impl Routers {
     fn new(state: AdminState) -> Self {
         let admin = Arc::new(Admin { state, turns: Semaphore::new(plugins::UPLOADS) });
         let own = || middleware::from_fn(guard::own_callers_only);
+        let token = middleware::from_fn_with_state(Arc::clone(&admin), token::changes_with_token);
         let ready = || Router::new().route("/healthz/ready", get(healthz));
         let stats = || Router::new().route("/stats/prometheus", get(prometheus));
         let quit = || Router::new().route("/quitquitquit", post(operate::quit));
@@ -173,6 +180,9 @@ impl Routers {
             .route("/", get(paths))
             .route("/plugins", get(plugins::list))
             .route("/plugins/{name}", get(plugins::get).put(plugins::put).delete(plugins::delete))
+            .route("/plugins/{name}/rollback", post(plugins::rollback))
+            .route("/plugins/{name}/enable", post(plugins::enable))
+            .route("/plugins/{name}/disable", post(plugins::disable))
             .route("/config_dump", get(config_dump))
             .route("/listeners", get(listeners))
             .route("/clusters", get(clusters))
@@ -191,7 +201,7 @@ impl Routers {
             router.fallback(unknown_path).method_not_allowed_fallback(wrong_method).with_state(Arc::clone(&admin))
         };
         Self {
-            admin: finish(api).layer(own()),
+            admin: finish(api).layer(token).layer(own()),
             agent: finish(agent),
             status: finish(ready()),
             metrics: finish(stats()),
@@ -200,7 +210,7 @@ impl Routers {
 }
 
 async fn paths() -> Response {
-    let list: Vec<_> = PATHS.iter().map(|(path, what)| format!("{path:<36} {what}")).collect();
+    let list: Vec<_> = PATHS.iter().map(|(path, what)| format!("{path:<38} {what}")).collect();
     reply::text(StatusCode::OK, &list.join("\n"))
 }
 

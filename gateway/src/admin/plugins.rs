@@ -1,15 +1,15 @@
-//! `/plugins`: listing, uploading and removing plugins.
+//! `/plugins`: listing, uploading and removing plugins, going back to earlier versions.
 //!
 //! A change is handed to the control task and answered when it is live on all workers or has failed.
 
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    extract::{Path, Request, State},
+    extract::{Path, Query, Request, State, rejection::QueryRejection},
     response::Response,
 };
 use http::{StatusCode, header};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Admin, AdminState, reply, reply::Failure, upload};
@@ -94,6 +94,39 @@ pub(super) async fn delete(State(admin): State<Arc<Admin>>, Path(name): Path<Str
     let mut response = Response::default();
     *response.status_mut() = StatusCode::NO_CONTENT;
     Ok(response)
+}
+
+/// Query of `POST /plugins/{name}/rollback`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Rollback {
+    to: Option<String>,
+}
+
+/// `POST /plugins/{name}/rollback?to=…`
+pub(super) async fn rollback(
+    State(admin): State<Arc<Admin>>,
+    Path(name): Path<String>,
+    query: Result<Query<Rollback>, QueryRejection>,
+) -> Result<Response, Failure> {
+    let Query(Rollback { to }) = query.map_err(|_| {
+        let message = "the query has nothing but to, the number of a version or its digest";
+        ApiError::new(400, "query-invalid", message).at("to")
+    })?;
+    change(&admin.state.commands, Change::Rollback { name: name.clone(), to }).await?;
+    one(&admin.state, &name, StatusCode::OK)
+}
+
+/// `POST /plugins/{name}/enable`
+pub(super) async fn enable(State(admin): State<Arc<Admin>>, Path(name): Path<String>) -> Result<Response, Failure> {
+    change(&admin.state.commands, Change::Enable { name: name.clone(), enabled: true }).await?;
+    one(&admin.state, &name, StatusCode::OK)
+}
+
+/// `POST /plugins/{name}/disable`
+pub(super) async fn disable(State(admin): State<Arc<Admin>>, Path(name): Path<String>) -> Result<Response, Failure> {
+    change(&admin.state.commands, Change::Enable { name: name.clone(), enabled: false }).await?;
+    one(&admin.state, &name, StatusCode::OK)
 }
 
 async fn accept(state: &AdminState, name: &str, request: Request) -> Result<Outcome, ApiError> {

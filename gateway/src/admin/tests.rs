@@ -1,10 +1,11 @@
 //! The admin API over its routers and over real sockets, with a real registry behind it.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod changes;
 mod sockets;
 
 use std::{
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
@@ -69,13 +70,15 @@ pub(crate) fn state() -> (AdminState, watch::Sender<Readiness>, Arc<AtomicUsize>
     let (readiness, watched) = watch::channel(Readiness::Starting("no configuration yet".into()));
     let quits = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&quits);
+    let telemetry = Telemetry::new(&TelemetryOptions::default()).unwrap();
     let state = AdminState {
+        changes: Changes::new(None, Ipv4Addr::LOCALHOST.into(), &telemetry).unwrap(),
         readiness: watched,
         snapshot,
         problems: Arc::default(),
         plugins,
         commands,
-        telemetry: Telemetry::new(&TelemetryOptions::default()).unwrap(),
+        telemetry,
         shutdown: Box::new(move || {
             counted.fetch_add(1, Relaxed);
         }),
@@ -204,12 +207,12 @@ async fn put_in_all_its_forms() {
 
     let (status, shown) = api(&admin, "PUT", "/plugins/a", JSON, r#"{"pluginConfig": {"k": 1}}"#).await;
     assert_eq!((status, &shown["settings"]["pluginConfig"]), (200, &json!({"k": 1})));
-    assert_eq!((&shown["phase"], shown["versions"].as_array().unwrap().len()), (&json!("AUTHN"), 1), "kept");
+    assert_eq!((&shown["phase"], shown["versions"].as_array().unwrap().len()), (&json!("AUTHN"), 2), "kept");
 
     let body = form(&[("settings", br#"{"failStrategy": "FAIL_OPEN"}"#), ("module", &two)]);
     let (status, shown) = api(&admin, "PUT", "/plugins/a", FORM, body).await;
     assert_eq!((status, &shown["failStrategy"]), (200, &json!("FAIL_OPEN")));
-    assert_eq!(shown["versions"].as_array().unwrap().len(), 2);
+    assert_eq!(shown["versions"].as_array().unwrap().len(), 3);
 
     let (status, _) = api(&admin, "PUT", "/plugins/b", FORM, form(&[("module", &one)])).await;
     assert_eq!(status, 201);

@@ -148,7 +148,7 @@ async fn collect(mut body: Body, limit: usize, field: &'static str) -> Result<By
 
 /// Reads on for a moment without keeping anything: a client that is still sending when the connection
 /// closes loses the answer.
-async fn discard(rest: impl Future<Output = ()>) {
+pub(super) async fn discard(rest: impl Future<Output = ()>) {
     let _ = tokio::time::timeout(Duration::from_secs(2), rest).await;
 }
 

@@ -65,6 +65,9 @@ pub struct Options {
     pub workers: usize,
     /// Where operators, probes and scrapers are answered.
     pub addresses: Addresses,
+    /// File with the token that changes through the admin API need. Without one, anybody on this machine may change
+    /// something if the admin address is on the loopback interface, and nobody if it is not.
+    pub admin_token_file: Option<PathBuf>,
     /// Where uploads live; `None`: in memory.
     pub data_dir: Option<PathBuf>,
     /// Take over from the gateway that runs on that directory, if there is one.
@@ -98,6 +101,7 @@ impl Default for Options {
             config: config::Options::default(),
             workers: 1,
             addresses: Addresses::default(),
+            admin_token_file: None,
             data_dir: None,
             takeover: false,
             safe_mode: false,
@@ -188,6 +192,8 @@ pub async fn start(options: Options) -> anyhow::Result<Gateway> {
     let bound = admin::bind(&options.addresses, passed)?;
     let admin_handle = bound.handle().context("cannot duplicate the sockets of the admin API")?;
     let telemetry = Telemetry::new(&options.telemetry)?;
+    let changes = admin::Changes::new(options.admin_token_file, options.addresses.admin.ip(), &telemetry)
+        .context("--admin-token-file")?;
     let engine = proxy_wasm_host::Engine::new(&proxy_wasm_host::EngineOptions::default())
         .context("cannot start the WebAssembly engine")?;
     let callable = Arc::<Callable>::default();
@@ -262,6 +268,7 @@ pub async fn start(options: Options) -> anyhow::Result<Gateway> {
         workers: threads.len(),
         overload,
         limits: options.limits,
+        changes,
         started,
     };
     // Probes of a process that is taken over from must not find one that is still starting.

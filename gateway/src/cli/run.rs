@@ -40,6 +40,11 @@ pub(super) struct Args {
     /// Where operators are answered and plugins are uploaded.
     #[arg(long, env = "GATEWAY_ADMIN_ADDRESS", default_value = "127.0.0.1:15000")]
     admin_address: SocketAddr,
+    /// File with a token that everything needs which changes something through the admin address, as
+    /// `Authorization: Bearer`. Read again for every change. Without it an admin address off the loopback interface
+    /// refuses changes.
+    #[arg(long, env = "GATEWAY_ADMIN_TOKEN_FILE", value_name = "FILE")]
+    admin_token_file: Option<PathBuf>,
     /// Metrics and readiness as Istio's agent serves them.
     #[arg(long, env = "GATEWAY_AGENT_ADDRESS", default_value = "0.0.0.0:15020")]
     agent_address: SocketAddr,
@@ -182,6 +187,7 @@ fn options(args: Args) -> anyhow::Result<app::Options> {
             status: args.status_address,
             metrics: args.metrics_address,
         },
+        admin_token_file: args.admin_token_file,
         data_dir: Some(args.data_dir.unwrap_or_else(default_data_dir)),
         takeover: args.takeover,
         safe_mode: args.safe_mode,

@@ -20,10 +20,24 @@ pub struct Command {
 pub enum Change {
     /// Create or replace.
     Put(UploadRequest),
-    /// Remove.
+    /// Remove, with all versions.
     Delete {
         /// Name of the upload.
         name: String,
+    },
+    /// Go to another version.
+    Rollback {
+        /// Name of the upload.
+        name: String,
+        /// Number of the version, or the beginning of its digest; `None`: the one that served before.
+        to: Option<String>,
+    },
+    /// Take it into the chain, or out of it without forgetting it.
+    Enable {
+        /// Name of the upload.
+        name: String,
+        /// Into the chain.
+        enabled: bool,
     },
 }
 
@@ -44,9 +58,9 @@ pub struct UploadRequest {
 pub enum Outcome {
     /// There was no upload of this name.
     Created,
-    /// Module or settings are new.
+    /// Module or settings are other ones, or whether it is in use.
     Replaced,
-    /// Same bytes, same settings: nothing was done.
+    /// It is all as it was asked for: nothing was done.
     Unchanged,
     /// It is gone.
     Deleted,

@@ -32,6 +32,12 @@ impl ApiError {
         Self::new(404, "plugin-unknown", format!("there is no plugin {name:?}; GET /plugins lists them"))
     }
 
+    /// 413: a module may have `limit` bytes.
+    #[must_use]
+    pub(super) fn module_too_large(limit: usize) -> Self {
+        Self::new(413, "module-too-large", format!("a module may have {limit} bytes")).at("module")
+    }
+
     /// The same, about `field`.
     #[must_use]
     pub fn at(mut self, field: impl Into<String>) -> Self {

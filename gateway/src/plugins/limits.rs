@@ -11,9 +11,11 @@ pub struct Limits {
     pub settings_bytes: usize,
     /// Uploads that can exist at the same time. Default 100.
     pub uploads: usize,
-    /// Bytes of all uploaded modules together. Default 1 GiB.
+    /// Bytes of all uploaded modules together, those of earlier versions included, which give way to new ones.
+    /// Default 1 GiB.
     pub stored_bytes: u64,
-    /// Versions that are remembered of each upload. Default 10.
+    /// Versions that are kept of each upload, the current one included; their settings, without the current ones,
+    /// have at most [`Limits::settings_bytes`] together. Default 10.
     pub versions: usize,
     /// How long compiling a module may take. Default 60 s. The module is refused then; the thread that
     /// compiles it cannot be stopped and counts against the two that may compile until it is done.

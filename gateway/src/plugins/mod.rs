@@ -20,6 +20,7 @@ mod error;
 mod limits;
 mod loader;
 mod order;
+mod preflight;
 mod prepare;
 mod problem;
 mod registry;
@@ -30,6 +31,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod time;
+mod upload;
 mod view;
 
 use std::sync::Arc;
@@ -39,6 +41,7 @@ pub use declaration::{Declaration, ModuleSource, Origin};
 pub use digest::Digest;
 pub use error::ApiError;
 pub use limits::Limits;
+pub use preflight::{Contents, Inspection, Line, Section, Size, Start, Trial, check, inspect};
 pub use prepare::prepare;
 pub use registry::{Registry, RegistryOptions, Views};
 pub use resolve::Resolved;

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, thread};
 
-use proxy_wasm_host::{Instance, StartError};
+use proxy_wasm_host::{Instance, LogLine, LogSink, Module, PluginSettings, Shared, StartError};
 
 use crate::snapshot::{Code, Plugin};
 
@@ -32,9 +32,23 @@ pub async fn prepare(plugin: &Plugin, instances: usize) -> Result<Vec<Instance>,
     Ok(ready)
 }
 
-/// Finds out whether a version starts at all, before anything is done about it.
-pub(super) async fn try_out(code: proxy_wasm_host::Plugin) -> Result<(), StartError> {
-    start(Arc::new(code), 1).await.map(drop)
+/// Starts one instance that nobody will use, to find out whether it starts at all before anything is done about it,
+/// and in a [`sandbox`], so that it takes nothing from the version that serves.
+pub(super) async fn try_out(module: Module, settings: PluginSettings) -> Result<(), StartError> {
+    let trial = tokio::task::spawn_blocking(|| sandbox(module, settings, Arc::new(Unheard)).map(drop));
+    flatten(trial.await)
+}
+
+/// An instance with shared data, queues and metrics of its own. Blocks.
+pub(super) fn sandbox(module: Module, settings: PluginSettings, log: Arc<dyn LogSink>) -> Result<Instance, StartError> {
+    proxy_wasm_host::Plugin::new(module, settings, Shared::new(log)).instantiate()
+}
+
+/// What a trial logs is said in its error, and again by the instances that follow.
+struct Unheard;
+
+impl LogSink for Unheard {
+    fn log(&self, _: LogLine<'_>) {}
 }
 
 async fn start(code: Arc<proxy_wasm_host::Plugin>, count: usize) -> Result<Vec<Instance>, StartError> {

@@ -17,8 +17,8 @@ use super::{
     problem::{hidden_upload, store_note, unusable},
     registry::Registry,
     settings::{Settings, host_variable},
-    store::Upload,
     time::rfc3339,
+    upload::Upload,
 };
 use crate::{
     config::problem::Problem,
@@ -114,33 +114,21 @@ impl Registry {
 
     /// An upload as one that wants a plugin.
     pub(super) fn candidate<'a>(&self, name: &str, upload: &'a Upload) -> Candidate<'a> {
-        let (settings, refusal) = match Settings::parse(&upload.settings, host_variable) {
+        let (settings, refusal) = match Settings::parse(&upload.current.settings, host_variable) {
             Ok(settings) => (settings, None),
             Err(error) => (Settings::default(), Some(Failure { field: "settings", message: error.to_string() })),
         };
-        let declaration = Declaration {
-            namespace: self.namespace.clone(),
-            name: name.to_owned(),
-            origin: Origin::Upload,
-            source: ModuleSource::Stored(upload.digest.to_string()),
-            sha256: None,
-            root_id: settings.root_id,
-            configuration: settings.configuration,
-            environment: settings.environment,
-            phase: settings.phase,
-            priority: settings.priority,
-            network: settings.network,
-            fail_strategy: settings.fail_strategy,
-            ports: settings.ports,
-            root_namespace: false,
-            created: upload.created.clone(),
-        };
+        let declaration = Declaration::of_upload(&self.namespace, name, upload, settings);
         Candidate { declaration, upload: Some(upload), refusal }
     }
 
     async fn resolve_one(&mut self, candidate: &Candidate<'_>, held: bool, resolved: &mut Resolved) {
         let declaration = &candidate.declaration;
         let key = candidate.key();
+        if candidate.upload.is_some_and(|upload| upload.disabled) {
+            resolved.views.push(PluginView::new(candidate, None, None));
+            return;
+        }
         if held {
             let failure = Failure {
                 field: "",
@@ -193,7 +181,9 @@ impl Registry {
         let declaration = &candidate.declaration;
         let source = match (&declaration.source, candidate.upload) {
             (ModuleSource::File(path), _) => Source::File(path.clone()),
-            (ModuleSource::Stored(_), Some(upload)) => Source::Stored(upload.digest, self.store.blob(&upload.digest)),
+            (ModuleSource::Stored(_), Some(upload)) => {
+                Source::Stored(upload.current.digest, self.store.blob(&upload.current.digest))
+            }
             (ModuleSource::Stored(name), None) => {
                 let digest =
                     name.parse().map_err(|why| Failure { field: "url", message: format!("{name:?}: {why}") })?;
@@ -225,15 +215,7 @@ impl Registry {
         if let Some(version) = self.live.get(key).filter(|version| version.id == id) {
             return version.clone();
         }
-        // Istio's name for it, and Istio's vm_id: none.
-        let name = format!("{}.{}", declaration.namespace, declaration.name);
-        let settings = PluginSettings {
-            root_id: declaration.root_id.clone(),
-            configuration: declaration.configuration.clone(),
-            environment: declaration.environment.clone(),
-            limits: self.limits.running.clone(),
-            ..PluginSettings::new(name)
-        };
+        let settings = declaration.start_settings(&self.limits.running);
         Version {
             id,
             since: rfc3339(SystemTime::now()),
@@ -252,6 +234,39 @@ impl Candidate<'_> {
 }
 
 impl Declaration {
+    /// What an upload with these settings declares.
+    pub(super) fn of_upload(namespace: &str, name: &str, upload: &Upload, settings: Settings) -> Self {
+        Self {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            origin: Origin::Upload,
+            source: ModuleSource::Stored(upload.current.digest.to_string()),
+            sha256: None,
+            root_id: settings.root_id,
+            configuration: settings.configuration,
+            environment: settings.environment,
+            phase: settings.phase,
+            priority: settings.priority,
+            network: settings.network,
+            fail_strategy: settings.fail_strategy,
+            ports: settings.ports,
+            root_namespace: false,
+            created: upload.created.clone(),
+        }
+    }
+
+    /// What instances are made with.
+    pub(super) fn start_settings(&self, limits: &proxy_wasm_host::Limits) -> PluginSettings {
+        PluginSettings {
+            root_id: self.root_id.clone(),
+            configuration: self.configuration.clone(),
+            environment: self.environment.clone(),
+            limits: limits.clone(),
+            // Istio's name for it, and Istio's vm_id: none.
+            ..PluginSettings::new(format!("{}.{}", self.namespace, self.name))
+        }
+    }
+
     /// Where it stands, for people.
     pub(super) fn place(&self) -> &str {
         match &self.origin {

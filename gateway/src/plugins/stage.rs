@@ -1,15 +1,20 @@
-//! Uploads and removals up to the point where they can take effect: contract of `PUT` and `DELETE /plugins/{name}`.
+//! Changes of uploads up to the point where they can take effect: contract of everything below `/plugins/{name}` that
+//! changes something.
 
 use std::{io, time::SystemTime};
+
+use bytes::Bytes;
 
 use super::{
     ApiError, Change, Digest, Outcome, UploadRequest,
     loader::{LoadError, Loaded, Source},
     prepare,
     registry::Registry,
+    resolve::Candidate,
     settings::{self, Settings, host_variable},
-    store::{Prepared, Upload, Uploads, Version},
+    store::Prepared,
     time::rfc3339,
+    upload::{self, Upload, Uploads, Wanted},
     view::State,
 };
 use crate::snapshot::Plugin;
@@ -54,6 +59,8 @@ impl Registry {
         let staged = match change {
             Change::Put(request) => self.stage_put(request).await,
             Change::Delete { name } => self.stage_delete(name).await,
+            Change::Rollback { name, to } => self.stage_rollback(name, to.as_deref()).await,
+            Change::Enable { name, enabled } => self.stage_enable(name, enabled).await,
         };
         if staged.is_err() {
             self.forget_unused();
@@ -76,7 +83,7 @@ impl Registry {
                     .map_err(|why| ApiError::new(400, "settings-invalid", why).at("sha256"))?,
             ),
         };
-        let mut spec = before.map(|upload| upload.settings.clone()).unwrap_or_default();
+        let mut spec = before.map(|upload| upload.current.settings.clone()).unwrap_or_default();
         settings::apply(&mut spec, &patch);
         Settings::parse(&spec, host_variable)?;
         let limit = self.limits.settings_bytes;
@@ -87,9 +94,7 @@ impl Registry {
         let limit = self.limits.module_bytes;
         let module = match module {
             Some(bytes) if bytes.len() > limit => {
-                return Err(
-                    ApiError::new(413, "module-too-large", format!("a module may have {limit} bytes")).at("module")
-                );
+                return Err(ApiError::module_too_large(limit));
             }
             Some(bytes) => {
                 let hashed = bytes.clone();
@@ -101,7 +106,7 @@ impl Registry {
         };
         let (digest, size) = match (&module, before) {
             (Some((digest, bytes)), _) => (*digest, bytes.len() as u64),
-            (None, Some(upload)) => (upload.digest, upload.bytes),
+            (None, Some(upload)) => (upload.current.digest, upload.current.bytes),
             (None, None) => {
                 let message = format!("there is no upload {name} whose settings could change; send a module with them");
                 return Err(ApiError::new(400, "module-missing", message).at("module"));
@@ -112,29 +117,95 @@ impl Registry {
             return Err(ApiError::new(422, "module-digest", message).at("sha256"));
         }
 
-        let same = before.is_some_and(|upload| upload.digest == digest && upload.settings == spec);
-        // One that failed may be sent again to try again, or to repair what the disk lost.
-        if same && self.serves(&name) {
+        let now = rfc3339(SystemTime::now());
+        let (outcome, upload) = match before {
+            None => (Outcome::Created, Upload::new(digest, size, spec, now)),
+            Some(upload) if upload.current.digest == digest && upload.current.settings == spec => {
+                // One that failed may be sent again to try again, or to repair what the disk lost.
+                if upload.disabled || self.serves(&name) {
+                    return Ok(self.staged(name, Outcome::Unchanged, None));
+                }
+                (Outcome::Replaced, upload.clone())
+            }
+            Some(upload) => {
+                let mut upload = upload.clone();
+                upload.push(digest, size, spec, now, &self.limits);
+                (Outcome::Replaced, upload)
+            }
+        };
+        self.stage_upload(name, upload, module, outcome).await
+    }
+
+    async fn stage_rollback(&mut self, name: String, to: Option<&str>) -> Result<Staged, ApiError> {
+        self.check_not_a_resource(&name)?;
+        let mut upload = self.upload(&name)?.clone();
+        let wanted = to.map_or(Some(Wanted::Before), Wanted::parse).ok_or_else(|| {
+            let message = "must be the number of a version, or at least 12 digits of its sha256";
+            ApiError::new(400, "version-invalid", message).at("to")
+        })?;
+        let before = upload.current.number;
+        if !upload.roll_back(&wanted) {
+            let mut numbers: Vec<_> = upload.versions().map(|version| version.number).collect();
+            numbers.sort_unstable();
+            return Err(match to {
+                None => ApiError::new(
+                    409,
+                    "version-none-before",
+                    format!("nothing served before version {before} of {name}; name one with ?to= (kept: {numbers:?})"),
+                ),
+                Some(to) => {
+                    ApiError::new(404, "version-unknown", format!("{name} has no version {to}; kept are {numbers:?}"))
+                        .at("to")
+                }
+            });
+        }
+        if upload.current.number == before && (upload.disabled || self.serves(&name)) {
             return Ok(self.staged(name, Outcome::Unchanged, None));
         }
-        let outcome = if before.is_some() { Outcome::Replaced } else { Outcome::Created };
-        let now = rfc3339(SystemTime::now());
-        let mut versions = before.map(|upload| upload.versions.clone()).unwrap_or_default();
-        if versions.first().is_none_or(|newest| newest.digest != digest) {
-            versions.insert(0, Version { digest, time: now.clone() });
-            versions.truncate(self.limits.versions.max(1));
-        }
-        let created = before.map_or(now, |upload| upload.created.clone());
-        let mut uploads = self.store.uploads().clone();
-        let upload = Upload { digest, bytes: size, settings: spec, created, versions };
-        uploads.insert(name.clone(), upload.clone());
-        self.check_room(&uploads)?;
+        self.stage_upload(name, upload, None, Outcome::Replaced).await
+    }
 
-        let loaded = match &module {
-            Some((digest, bytes)) => self.loader.compile(*digest, bytes.clone()).await,
-            None => self.loader.load(&Source::Stored(digest, self.store.blob(&digest))).await,
-        };
-        self.try_out(&name, &upload, loaded.map_err(refused)?).await?;
+    async fn stage_enable(&mut self, name: String, enabled: bool) -> Result<Staged, ApiError> {
+        self.check_not_a_resource(&name)?;
+        let mut upload = self.upload(&name)?.clone();
+        let same = upload.disabled != enabled;
+        // One that failed may be enabled again to try again.
+        if same && (!enabled || self.serves(&name)) {
+            return Ok(self.staged(name, Outcome::Unchanged, None));
+        }
+        upload.disabled = !enabled;
+        self.stage_upload(name, upload, None, Outcome::Replaced).await
+    }
+
+    async fn stage_delete(&mut self, name: String) -> Result<Staged, ApiError> {
+        self.check_not_a_resource(&name)?;
+        self.upload(&name)?;
+        let mut uploads = self.store.uploads().clone();
+        uploads.remove(&name);
+        let prepared = self.store.prepare(uploads, None).await.map_err(|error| storage(&error))?;
+        Ok(self.staged(name, Outcome::Deleted, Some(prepared)))
+    }
+
+    /// Checks that `upload` works, unless it is only taken out of the chain, and prepares it on disk.
+    async fn stage_upload(
+        &mut self,
+        name: String,
+        upload: Upload,
+        module: Option<(Digest, Bytes)>,
+        outcome: Outcome,
+    ) -> Result<Staged, ApiError> {
+        let mut uploads = self.store.uploads().clone();
+        let known = uploads.insert(name.clone(), upload.clone());
+        self.make_room(&mut uploads)?;
+        let switched_off = upload.disabled && known.is_some_and(|known| known.current == upload.current);
+        if !switched_off {
+            let digest = upload.current.digest;
+            let loaded = match &module {
+                Some((digest, bytes)) => self.loader.compile(*digest, bytes.clone()).await,
+                None => self.loader.load(&Source::Stored(digest, self.store.blob(&digest))).await,
+            };
+            self.try_out(&name, &upload, loaded.map_err(refused)?).await?;
+        }
         let prepared = self.store.prepare(uploads, module).await.map_err(|error| storage(&error))?;
         Ok(self.staged(name, outcome, Some(prepared)))
     }
@@ -144,22 +215,22 @@ impl Registry {
     async fn try_out(&mut self, name: &str, upload: &Upload, loaded: Loaded) -> Result<(), ApiError> {
         let candidate = self.candidate(name, upload);
         let key = candidate.key();
-        let version = self.version(&candidate.declaration, &key, loaded);
+        let Candidate { declaration, refusal, .. } = candidate;
+        if let Some(refusal) = refusal {
+            return Err(ApiError::new(422, "settings-invalid", refusal.message).at("settings"));
+        }
+        let module = loaded.module.clone();
+        let version = self.version(&declaration, &key, loaded);
         if self.live.get(&key).is_none_or(|live| live.id != version.id) {
-            prepare::try_out(version.code).await.map_err(|error| ApiError::from(&error))?;
+            let settings = declaration.start_settings(&self.limits.running);
+            prepare::try_out(module, settings).await.map_err(|error| ApiError::from(&error))?;
         }
         self.forget_refusal(version.id);
         Ok(())
     }
 
-    async fn stage_delete(&mut self, name: String) -> Result<Staged, ApiError> {
-        self.check_not_a_resource(&name)?;
-        let mut uploads = self.store.uploads().clone();
-        if uploads.remove(&name).is_none() {
-            return Err(ApiError::plugin_unknown(&name));
-        }
-        let prepared = self.store.prepare(uploads, None).await.map_err(|error| storage(&error))?;
-        Ok(self.staged(name, Outcome::Deleted, Some(prepared)))
+    fn upload(&self, name: &str) -> Result<&Upload, ApiError> {
+        self.store.uploads().get(name).ok_or_else(|| ApiError::plugin_unknown(name))
     }
 
     fn staged(&self, name: String, outcome: Outcome, prepared: Option<Prepared>) -> Staged {
@@ -179,7 +250,7 @@ impl Registry {
         }
     }
 
-    fn check_room(&self, uploads: &Uploads) -> Result<(), ApiError> {
+    fn make_room(&self, uploads: &mut Uploads) -> Result<(), ApiError> {
         let (limit, stored) = (self.limits.uploads, self.limits.stored_bytes);
         if uploads.len() > limit {
             return Err(ApiError::new(
@@ -188,7 +259,7 @@ impl Registry {
                 format!("there are {limit} uploads already; delete one first"),
             ));
         }
-        if uploads.values().map(|upload| upload.bytes).sum::<u64>() > stored {
+        if !upload::make_room(uploads, stored) {
             let message = format!("all uploaded modules together may have {stored} bytes; delete some first");
             return Err(ApiError::new(413, "store-full", message).at("module"));
         }

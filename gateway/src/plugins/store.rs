@@ -7,6 +7,8 @@
 //! DATA_DIR/blobs/SHA256.wasm    module bytes under the name of their content
 //! ```
 //!
+//! Modules are kept for every version that an upload remembers.
+//!
 //! A change is prepared first (everything that can fail for want of space or rights is on disk then) and
 //! committed by one rename, or discarded. At any moment a crash leaves the old index or the new one, and
 //! blobs that no index names are swept at the next start. The store knows nothing of what modules and
@@ -23,34 +25,10 @@ use std::{
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{Digest, Spec};
-
-/// One upload as it is kept.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Upload {
-    /// Content of the current module.
-    pub(crate) digest: Digest,
-    /// Size of the current module.
-    pub(crate) bytes: u64,
-    /// Settings as users wrote them.
-    pub(crate) settings: Spec,
-    /// When the name was first uploaded (RFC 3339): the tie-breaker of the chain order.
-    pub(crate) created: String,
-    /// Modules this upload had, the newest first; the current one is the first.
-    pub(crate) versions: Vec<Version>,
-}
-
-/// A module that an upload has or had.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Version {
-    /// Content of the module.
-    pub digest: Digest,
-    /// When it was uploaded, RFC 3339.
-    pub time: String,
-}
-
-/// All uploads by name.
-pub(crate) type Uploads = BTreeMap<String, Upload>;
+use super::{
+    Digest,
+    upload::{FirstFormat, Upload, Uploads},
+};
 
 /// Why there is no store.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +48,8 @@ pub enum StoreError {
 pub(crate) struct Store {
     place: Place,
     uploads: Uploads,
+    /// The index on disk is older than `uploads`: what it names must stay.
+    behind: bool,
 }
 
 enum Place {
@@ -96,15 +76,22 @@ impl Prepared {
     }
 }
 
+/// What every format of the index begins with. A number that is not known is refused rather than misread.
 #[derive(Deserialize)]
-struct Index {
-    /// Format of this file; another number is refused rather than misread.
+struct Format {
     format: u32,
-    uploads: Uploads,
 }
 
-const FORMAT: u32 = 1;
-/// Longest index that is read: far above what the limits of uploads and settings allow.
+/// The index of a format.
+#[derive(Serialize, Deserialize)]
+struct Index<U> {
+    format: u32,
+    uploads: U,
+}
+
+const FORMAT: u32 = 2;
+/// Longest index that is read: above what the limits of uploads and settings allow (100 uploads, each with 1 MiB of
+/// current settings and as much of earlier ones).
 const MAX_INDEX: u64 = 256 << 20;
 
 impl Store {
@@ -114,7 +101,7 @@ impl Store {
     /// the store starts empty and the index is kept aside. The second value says so, for the log.
     pub(crate) fn open(data_dir: Option<&Path>, lock: Option<File>) -> Result<(Self, Vec<String>), StoreError> {
         let mut notes = Vec::new();
-        let memory = || Self { place: Place::Memory(HashMap::new()), uploads: Uploads::new() };
+        let memory = || Self { place: Place::Memory(HashMap::new()), uploads: Uploads::new(), behind: false };
         let Some(root) = data_dir else {
             notes.push("no data directory: uploaded plugins live in memory and are gone after a restart".to_owned());
             return Ok((memory(), notes));
@@ -122,7 +109,7 @@ impl Store {
         let disk = Disk { root: root.into() };
         if let Some(lock) = lock {
             let uploads = disk.read_index().map_err(StoreError::Unreadable)?;
-            return Ok((Self { place: Place::Disk { disk, lock }, uploads }, notes));
+            return Ok((Self { place: Place::Disk { disk, lock }, uploads, behind: false }, notes));
         }
         let lock = match disk.lock() {
             Ok(lock) => lock,
@@ -137,7 +124,7 @@ impl Store {
         };
         let uploads = match disk.read_index() {
             Ok(uploads) => {
-                disk.sweep(&uploads);
+                disk.sweep(&used(&uploads));
                 uploads
             }
             Err(error) => {
@@ -149,7 +136,7 @@ impl Store {
                 Uploads::new()
             }
         };
-        Ok((Self { place: Place::Disk { disk, lock }, uploads }, notes))
+        Ok((Self { place: Place::Disk { disk, lock }, uploads, behind: false }, notes))
     }
 
     /// The lock of the directory, if there is one. It holds as long as anybody has it.
@@ -181,13 +168,19 @@ impl Store {
         let Place::Disk { disk, .. } = &self.place else {
             return Ok(prepared);
         };
-        let disk = disk.clone();
+        let (disk, used) = (disk.clone(), (!self.behind).then(|| used(&self.uploads)));
         tokio::task::spawn_blocking(move || {
-            if let Some((digest, bytes)) = &prepared.blob {
-                disk.write_blob(digest, bytes)?;
+            let written = match &prepared.blob {
+                Some((digest, bytes)) => disk.write_blob(digest, bytes),
+                None => Ok(()),
+            };
+            let written = written.and_then(|()| disk.write_next(&prepared.uploads));
+            if written.is_err() {
+                // Half a module would keep a full disk full, for smaller changes, too.
+                disk.discard_next();
+                used.inspect(|used| disk.sweep(used));
             }
-            disk.write_next(&prepared.uploads)?;
-            Ok(prepared)
+            written.map(|()| prepared)
         })
         .await
         .map_err(io::Error::other)?
@@ -200,12 +193,15 @@ impl Store {
         self.uploads = prepared.uploads;
         match &mut self.place {
             Place::Disk { disk, .. } => {
+                self.behind = true;
                 disk.commit_next()?;
-                disk.sweep(&self.uploads);
+                self.behind = false;
+                disk.sweep(&used(&self.uploads));
             }
             Place::Memory(blobs) => {
                 blobs.extend(prepared.blob);
-                blobs.retain(|digest, _| self.uploads.values().any(|upload| upload.digest == *digest));
+                let used = used(&self.uploads);
+                blobs.retain(|digest, _| used.contains(digest));
             }
         }
         Ok(())
@@ -216,9 +212,16 @@ impl Store {
         if let Place::Disk { disk, .. } = &self.place {
             drop(prepared);
             disk.discard_next();
-            disk.sweep(&self.uploads);
+            if !self.behind {
+                disk.sweep(&used(&self.uploads));
+            }
         }
     }
+}
+
+/// The modules of every version.
+fn used(uploads: &Uploads) -> HashSet<Digest> {
+    uploads.values().flat_map(Upload::versions).map(|version| version.digest).collect()
 }
 
 /// Where the bytes of an uploaded module are.
@@ -257,11 +260,15 @@ impl Disk {
         };
         let mut text = Vec::new();
         file.take(MAX_INDEX).read_to_end(&mut text)?;
-        let index: Index = serde_json::from_slice(&text)?;
-        if index.format != FORMAT {
-            return Err(io::Error::other(format!("format {} instead of {FORMAT}", index.format)));
+        let Format { format } = serde_json::from_slice(&text)?;
+        match format {
+            FORMAT => Ok(serde_json::from_slice::<Index<Uploads>>(&text)?.uploads),
+            1 => {
+                let index: Index<BTreeMap<String, FirstFormat>> = serde_json::from_slice(&text)?;
+                Ok(index.uploads.into_iter().map(|(name, upload)| (name, upload.into())).collect())
+            }
+            other => Err(io::Error::other(format!("format {other} instead of {FORMAT}"))),
         }
-        Ok(index.uploads)
     }
 
     fn set_index_aside(&self) -> String {
@@ -274,7 +281,8 @@ impl Disk {
 
     fn write_next(&self, uploads: &Uploads) -> io::Result<()> {
         let mut file = File::create(self.path("uploads.json.next"))?;
-        let mut text = serde_json::to_vec_pretty(&IndexRef { format: FORMAT, uploads })?;
+        // Not indented: settings that nest deeply would become many times as long.
+        let mut text = serde_json::to_vec(&Index { format: FORMAT, uploads })?;
         text.push(b'\n');
         file.write_all(&text)?;
         file.sync_all()
@@ -300,10 +308,9 @@ impl Disk {
         File::open(self.root.join("blobs"))?.sync_all()
     }
 
-    /// Removes blobs that no upload names; only files with names that blobs have, in case somebody chose
+    /// Removes blobs that no version names; only files with names that blobs have, in case somebody chose
     /// a directory with other things in it. What cannot be removed is tried again with the next change.
-    fn sweep(&self, uploads: &Uploads) {
-        let used: HashSet<Digest> = uploads.values().map(|upload| upload.digest).collect();
+    fn sweep(&self, used: &HashSet<Digest>) {
         for entry in fs::read_dir(self.root.join("blobs")).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let Some((stem, extension)) = name.to_str().and_then(|name| name.split_once('.')) else { continue };
@@ -315,12 +322,6 @@ impl Disk {
     }
 }
 
-#[derive(Serialize)]
-struct IndexRef<'a> {
-    format: u32,
-    uploads: &'a Uploads,
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
@@ -329,14 +330,8 @@ mod tests {
     use super::*;
 
     fn upload(module: &[u8]) -> Upload {
-        let digest = Digest::of(module);
-        Upload {
-            digest,
-            bytes: module.len() as u64,
-            settings: json!({"phase": "AUTHN"}).as_object().unwrap().clone(),
-            created: "2026-01-01T00:00:00Z".into(),
-            versions: vec![Version { digest, time: "2026-01-01T00:00:00Z".into() }],
-        }
+        let settings = json!({"phase": "AUTHN"}).as_object().unwrap().clone();
+        Upload::new(Digest::of(module), module.len() as u64, settings, "2026-01-01T00:00:00Z".into())
     }
 
     fn open(root: &Path) -> (Store, Vec<String>) {
@@ -381,7 +376,7 @@ mod tests {
         store.commit(first).unwrap();
 
         let second = prepare(&store, "a", b"two").await;
-        assert_eq!(store.uploads()["a"].digest, Digest::of(b"one"));
+        assert_eq!(store.uploads()["a"].current.digest, Digest::of(b"one"));
         store.discard(second);
         assert!(blob(&store, b"two").is_none(), "swept");
 
@@ -393,6 +388,50 @@ mod tests {
         assert_eq!(store.uploads().keys().collect::<Vec<_>>(), ["a"]);
         assert!(blob(&store, b"three").is_none(), "swept");
         assert_eq!(blob(&store, b"one").unwrap(), b"one");
+    }
+
+    /// A process that dies leaves what it has written. Every step of a change is such a moment.
+    #[tokio::test]
+    async fn a_crash_leaves_the_state_before_or_after() {
+        let written = |root: &Path, name: &str, bytes: &[u8]| fs::write(root.join(name), bytes).unwrap();
+        let blob_of_two = format!("blobs/{}", Digest::of(b"two"));
+        for crash in 0..6 {
+            let folder = tempfile::tempdir().unwrap();
+            let root = folder.path();
+            let (mut store, _) = open(root);
+            let first = prepare(&store, "a", b"one").await;
+            store.commit(first).unwrap();
+            let (before, index_before) = (store.uploads().clone(), fs::read(root.join("uploads.json")).unwrap());
+            let change = prepare(&store, "a", b"two").await;
+            let after = change.uploads().clone();
+            let index_after = fs::read(root.join("uploads.json.next")).unwrap();
+            if crash == 5 {
+                store.commit(change).unwrap();
+            }
+            drop(store);
+            match crash {
+                // While the module is written; before it has its name; before, while and after the index is written;
+                // after it has its name, but before anything else was removed.
+                0 | 1 => {
+                    fs::remove_file(root.join("uploads.json.next")).unwrap();
+                    fs::remove_file(root.join(format!("{blob_of_two}.wasm"))).unwrap();
+                    written(root, &format!("{blob_of_two}.next"), if crash == 0 { b"tw" } else { b"two" });
+                }
+                2 => fs::remove_file(root.join("uploads.json.next")).unwrap(),
+                3 => written(root, "uploads.json.next", &index_after[..index_after.len() / 2]),
+                4 => {}
+                _ => written(root, &format!("blobs/{}.wasm", Digest::of(b"one")), b"one"),
+            }
+            let (store, notes) = open(root);
+            assert!(notes.is_empty(), "crash {crash}: {notes:?}");
+            assert_eq!(store.uploads(), if crash == 5 { &after } else { &before }, "crash {crash}");
+            let index = if crash == 5 { index_after } else { index_before };
+            assert_eq!(fs::read(root.join("uploads.json")).unwrap(), index, "crash {crash}");
+            let kept: [&[u8]; 2] = if crash == 5 { [b"two", b"one"] } else { [b"one", b"two"] };
+            assert_eq!(blob(&store, kept[0]).unwrap(), kept[0], "crash {crash}");
+            assert!(blob(&store, kept[1]).is_none(), "crash {crash}: nothing refers to it");
+            assert_eq!(fs::read_dir(root.join("blobs")).unwrap().count(), 1, "crash {crash}");
+        }
     }
 
     #[tokio::test]
@@ -460,7 +499,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_unreadable_index_is_kept_aside_with_its_blobs() {
-        let newer = json!({"format": 2, "uploads": {}}).to_string();
+        let newer = json!({"format": 3, "uploads": {}}).to_string();
         let escaping = json!({"format": 1, "uploads": {"a": {
             "digest": "../../../etc/passwd", "bytes": 1, "settings": {}, "created": "", "versions": [],
         }}});
@@ -495,6 +534,29 @@ mod tests {
         let mut left: Vec<_> = fs::read_dir(blobs).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         left.sort();
         assert_eq!(left, ["module.wasm", "notes.txt"]);
+    }
+
+    #[tokio::test]
+    async fn what_the_index_on_disk_names_stays_if_it_cannot_be_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let index = folder.path().join("uploads.json");
+        let (mut store, _) = open(folder.path());
+        let first = prepare(&store, "a", b"one").await;
+        store.commit(first).unwrap();
+        let text = fs::read(&index).unwrap();
+        // A folder cannot be replaced by a file.
+        fs::remove_file(&index).unwrap();
+        fs::create_dir(&index).unwrap();
+        let second = prepare(&store, "a", b"two").await;
+        assert!(store.commit(second).is_err());
+        let third = prepare(&store, "a", b"three").await;
+        store.discard(third);
+        fs::remove_dir(&index).unwrap();
+        fs::write(&index, text).unwrap();
+        assert_eq!(blob(&store, b"one").unwrap(), b"one", "the next process would need it");
+        let fourth = prepare(&store, "a", b"two").await;
+        store.commit(fourth).unwrap();
+        assert!(blob(&store, b"one").is_none() && blob(&store, b"two").is_some());
     }
 
     #[tokio::test]

@@ -1,6 +1,8 @@
 //! The registry with real modules on a real engine.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod versions;
+
 use std::{fs, path::Path};
 
 use bytes::Bytes;
@@ -144,7 +146,8 @@ async fn create_replace_and_leave_unchanged() {
     let shown = view(&registry, "a");
     assert_eq!(Value::Object(shown.settings), json!({"phase": "AUTHN", "pluginConfig": {"a": 1}}));
     let digests: Vec<_> = shown.versions.iter().map(|version| version.digest.clone()).collect();
-    assert_eq!(digests, [Digest::of(&two).with_algorithm(), Digest::of(&one).with_algorithm()]);
+    let (digest, digest_of_two) = (Digest::of(&one).with_algorithm(), Digest::of(&two).with_algorithm());
+    assert_eq!(digests, [digest_of_two, digest.clone(), digest], "settings make a version, too");
 
     assert_eq!(apply(&mut registry, &[], Change::Delete { name: "a".into() }).await, Ok(Outcome::Deleted));
     assert!(registry.views().load().is_empty());
@@ -215,10 +218,13 @@ async fn the_store_is_bounded() {
     assert_eq!((third.status, third.code), (409, "uploads-limit"));
     let larger = apply(&mut registry, &[], put("a", Some(module("12")), json!({}))).await.unwrap_err();
     assert_eq!((larger.status, larger.code), (413, "store-full"));
-    for tag in ["2", "3", "4", "5"] {
-        apply(&mut registry, &[], put("a", Some(module(tag)), json!({}))).await.unwrap();
+    for (stored, kept) in [(2 * size, 1), (3 * size, 2), (10 * size, 3)] {
+        registry.limits.stored_bytes = stored;
+        for tag in ["2", "3", "4", "5"] {
+            apply(&mut registry, &[], put("a", Some(module(tag)), json!({}))).await.unwrap();
+        }
+        assert_eq!(view(&registry, "a").versions.len(), kept, "the module of b has its part of {stored} bytes");
     }
-    assert_eq!(view(&registry, "a").versions.len(), 3);
 }
 
 #[tokio::test]

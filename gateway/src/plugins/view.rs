@@ -1,11 +1,14 @@
 //! What the admin API shows of a plugin.
 
+use std::{cmp::Reverse, sync::Arc};
+
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
     Declaration, Spec,
     resolve::{Candidate, Failure, Version},
+    upload::{self, Upload},
 };
 
 /// One plugin as `GET /plugins/{name}` shows it, without what changes from request to request.
@@ -37,7 +40,7 @@ pub struct PluginView {
     pub state: State,
     /// Why it does not serve, or why an older version does. Empty if all is well.
     pub reason: String,
-    /// Modules this upload had, the newest first. For resources the current one.
+    /// Versions of this upload that are kept, the newest first. For resources the current one.
     pub versions: Vec<VersionView>,
 }
 
@@ -49,15 +52,22 @@ pub enum State {
     Live,
     /// It does not run; requests are treated by its failStrategy (or pass by it in safe mode).
     Failed,
+    /// Somebody took it out of the chain.
+    Disabled,
 }
 
-/// A module a plugin has or had.
+/// A version that a plugin has or had.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct VersionView {
-    /// `sha256:…`
+    /// `sha256:…` of its module.
     pub digest: String,
-    /// Since when, RFC 3339.
+    /// Since when there is this version, RFC 3339.
     pub time: String,
+    /// What to call it; only uploads have numbers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub number: Option<u64>,
+    /// Whether it is the one in use.
+    pub current: bool,
 }
 
 impl PluginView {
@@ -66,19 +76,8 @@ impl PluginView {
         let declaration = &candidate.declaration;
         let (digest, bytes) = match (version, candidate.upload) {
             (Some(version), _) => (version.digest.with_algorithm(), version.bytes),
-            (None, Some(upload)) => (upload.digest.with_algorithm(), upload.bytes),
+            (None, Some(upload)) => (upload.current.digest.with_algorithm(), upload.current.bytes),
             (None, None) => (String::new(), 0),
-        };
-        let versions = match candidate.upload {
-            Some(upload) => upload
-                .versions
-                .iter()
-                .map(|version| VersionView { digest: version.digest.with_algorithm(), time: version.time.clone() })
-                .collect(),
-            None => version
-                .iter()
-                .map(|version| VersionView { digest: version.digest.with_algorithm(), time: version.since.clone() })
-                .collect(),
         };
         Self {
             name: declaration.name.clone(),
@@ -90,11 +89,36 @@ impl PluginView {
             phase: declaration.phase.as_str(),
             priority: declaration.priority,
             fail_strategy: declaration.fail_strategy.as_str(),
-            settings: candidate.upload.map_or_else(|| spec(declaration), |upload| upload.settings.clone()),
-            state: if version.is_some() { State::Live } else { State::Failed },
+            settings: candidate.upload.map_or_else(|| spec(declaration), |upload| upload.current.settings.clone()),
+            state: match (version, candidate.upload) {
+                (Some(_), _) => State::Live,
+                (None, Some(upload)) if upload.disabled => State::Disabled,
+                (None, _) => State::Failed,
+            },
             reason: failure.map(|failure| failure.message.clone()).unwrap_or_default(),
-            versions,
+            versions: match candidate.upload {
+                Some(upload) => versions(upload),
+                None => version.into_iter().map(VersionView::of_resource).collect(),
+            },
         }
+    }
+}
+
+fn versions(upload: &Upload) -> Vec<VersionView> {
+    let mut versions: Vec<_> = upload.versions().collect();
+    versions.sort_by_key(|version| Reverse(version.number));
+    let view = |version: &Arc<upload::Version>| VersionView {
+        digest: version.digest.with_algorithm(),
+        time: version.time.clone(),
+        number: Some(version.number),
+        current: version.number == upload.current.number,
+    };
+    versions.into_iter().map(view).collect()
+}
+
+impl VersionView {
+    fn of_resource(version: &Version) -> Self {
+        Self { digest: version.digest.with_algorithm(), time: version.since.clone(), number: None, current: true }
     }
 }
 

@@ -5,7 +5,8 @@
 //! modules can be made that take hours.
 
 use wasmparser::{
-    CompositeInnerType, ExternalKind, FuncType, FunctionBody, Operator, Parser, Payload, TypeRef, ValType,
+    CompositeInnerType, CustomSectionReader, ExternalKind, FuncType, FunctionBody, KnownCustom, MemoryType, Operator,
+    Parser, Payload, ProducersSectionReader, TableType, TypeRef, ValType,
 };
 
 use crate::abi::AbiVersion;
@@ -32,14 +33,26 @@ const MAX_DECLARATIONS: usize = 50_000;
 /// Most effort of compiling, as [`Effort`] counts it: tens of seconds.
 const MAX_EFFORT: u64 = 4_000_000_000;
 
+/// Most custom sections that are told of. They cost nothing else.
+const MAX_CUSTOM: usize = 1_000;
+
 /// Sections of interest, as they were read.
 #[derive(Default)]
-struct Sections<'a> {
+pub(crate) struct Sections<'a> {
     types: Vec<Option<FuncType>>,
     /// Type of every function, imported ones first.
     functions: Vec<u32>,
-    imports: Vec<(&'a str, &'a str, TypeRef)>,
-    exports: Vec<(&'a str, ExternalKind, u32)>,
+    pub(crate) imports: Vec<(&'a str, &'a str, TypeRef)>,
+    pub(crate) exports: Vec<(&'a str, ExternalKind, u32)>,
+    pub(crate) memory: Option<MemoryType>,
+    pub(crate) tables: Vec<TableType>,
+    /// Functions with code.
+    pub(crate) bodies: usize,
+    pub(crate) code_bytes: usize,
+    pub(crate) data_bytes: usize,
+    /// Name and size of custom sections.
+    pub(crate) custom: Vec<(&'a str, usize)>,
+    pub(crate) producers: Option<ProducersSectionReader<'a>>,
     effort: Effort,
 }
 
@@ -53,29 +66,14 @@ struct Effort {
     worst: (u64, u64, u64),
 }
 
-/// Reads the outline of a module and checks it against the ABI.
+/// Reads the outline of a module and checks it against the ABI. [`crate::Report`] shows all of it.
 pub(crate) fn inspect(wasm: &[u8]) -> Result<Outline, ModuleError> {
     let sections = read(wasm)?;
-    let abi = sections
-        .exports
-        .iter()
-        .find_map(|(name, _, _)| AbiVersion::from_export(name))
-        .ok_or_else(|| ModuleError::AbiUnknown { declared: sections.declared_abi() })?;
-    let unknown = sections.unknown_imports();
-    if !unknown.is_empty() {
-        return Err(ModuleError::ImportUnknown { imports: listed(&unknown, ", ") });
+    if let Some(refusal) = sections.refusals().into_iter().next() {
+        return Err(refusal);
     }
-    sections.effort.check()?;
-    let wrong = sections.wrong_exports(abi);
-    if !wrong.is_empty() {
-        return Err(ModuleError::ExportType { exports: listed(&wrong, "; ") });
-    }
-    if !sections.has("memory", ExternalKind::Memory) {
-        return Err(ModuleError::MemoryMissing);
-    }
-    if !sections.has("malloc", ExternalKind::Func) && !sections.has("proxy_on_memory_allocate", ExternalKind::Func) {
-        return Err(ModuleError::AllocatorMissing);
-    }
+    // Without one there was a refusal.
+    let abi = sections.abi().unwrap_or(AbiVersion::V0_2_1);
     let functions = sections.exports.iter().filter(|(_, kind, _)| *kind == ExternalKind::Func);
     let imports = |names: &[&str]| sections.imports.iter().any(|(_, name, _)| names.contains(name));
     let edits_bodies = imports(&["proxy_set_buffer_bytes"]);
@@ -91,7 +89,8 @@ pub(crate) fn inspect(wasm: &[u8]) -> Result<Outline, ModuleError> {
     Ok(Outline { abi, callbacks, edits_bodies, reads_heads, reads_properties, makes_calls })
 }
 
-fn read(wasm: &[u8]) -> Result<Sections<'_>, ModuleError> {
+/// Reads all of a module, and checks no more than it has to for that.
+pub(crate) fn read(wasm: &[u8]) -> Result<Sections<'_>, ModuleError> {
     if !wasm.starts_with(b"\0asm") {
         return Err(ModuleError::Malformed("it does not begin with the bytes of a WebAssembly module".to_owned()));
     }
@@ -137,7 +136,24 @@ fn read(wasm: &[u8]) -> Result<Sections<'_>, ModuleError> {
                     sections.exports.push((export.name, export.kind, export.index));
                 }
             }
-            Payload::CodeSectionEntry(body) => sections.effort.add(&body)?,
+            Payload::TableSection(reader) => {
+                limit("tables", sections.tables.len(), reader.count())?;
+                for table in reader {
+                    sections.tables.push(table?.ty);
+                }
+            }
+            Payload::MemorySection(reader) => {
+                if let Some(memory) = reader.into_iter().next() {
+                    sections.memory = Some(memory?);
+                }
+            }
+            Payload::DataSection(reader) => sections.data_bytes += reader.range().len(),
+            Payload::CodeSectionStart { range, .. } => sections.code_bytes += range.len(),
+            Payload::CodeSectionEntry(body) => {
+                sections.bodies += 1;
+                sections.effort.add(&body)?;
+            }
+            Payload::CustomSection(reader) => sections.add_custom(&reader),
             _ => {}
         }
     }
@@ -194,7 +210,48 @@ impl Effort {
     }
 }
 
+impl<'a> Sections<'a> {
+    fn add_custom(&mut self, reader: &CustomSectionReader<'a>) {
+        if self.custom.len() < MAX_CUSTOM {
+            self.custom.push((reader.name(), reader.data().len()));
+        }
+        if let KnownCustom::Producers(producers) = reader.as_known() {
+            self.producers = Some(producers);
+        }
+    }
+}
+
 impl Sections<'_> {
+    /// The ABI version it declares, if this host knows it.
+    pub(crate) fn abi(&self) -> Option<AbiVersion> {
+        self.exports.iter().find_map(|(name, _, _)| AbiVersion::from_export(name))
+    }
+
+    /// Everything that speaks against the module, the most telling first.
+    pub(crate) fn refusals(&self) -> Vec<ModuleError> {
+        let mut refusals = Vec::new();
+        let abi = self.abi();
+        if abi.is_none() {
+            refusals.push(ModuleError::AbiUnknown { declared: self.declared_abi() });
+        }
+        let unknown = self.unknown_imports();
+        if !unknown.is_empty() {
+            refusals.push(ModuleError::ImportUnknown { imports: listed(&unknown, ", ") });
+        }
+        refusals.extend(self.effort.check().err());
+        let wrong = abi.map(|abi| self.wrong_exports(abi)).unwrap_or_default();
+        if !wrong.is_empty() {
+            refusals.push(ModuleError::ExportType { exports: listed(&wrong, "; ") });
+        }
+        if !self.has("memory", ExternalKind::Memory) {
+            refusals.push(ModuleError::MemoryMissing);
+        }
+        if !self.has("malloc", ExternalKind::Func) && !self.has("proxy_on_memory_allocate", ExternalKind::Func) {
+            refusals.push(ModuleError::AllocatorMissing);
+        }
+        refusals
+    }
+
     fn has(&self, name: &str, kind: ExternalKind) -> bool {
         self.exports.iter().any(|(export, exported, _)| *export == name && *exported == kind)
     }

@@ -37,3 +37,4 @@ mod topology;
 mod upgrades;
 mod uploads;
 mod upstream_tls;
+mod versions;

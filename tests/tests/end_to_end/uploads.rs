@@ -71,7 +71,7 @@ async fn an_upload_acts_at_once_can_be_changed_and_removed() {
     // Settings only: what is not named keeps its value.
     let (status, shown) = put(&gateway, "one", JSON, named("one")).await;
     assert_eq!((status, &shown["phase"], &shown["priority"]), (200, &json!("AUTHN"), &json!(7)));
-    assert_eq!(shown["versions"].as_array().unwrap().len(), 1, "the module is the same");
+    assert_eq!(shown["versions"].as_array().unwrap().len(), 2, "a version is a module with its settings");
     assert_eq!(trace(&gateway).await, ["one"]);
 
     // Both at once.
@@ -80,7 +80,7 @@ async fn an_upload_acts_at_once_can_be_changed_and_removed() {
         [("settings", br#"{"pluginConfig": {"name": "two"}, "phase": null}"#), ("module", &newer)];
     let (status, shown) = put(&gateway, "one", FORM, form(&parts)).await;
     assert_eq!((status, &shown["phase"], &shown["priority"]), (200, &json!("UNSPECIFIED_PHASE"), &json!(7)));
-    assert_eq!(shown["versions"].as_array().unwrap().len(), 2);
+    assert_eq!(shown["versions"].as_array().unwrap().len(), 3);
     assert_eq!(shown["digest"], shown["versions"][0]["digest"]);
     assert_eq!(trace(&gateway).await, ["two"]);
 

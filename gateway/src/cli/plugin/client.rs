@@ -1,15 +1,16 @@
 //! The plugin API over HTTP.
 
-use std::{io, time::Duration};
+use std::{io, path::Path, time::Duration};
 
 use serde_json::{Map, Value, json};
 use ureq::{
-    Agent, Body,
+    Agent, Body, RequestBuilder,
     http::{Response, StatusCode},
     unversioned::multipart::{Form, Part},
 };
 
 use super::Failure;
+use crate::admin;
 
 /// How long a whole call may take: more than the gateway itself allows a change.
 const CALL: Duration = Duration::from_secs(200);
@@ -21,6 +22,8 @@ const MAX_ANSWER: u64 = 256 << 20;
 pub(super) struct Client {
     agent: Agent,
     address: String,
+    /// What changes are sent with.
+    authorization: Option<String>,
 }
 
 /// What is pushed.
@@ -31,7 +34,7 @@ pub(super) struct Upload {
 
 impl Client {
     /// A client of the admin API at `address`, `HOST:PORT`.
-    pub(super) fn new(address: &str) -> Result<Self, Failure> {
+    pub(super) fn new(address: &str, token_file: Option<&Path>) -> Result<Self, Failure> {
         let wrong = || {
             Failure::usage(format!(
                 "{address:?} is not HOST:PORT, such as 127.0.0.1:15000; check --admin-address or GATEWAY_ADMIN_ADDRESS"
@@ -55,7 +58,11 @@ impl Client {
             .timeout_global(Some(CALL))
             .timeout_connect(Some(CONNECT))
             .build();
-        Ok(Self { agent: agent.into(), address: format!("{host}:{port}") })
+        let token = token_file.map(admin::read_token).transpose();
+        let token =
+            token.map_err(|error| Failure::new(format!("{error}; check --token-file or GATEWAY_ADMIN_TOKEN_FILE")))?;
+        let authorization = token.map(|token| format!("Bearer {token}"));
+        Ok(Self { agent: agent.into(), address: format!("{host}:{port}"), authorization })
     }
 
     /// `GET /plugins`
@@ -78,7 +85,7 @@ impl Client {
 
     /// `PUT /plugins/{name}`: whether it was created, and the plugin.
     pub(super) fn put(&self, name: &str, upload: Upload) -> Result<(bool, Value), Failure> {
-        let request = self.agent.put(self.url(name));
+        let request = self.authorized(self.agent.put(self.url(name)));
         let settings = Value::Object(upload.settings);
         let answer = match &upload.module {
             None => request.send_json(&settings),
@@ -95,8 +102,32 @@ impl Client {
 
     /// `DELETE /plugins/{name}`
     pub(super) fn delete(&self, name: &str) -> Result<(), Failure> {
-        let answer = self.agent.delete(self.url(name)).call();
+        let answer = self.authorized(self.agent.delete(self.url(name))).call();
         self.answer(answer).map(|_| ())
+    }
+
+    /// `POST /plugins/{name}/rollback`
+    pub(super) fn rollback(&self, name: &str, to: Option<&str>) -> Result<Value, Failure> {
+        let request = self.authorized(self.agent.post(format!("{}/rollback", self.url(name))));
+        let request = match to {
+            Some(to) => request.query("to", to),
+            None => request,
+        };
+        Ok(self.answer(request.send_empty())?.1)
+    }
+
+    /// `POST /plugins/{name}/enable` or `disable`
+    pub(super) fn enable(&self, name: &str, enabled: bool) -> Result<Value, Failure> {
+        let action = if enabled { "enable" } else { "disable" };
+        let request = self.authorized(self.agent.post(format!("{}/{action}", self.url(name))));
+        Ok(self.answer(request.send_empty())?.1)
+    }
+
+    fn authorized<Any>(&self, request: RequestBuilder<Any>) -> RequestBuilder<Any> {
+        match &self.authorization {
+            Some(authorization) => request.header("authorization", authorization),
+            None => request,
+        }
     }
 
     fn url(&self, name: &str) -> String {
@@ -126,7 +157,8 @@ impl Client {
             "" => String::new(),
             field => format!("{field}: "),
         };
-        Err(Failure::new(format!("{field}{} ({})", part("message"), part("code"))))
+        let message = format!("{field}{} ({})", part("message"), part("code"));
+        Err(Failure { object: Some(value), ..Failure::new(message) })
     }
 
     fn unreachable(&self, error: &ureq::Error) -> Failure {

@@ -10,17 +10,21 @@ use super::Output;
 use crate::config::to_yaml;
 
 /// Heading and JSON path of each column; the path's last part may be `digest`, which is shortened.
-const COLUMNS: [(&str, &str); 9] = [
+const COLUMNS: [(&str, &str); 11] = [
     ("NAME", "/name"),
+    ("VERSION", "/digest"),
     ("SOURCE", "/source"),
     ("PHASE", "/phase"),
     ("PRIORITY", "/priority"),
     ("STATE", "/state"),
-    ("DIGEST", "/digest"),
-    ("STREAMS", "/stats/streams"),
-    ("TRAPS", "/stats/traps"),
+    ("CALLS", "/stats/streams"),
+    ("P50 µs", "/stats/p50Micros"),
     ("P99 µs", "/stats/p99Micros"),
+    ("TRAPS", "/stats/traps"),
+    // Why not, or why an older one does; empty if all is well.
+    (REASON, "/reason"),
 ];
+const REASON: &str = "REASON";
 
 /// `ls`: JSON and YAML are the gateway's own answer.
 pub(super) fn all(plugins: &[Value], output: Output) -> String {
@@ -58,6 +62,7 @@ const WIDEST: usize = 100;
 fn table(plugins: &[Value]) -> String {
     let mut rows = vec![COLUMNS.map(|(heading, _)| heading.to_owned())];
     rows.extend(plugins.iter().map(|plugin| COLUMNS.map(|(_, path)| cell(plugin, path))));
+    let all_well = plugins.iter().all(|plugin| cell(plugin, "/reason") == "-");
     let mut widths = [0; COLUMNS.len()];
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -67,7 +72,10 @@ fn table(plugins: &[Value]) -> String {
     let mut text = String::new();
     for row in &rows {
         let mut line = String::new();
-        for (cell, width) in row.iter().zip(widths) {
+        for ((cell, width), (heading, _)) in row.iter().zip(widths).zip(COLUMNS) {
+            if all_well && heading == REASON {
+                continue;
+            }
             // Writing to a string cannot fail.
             let _ = write!(line, "{cell:<width$}   ");
         }
@@ -94,7 +102,7 @@ fn cell(plugin: &Value, path: &str) -> String {
     }
 }
 
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars()
         .flat_map(|letter| if letter.is_control() { letter.escape_default().collect() } else { vec![letter] })
         .collect()
@@ -109,7 +117,7 @@ mod tests {
         json!({
             "name": name, "source": "upload", "digest": "sha256:0123456789abcdef", "phase": "AUTHN", "priority": null,
             "state": "live", "reason": "", "settings": {"pluginConfig": {"a b": [1, {"c": "on", "d": []}, [2, 3]]}},
-            "stats": {"streams": 12, "traps": 0, "p99Micros": 1.25},
+            "stats": {"streams": 12, "traps": 0, "p50Micros": 0.5, "p99Micros": 1.25},
         })
     }
 
@@ -118,10 +126,15 @@ mod tests {
         let text = table(&[plugin("a"), plugin("longer-name")]);
         assert_eq!(
             text,
-            "NAME          SOURCE   PHASE   PRIORITY   STATE   DIGEST         STREAMS   TRAPS   P99 µs\n\
-             a             upload   AUTHN   -          live    0123456789ab   12        0       1.2\n\
-             longer-name   upload   AUTHN   -          live    0123456789ab   12        0       1.2\n"
+            "NAME          VERSION        SOURCE   PHASE   PRIORITY   STATE   CALLS   P50 µs   P99 µs   TRAPS\n\
+             a             0123456789ab   upload   AUTHN   -          live    12      0.5      1.2      0\n\
+             longer-name   0123456789ab   upload   AUTHN   -          live    12      0.5      1.2      0\n"
         );
+        let mut failed = plugin("c");
+        failed["reason"] = "does not start".into();
+        let text = table(&[plugin("a"), failed]);
+        let (first, last) = (text.lines().next().unwrap(), text.lines().next_back().unwrap());
+        assert!(first.ends_with("TRAPS   REASON") && last.ends_with("0       does not start"), "{text}");
     }
 
     #[test]

@@ -1,10 +1,18 @@
 //! The commands against a real admin API on a real socket.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use std::{fs, net::Ipv4Addr};
+
 use clap::Parser;
 
 use super::*;
-use crate::admin::tests::{module, served, state};
+use crate::{
+    admin::{
+        Changes,
+        tests::{module, served, state},
+    },
+    telemetry::{Telemetry, TelemetryOptions},
+};
 
 #[derive(Debug, Parser)]
 struct Cli {
@@ -72,7 +80,7 @@ async fn push_list_show_remove() {
     assert!(out.starts_with("plugins:\n- name: second\n"), "{out}");
 
     let (out, chatter, result) = gateway_plugin(&[&["rm", "second"][..], &at].concat()).await;
-    assert!(result.is_ok() && out.is_empty() && chatter == "second: removed\n");
+    assert!(result.is_ok() && out.is_empty() && chatter == "second: removed, with all versions\n");
     let (_, _, result) = gateway_plugin(&[&["rm", "second"][..], &at].concat()).await;
     let failure = result.unwrap_err();
     assert!(failure.exit == 1 && failure.message.contains("plugin-unknown"), "{}", failure.message);
@@ -90,6 +98,117 @@ async fn push_list_show_remove() {
         let message = result.unwrap_err().message;
         assert!(message.contains("module-too-large"), "{message}");
     }
+}
+
+#[tokio::test]
+async fn back_and_forth_with_a_token() {
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    fs::write(&token, "0123456789abcdef\n").unwrap();
+    let (mut state, ..) = state();
+    let telemetry = Telemetry::new(&TelemetryOptions::default()).unwrap();
+    state.changes = Changes::new(Some(token.clone()), Ipv4Addr::LOCALHOST.into(), &telemetry).unwrap();
+    let serving = served(state);
+    let address = serving.addresses().admin.to_string();
+    let file = folder.path().join("a.wasm");
+    let run = async |line: &[&str]| {
+        let rest = ["--admin-address", &address, "--token-file", token.to_str().unwrap()];
+        gateway_plugin(&[line, &rest].concat()).await
+    };
+    for tag in ["one", "two"] {
+        fs::write(&file, module(tag)).unwrap();
+        run(&["push", file.to_str().unwrap()]).await.2.unwrap();
+    }
+    let (out, chatter, result) = run(&["rollback", "a"]).await;
+    result.unwrap();
+    assert_eq!(chatter, "a: version 1, live on 2 workers\n");
+    assert!(out.starts_with("NAME ") && out.contains("\na "), "{out}");
+    let (_, chatter, _) = run(&["rollback", "a", "--to", "2"]).await;
+    assert_eq!(chatter, "a: version 2, live on 2 workers\n");
+    let (out, chatter, _) = run(&["disable", "a"]).await;
+    assert_eq!(chatter, "a: disabled: in no chain until it is enabled\n");
+    assert!(out.contains(" disabled "), "{out}");
+    assert_eq!(run(&["enable", "a"]).await.1, "a: live on 2 workers\n");
+
+    // For programs what is refused is an object, too.
+    let (out, _, result) = run(&["rollback", "a", "--to", "7", "-o", "json"]).await;
+    let object: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&object["error"]["code"], &object["error"]["field"]), (&"version-unknown".into(), &"to".into()));
+    assert_eq!(result.unwrap_err().exit, 1);
+
+    // Without the token, with another one, and with none that could be one.
+    let other = folder.path().join("other");
+    for (text, part) in [("another-token-0123", "token-wrong"), ("short", "--token-file")] {
+        fs::write(&other, text).unwrap();
+        let line = ["disable", "a", "--admin-address", &address, "--token-file", other.to_str().unwrap()];
+        let message = gateway_plugin(&line).await.2.unwrap_err().message;
+        assert!(message.contains(part), "{message}");
+    }
+    let message = gateway_plugin(&["disable", "a", "--admin-address", &address]).await.2.unwrap_err().message;
+    assert!(message.contains("token-wrong") && message.contains("--token-file"), "{message}");
+    // Also when it refuses what is still being sent.
+    let large = folder.path().join("large.wasm");
+    fs::write(&large, [module("large"), vec![0; 4 << 20]].concat()).unwrap();
+    let message =
+        gateway_plugin(&["push", large.to_str().unwrap(), "--admin-address", &address]).await.2.unwrap_err().message;
+    assert!(message.contains("token-wrong"), "{message}");
+    gateway_plugin(&["ls", "--admin-address", &address]).await.2.unwrap();
+}
+
+#[tokio::test]
+async fn a_module_is_looked_at_and_tried_without_a_gateway() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.wasm");
+    fs::write(&file, module("one")).unwrap();
+    let file = file.to_str().unwrap();
+    let (out, chatter, result) = gateway_plugin(&["inspect", file]).await;
+    result.unwrap();
+    assert!(chatter.is_empty());
+    for line in ["abi          0.2.1\n", "memory       65536 bytes or more\n", "callbacks    proxy_on_configure\n"] {
+        assert!(out.replace("64.0 KiB", "65536 bytes").contains(line), "{line:?} is not in {out}");
+    }
+    let (out, _, _) = gateway_plugin(&["inspect", file, "-o", "json"]).await;
+    let shown: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(
+        (&shown["abi"], &shown["memory"]["min"], &shown["wasi"]),
+        (&"0.2.1".into(), &65_536.into(), &false.into())
+    );
+
+    let (out, _, result) = gateway_plugin(&["check", file, "--config-json", "{}"]).await;
+    result.unwrap();
+    assert!(out.ends_with("accepted     yes\n") && out.contains("\nstart "), "{out}");
+    let refused = ["check", file, "--config-json", r#"{"more": "than 20 bytes"}"#, "-o", "json"];
+    let (out, _, result) = gateway_plugin(&refused).await;
+    let failure = result.unwrap_err();
+    assert!(failure.exit == 1 && failure.message.ends_with("(plugin-configuration-refused)"), "{}", failure.message);
+    let shown: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&shown["accepted"], &shown["error"]["field"]), (&false.into(), &"pluginConfig".into()), "{out}");
+    assert_eq!(shown["module"]["refusals"], Value::Array(Vec::new()));
+    let settings = folder.path().join("settings.yaml");
+    fs::write(&settings, "pluginConfig: {}\nphase: LATE\n").unwrap();
+    let (_, _, result) = gateway_plugin(&["check", file, "--settings", settings.to_str().unwrap()]).await;
+    assert!(result.unwrap_err().message.contains("settings-invalid"));
+
+    let broken = folder.path().join("broken.wasm");
+    let imports = r#"(module (import "env" "proxy_none" (func)) (import "wasi_unstable" "fd_write" (func)))"#;
+    for (bytes, codes) in [
+        (b"no module".to_vec(), &["module-malformed"][..]),
+        (vec![0; 33 << 20], &["module-too-large"]),
+        (
+            wat::parse_str(imports).unwrap(),
+            &["module-abi-unknown", "module-import-unknown", "module-memory-missing", "module-allocator-missing"],
+        ),
+    ] {
+        fs::write(&broken, bytes).unwrap();
+        for command in ["inspect", "check"] {
+            let (out, _, result) = gateway_plugin(&[command, broken.to_str().unwrap()]).await;
+            assert_eq!(result.unwrap_err().exit, 1);
+            for code in codes {
+                assert!(out.contains(&format!("({code})")), "{code} is not in {out}");
+            }
+        }
+    }
+    assert_eq!(gateway_plugin(&["inspect", "/nowhere.wasm"]).await.2.unwrap_err().exit, 1);
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Modules that are refused before anything of them runs, and with which words.
 
-use proxy_wasm_host::{AbiVersion, Engine, EngineOptions, Module, ModuleError, Plugin, PluginSettings};
+use proxy_wasm_host::{AbiVersion, Engine, EngineOptions, Module, ModuleError, Plugin, PluginSettings, Range, Report};
 
 use crate::fixture::{compile, engine, open, scripted, shared, start_logged};
 use crate::script::{N, On, Out, b, program, results, script};
@@ -225,4 +225,52 @@ fn a_plugin_can_be_restricted_to_some_capabilities() {
     assert!(exchange.properties.stored(b"3").is_none(), "the callback that is not allowed did not run");
     let lines = lines.take();
     assert!(lines.len() == 2 && lines[0].contains("proxy_get_log_level"), "{lines:?}");
+}
+
+#[test]
+fn a_report_tells_all_and_names_every_refusal() {
+    let text = format!(
+        r#"(module
+            (import "env" "proxy_log" (func (param i32 i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "fd_write" (func (param i32 i32 i32 i32) (result i32)))
+            (memory (export "memory") 2 16) (table 3 7 funcref) (data (i32.const 0) "12345") {ALLOCATOR}
+            (func (export "proxy_abi_version_0_2_0"))
+            (func (export "proxy_on_vm_start") (param i32 i32) (result i32) (i32.const 1))
+            (func (export "helper"))
+            (@custom "about" "\01\02\03")
+            (@producers (language "Rust" "1.95.0") (processed-by "rustc" "1.95.0") (sdk "wasm-sdk" "0.1.0")))"#
+    );
+    let wasm = wat::parse_str(&text).unwrap();
+    let report = Report::of(&wasm).unwrap();
+    assert_eq!((report.bytes, report.abi, report.functions), (wasm.len(), Some(AbiVersion::V0_2_0), 4));
+    assert_eq!(report.memory, Some(Range { min: 2 << 16, max: Some(16 << 16) }));
+    assert_eq!(report.tables, [Range { min: 3, max: Some(7) }]);
+    assert!((5..20).contains(&report.data_bytes) && (10..60).contains(&report.code_bytes), "{report:?}");
+    let imports: Vec<_> = report.imports.iter().map(|it| (it.module.as_str(), it.name.as_str(), it.provided)).collect();
+    assert_eq!(imports, [("env", "proxy_log", true), ("wasi_snapshot_preview1", "fd_write", true)]);
+    assert!(report.uses_wasi());
+    let callbacks: Vec<_> = report.exports.iter().filter(|it| it.callback).map(|it| it.name.as_str()).collect();
+    assert_eq!(callbacks, ["proxy_on_vm_start"]);
+    assert_eq!(report.exports.iter().filter(|it| !it.function).count(), 1, "the memory");
+    let producers: Vec<_> = report.producers.iter().map(|it| (it.field.as_str(), it.name.as_str())).collect();
+    assert_eq!(producers, [("language", "Rust"), ("sdk", "wasm-sdk"), ("processed-by", "rustc")]);
+    let custom: Vec<_> = report.custom_sections.iter().map(|it| (it.name.as_str(), it.bytes)).collect();
+    assert!(custom.contains(&("about", 3)) && custom.iter().any(|(name, _)| *name == "producers"), "{custom:?}");
+    assert!(report.refusals.is_empty());
+    // However it is cut, it is reported on or refused.
+    for length in 0..wasm.len() {
+        if let Ok(report) = Report::of(&wasm[..length]) {
+            assert!(!report.refusals.is_empty() || length > 8, "{length}");
+        }
+    }
+
+    let bad = r#"(module (import "env" "proxy_none" (func)) (import "env" "memory" (memory 1)))"#;
+    let report = Report::of(&wat::parse_str(bad).unwrap()).unwrap();
+    let codes: Vec<_> = report.refusals.iter().map(ModuleError::code).collect();
+    assert_eq!(
+        codes,
+        ["module-abi-unknown", "module-import-unknown", "module-memory-missing", "module-allocator-missing"]
+    );
+    assert!(report.imports.iter().all(|import| !import.provided) && report.memory.is_none());
+    assert_eq!(compile(bad).unwrap_err(), report.refusals[0]);
 }
