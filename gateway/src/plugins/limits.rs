@@ -18,6 +18,8 @@ pub struct Limits {
     /// How long compiling a module may take. Default 60 s. The module is refused then; the thread that
     /// compiles it cannot be stopped and counts against the two that may compile until it is done.
     pub compile: Duration,
+    /// Bytes of compiled modules that are kept on disk. Default 1 GiB; those unused for longest go first.
+    pub compiled_bytes: u64,
     /// What every running plugin may use.
     pub running: proxy_wasm_host::Limits,
 }
@@ -31,6 +33,7 @@ impl Default for Limits {
             stored_bytes: 1 << 30,
             versions: 10,
             compile: Duration::from_secs(60),
+            compiled_bytes: 1 << 30,
             running: proxy_wasm_host::Limits::default(),
         }
     }

@@ -14,6 +14,7 @@
 //! Nothing here knows listeners, workers, Istio's resources or HTTP.
 
 mod command;
+mod compiled;
 mod declaration;
 mod digest;
 mod error;

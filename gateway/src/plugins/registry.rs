@@ -84,7 +84,7 @@ impl Registry {
             tracing::warn!(uploads = held.len(), "safe mode: uploaded plugins do not run, whatever they protect");
         }
         Ok(Self {
-            loader: Loader::new(options.engine, &options.limits),
+            loader: Loader::new(options.engine, &options.limits, store.folder()),
             namespace: options.namespace,
             limits: options.limits,
             store,
