@@ -44,6 +44,8 @@ pub(crate) enum Source {
     File(PathBuf),
     /// An upload in the store under this name.
     Stored(Digest, Blob),
+    /// What was fetched and kept.
+    Fetched(Digest, Blob),
 }
 
 pub(crate) struct Loader {
@@ -97,13 +99,16 @@ impl Loader {
                 }
                 (bytes, digest)
             }
-            Source::Stored(expected, blob) => {
+            Source::Stored(expected, blob) | Source::Fetched(expected, blob) => {
                 if let Some(known) = self.compiled.get(expected) {
                     return known.clone();
                 }
+                let advice = match source {
+                    Source::Fetched(..) => "it is fetched again",
+                    _ => "upload it again or delete the plugin",
+                };
                 let lost = |why: &str| {
-                    let message =
-                        format!("the stored module sha256:{expected} {why}; upload it again or delete the plugin");
+                    let message = format!("the stored module sha256:{expected} {why}; {advice}");
                     LoadError::new("module-lost", message)
                 };
                 let (bytes, digest) = match blob {

@@ -66,7 +66,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        plugins::{ModuleSource, Origin},
+        plugins::{ModuleSource, Origin, PluginType},
         snapshot::{FailStrategy, Phase},
     };
 
@@ -76,6 +76,7 @@ mod tests {
             name: name.into(),
             origin: Origin::Upload,
             source: ModuleSource::File("/module.wasm".into()),
+            plugin_type: PluginType::Http,
             sha256: None,
             root_id: String::new(),
             configuration: Bytes::new(),

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
-use super::ApiError;
+use super::{ApiError, PluginType};
 use crate::snapshot::{FailStrategy, Phase};
 
 /// Settings as a JSON object in the form of WasmPlugin's spec.
@@ -23,6 +23,7 @@ pub(crate) struct Settings {
     pub(crate) priority: Option<i32>,
     pub(crate) fail_strategy: FailStrategy,
     pub(crate) ports: Vec<u16>,
+    pub(crate) plugin_type: PluginType,
 }
 
 /// Most environment variables, longest name and longest value (Istio's validation).
@@ -75,7 +76,7 @@ impl Settings {
                 "vmConfig" => settings.environment = environment(value, &host_env, &mut mistakes),
                 "match" => settings.ports = ports(value, &mut mistakes),
                 "type" => match value.as_str() {
-                    Some("HTTP" | "UNSPECIFIED_PLUGIN_TYPE") => {}
+                    Some("HTTP" | "UNSPECIFIED_PLUGIN_TYPE") => settings.plugin_type = PluginType::Http,
                     Some("NETWORK") => mistakes.add(name, "network plugins are not supported, only HTTP"),
                     _ => mistakes.add(name, "must be HTTP"),
                 },

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{
     Declaration, Spec,
-    resolve::{Candidate, Failure, Version},
+    resolve::{Candidate, Cause, Failure, Version},
 };
 
 /// One plugin as `GET /plugins/{name}` shows it, without what changes from request to request.
@@ -47,6 +47,8 @@ pub struct PluginView {
 pub enum State {
     /// Its instances run on all workers.
     Live,
+    /// Its module is on the way; until then requests are treated by its failStrategy.
+    Fetching,
     /// It does not run; requests are treated by its failStrategy (or pass by it in safe mode).
     Failed,
 }
@@ -91,7 +93,11 @@ impl PluginView {
             priority: declaration.priority,
             fail_strategy: declaration.fail_strategy.as_str(),
             settings: candidate.upload.map_or_else(|| spec(declaration), |upload| upload.settings.clone()),
-            state: if version.is_some() { State::Live } else { State::Failed },
+            state: match (version, failure) {
+                (Some(_), _) => State::Live,
+                (None, Some(Failure { cause: Cause::Fetching, .. })) => State::Fetching,
+                (None, _) => State::Failed,
+            },
             reason: failure.map(|failure| failure.message.clone()).unwrap_or_default(),
             versions,
         }

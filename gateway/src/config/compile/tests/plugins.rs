@@ -4,7 +4,7 @@
 
 use super::*;
 use crate::{
-    plugins::ModuleSource,
+    plugins::{ModuleSource, Remote},
     snapshot::{Code, FailStrategy, Phase, Plugin, PluginId},
 };
 
@@ -42,8 +42,9 @@ fn plugins_are_declared_and_attached() {
     assert_eq!(a.environment, [("K".to_owned(), "v".to_owned())]);
     assert_eq!((b.configuration.len(), b.root_namespace, b.created.as_str()), (0, true, "2024-01-01T00:00:00Z"));
     assert!(b.created < a.created && a.created < f.created);
-    assert_eq!(f.source, ModuleSource::Unsupported("oci://r/f:1".to_owned()));
-    for expected in ["SURELY_UNSET", "oci:// is not supported", "targetRefs attach"] {
+    let remote = Remote { url: "oci://r/f:1".to_owned(), sha256: None, revision: None, secret: None };
+    assert_eq!(f.source, ModuleSource::Remote(remote));
+    for expected in ["SURELY_UNSET", "targetRefs attach"] {
         assert!(picture.problems.iter().any(|problem| problem.contains(expected)), "{:#?}", picture.problems);
     }
 
