@@ -9,6 +9,8 @@ mod chain;
 mod faults;
 mod observed;
 mod pauses;
+mod registry;
+mod remote;
 mod replacement;
 mod replies;
 mod rewrite_body;
