@@ -13,6 +13,7 @@ mod registry;
 mod remote;
 mod replacement;
 mod replies;
+mod restart;
 mod rewrite_body;
 mod services;
 

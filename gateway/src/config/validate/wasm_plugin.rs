@@ -150,6 +150,32 @@ mod tests {
     use crate::config::validate::tests::assert_problems;
 
     #[test]
+    fn traffic_extensions() {
+        let template =
+            "apiVersion: extensions.istio.io/v1alpha1\nkind: TrafficExtension\nmetadata: {name: p}\nspec: $$\n";
+        assert_problems(
+            template,
+            &[
+                (
+                    "{phase: AUTHN, priority: 1, match: [{mode: CLIENT}], wasm: {url: 'file:///a', pluginConfig: {a: 1}}}",
+                    "",
+                ),
+                ("{}", "exactly one of wasm and lua"),
+                ("{wasm: {url: 'file:///a'}, lua: {inlineCode: x}}", "exactly one of wasm and lua"),
+                ("{lua: {inlineCode: x}}", "spec.lua: lua is not supported"),
+                ("{wasm: {}}", "spec.wasm.url: Schema validation error: url field needs to be set"),
+                ("{wasm: {url: 'file:///a', sha256: A}}", "spec.wasm.sha256"),
+                ("{wasm: {url: 'file:///a', failStrategy: NONE}}", "spec.wasm.failStrategy"),
+                ("{wasm: {url: 'file:///a', type: NETWORK}}", "spec.wasm.type: type NETWORK"),
+                ("{wasm: {url: 'file:///a', vmConfig: {env: [{}]}}}", "spec.wasm.vmConfig.env[0].name"),
+                ("{wasm: {url: 'file:///a', phase: AUTHN}}", "spec.wasm.phase"),
+                ("{wasm: {url: 'file:///a'}, url: 'file:///a'}", "spec.url"),
+                ("{wasm: {url: 'file:///a'}, priority: 3000000000}", "spec.priority"),
+            ],
+        );
+    }
+
+    #[test]
     fn plugins() {
         let template = "apiVersion: extensions.istio.io/v1alpha1\nkind: WasmPlugin\nmetadata: {name: p}\nspec: $$\n";
         assert_problems(

@@ -85,11 +85,11 @@ pub(super) struct Answer {
 /// Reads a URL that may be asked: http or https, with a host and without a password.
 pub(super) fn parse(text: &str) -> Result<Uri, FetchError> {
     let wrong = |what: &str| FetchError::new("module-url", format!("the URL {what}"));
-    let url: Uri = text.parse().map_err(|error| wrong(&format!("is not valid: {error}")))?;
-    let authority = url.authority().map_or("", |authority| authority.as_str());
-    if !matches!(url.scheme_str(), Some("http" | "https")) {
+    if !["http://", "https://"].iter().any(|scheme| text.starts_with(scheme)) {
         return Err(wrong("must begin with http:// or https://"));
     }
+    let url: Uri = text.parse().map_err(|error| wrong(&format!("is not valid: {error}")))?;
+    let authority = url.authority().map_or("", |authority| authority.as_str());
     if authority.contains('@') {
         return Err(wrong("must not have a user or password in it: it is shown to operators"));
     }
