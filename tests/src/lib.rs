@@ -5,6 +5,7 @@
 //! * [`resources`] and [`plugins`]: YAML for it; [`metrics`]: what it counted;
 //! * [`upstream`]: a service behind the gateway that records what arrives and answers as it is told;
 //! * [`client`]: an HTTP/1.1 client that sends exactly the bytes it is given, and an HTTP/2 client;
+//! * [`registry`]: a registry of images, `docker-registry`;
 //! * [`certificates`] and [`tls`]: authorities, what they issue, and a TLS client;
 //! * [`dns`]: a name server;
 //! * [`grpc`]: a gRPC server and client;
@@ -34,6 +35,7 @@ pub mod load;
 pub mod metrics;
 pub mod plugins;
 pub mod process;
+pub mod registry;
 pub mod resources;
 pub mod scene;
 pub mod server;

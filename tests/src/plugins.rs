@@ -70,6 +70,11 @@ spec:
     )
 }
 
+/// A WasmPlugin like [`wasm_plugin`] whose module has to be fetched.
+pub fn remote_plugin(name: &str, url: &str, spec: &str) -> String {
+    wasm_plugin(name, Path::new("/instead"), spec).replace("file:///instead", url)
+}
+
 /// The probe under this name: the request header `x-probe-NAME` says what it does (tests/plugins/probe), `always` what
 /// it does without being asked.
 pub fn probe(name: &str, always: &str, spec: &str) -> String {
@@ -110,6 +115,9 @@ pub async fn ask_at(
     let json = if response.body.is_empty() { Value::Null } else { serde_json::from_slice(&response.body)? };
     Ok((response.status, json))
 }
+
+/// The content type of a module.
+pub const WASM: &str = "application/wasm";
 
 /// The content type of [`form`].
 pub const FORM: &str = "multipart/form-data; boundary=frontier";

@@ -49,6 +49,7 @@ fn limits() -> Limits {
 pub(crate) fn state() -> (AdminState, watch::Sender<Readiness>, Arc<AtomicUsize>) {
     let engine = EngineOptions { max_instances: 20, max_memory_bytes: 64 << 20, ..EngineOptions::default() };
     let mut registry = Registry::new(RegistryOptions {
+        insecure_registries: Vec::new(),
         data_dir: None,
         lock: None,
         namespace: "edge".into(),

@@ -27,12 +27,13 @@ use super::{
     unbound::Unbound,
 };
 use crate::{
+    admin::Readiness,
     config::{
         Changed, Options, Store, Surroundings, compile,
         problem::{BEYOND_LIMIT, Level, Problem},
         source::{FileSource, SourceFile, Watch},
     },
-    plugins::{ApiError, Command, Outcome, Registry, Staged},
+    plugins::{ApiError, Command, Declaration, ModuleSource, Outcome, Registry, Staged},
     snapshot::{Cluster, ClusterId, Snapshot},
     telemetry::{Limit, Telemetry},
     worker::ListenerKey,
@@ -66,6 +67,7 @@ pub(super) struct Control {
     telemetry: Telemetry,
     problems: Arc<ArcSwap<Vec<Problem>>>,
     progress: watch::Sender<Progress>,
+    readiness: watch::Sender<Readiness>,
     /// What the files looked like when they were last taken over.
     seen: Option<Fingerprint>,
     /// What is wrong besides the resources and what compiling them finds: plugins, addresses.
@@ -90,6 +92,7 @@ pub(super) struct Outlets {
     pub(super) telemetry: Telemetry,
     pub(super) problems: Arc<ArcSwap<Vec<Problem>>>,
     pub(super) progress: watch::Sender<Progress>,
+    pub(super) readiness: watch::Sender<Readiness>,
 }
 
 /// Why a change did not take place.
@@ -111,7 +114,7 @@ impl Control {
         names: Names,
         outlets: Outlets,
     ) -> anyhow::Result<Self> {
-        let Outlets { telemetry, problems, progress } = outlets;
+        let Outlets { telemetry, problems, progress, readiness } = outlets;
         // Watching starts before the first reading, so that no change falls between them.
         let watch = source.watch()?;
         let store = Store::new(options.clone());
@@ -128,6 +131,7 @@ impl Control {
             telemetry,
             problems,
             progress,
+            readiness,
             seen: None,
             other_problems: Vec::new(),
             unbound: Unbound::default(),
@@ -141,6 +145,7 @@ impl Control {
         let files = self.read();
         self.seen = Some(self.fingerprint(&files));
         self.store.update(files);
+        self.fetch_modules().await;
         match self.apply(None).await {
             Ok(_) => Ok(()),
             Err(Refused::Unbound(failures)) => {
@@ -148,6 +153,18 @@ impl Control {
             }
             Err(Refused::Worker(error)) => bail!(error),
             Err(Refused::Upload(error)) => bail!("{}", error.message),
+        }
+    }
+
+    /// Nobody is answered before the modules that have to be fetched are there, or known not to be.
+    async fn fetch_modules(&mut self) {
+        let (declarations, _) = compile::declarations(self.store.resources(), &self.options);
+        let remote = |plugin: &&Declaration| matches!(plugin.source, ModuleSource::Remote(_));
+        let names = declarations.iter().filter(remote).map(|plugin| format!("{}/{}", plugin.namespace, plugin.name));
+        let names = names.collect::<Vec<_>>().join(", ");
+        if !names.is_empty() {
+            self.readiness.send_replace(Readiness::Starting(format!("modules are being fetched for {names}")));
+            self.registry.fetch_first(&declarations).await;
         }
     }
 
@@ -183,6 +200,7 @@ impl Control {
                     }
                 }
                 () = self.names.changed() => self.names_changed().await,
+                () = self.registry.fetched() => self.publish_files().await,
                 () = self.unbound.due() => self.bind_again().await,
                 stream = knocked(self.handover.as_ref()) => {
                     if self.hand_over(stream, &mut commands).await {

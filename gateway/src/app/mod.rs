@@ -88,6 +88,8 @@ pub struct Options {
     pub dns_server: Option<SocketAddr>,
     /// Budgets of plugins and limits of uploads.
     pub limits: plugins::Limits,
+    /// Servers of modules, as `host` or `host:port`, that need no TLS and may be on this machine; `*`: none needs it.
+    pub insecure_registries: Vec<String>,
     /// How long clients may take.
     pub client_limits: ClientLimits,
     /// When load is shed.
@@ -112,6 +114,7 @@ impl Default for Options {
             identity: Identity::default(),
             dns_server: None,
             limits: plugins::Limits::default(),
+            insecure_registries: Vec::new(),
             client_limits: ClientLimits::default(),
             overload: OverloadOptions::default(),
         }
@@ -215,7 +218,11 @@ pub async fn start(options: Options) -> anyhow::Result<Gateway> {
         engine,
         shared,
         limits: options.limits.clone(),
+        insecure_registries: options.insecure_registries,
     })?;
+    let fetches = registry.fetch_counters();
+    telemetry.add_collector(Box::new(fetches.collector()))?;
+    telemetry.add_limits(move || plugin_output::fetch_limits(&fetches));
     let lock = registry.lock().map(File::try_clone).transpose().context("cannot duplicate the lock")?;
 
     let identity = Arc::new(options.identity);
@@ -245,7 +252,7 @@ pub async fn start(options: Options) -> anyhow::Result<Gateway> {
     let (progress, published) = watch::channel(Progress::default());
     let (commands, command_inbox) = mpsc::channel(16);
     let (quit, stop) = watch::channel(None);
-    let drain = Drain::new(readiness, Arc::clone(&workers));
+    let drain = Drain::new(readiness.clone(), Arc::clone(&workers));
     let state = AdminState {
         readiness: ready,
         snapshot: Arc::clone(&snapshot),
@@ -281,7 +288,7 @@ pub async fn start(options: Options) -> anyhow::Result<Gateway> {
     let names_telemetry = telemetry.clone();
     let names = control_runtime.run(async move { Names::new(dns_server, &names_telemetry) }).await??;
     let publisher = Publisher::new(Arc::clone(&workers), snapshot, callable, inherited);
-    let outlets = Outlets { telemetry: telemetry.clone(), problems: Arc::clone(&problems), progress };
+    let outlets = Outlets { telemetry: telemetry.clone(), problems: Arc::clone(&problems), progress, readiness };
     let mut control = Control::new(source, options.config, registry, publisher, names, outlets)?;
     // On the control runtime, so that a test may call us on a runtime of its own.
     let mut control = control_runtime.run(async move { control.first().await.map(|()| control) }).await??;

@@ -6,7 +6,20 @@ use prometheus::{
 };
 use proxy_wasm_host::{HISTOGRAM_BUCKETS, LogLevel, LogLine, LogSink, MetricSample, MetricValue, Quota, Shared};
 
-use crate::telemetry::Limit;
+use crate::{
+    plugins::{FetchCounters, FetchLimit},
+    telemetry::Limit,
+};
+
+/// How often limits of fetching modules were hit.
+pub(super) fn fetch_limits(counters: &FetchCounters) -> Vec<(Limit, u64)> {
+    let limit = |limit| match limit {
+        FetchLimit::Bytes => Limit::ModuleFetchBytes,
+        FetchLimit::Time => Limit::ModuleFetchTime,
+        FetchLimit::Redirects => Limit::ModuleFetchRedirects,
+    };
+    counters.limits().map(|(which, count)| (limit(which), count)).into()
+}
 
 /// Plugins' log lines go where ours go, under the target `plugin`.
 pub(super) struct PluginLog;

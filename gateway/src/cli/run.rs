@@ -61,6 +61,10 @@ pub(super) struct Args {
     /// notices. It finishes what it has and ends. If none runs, this one starts as usual.
     #[arg(long, env = "GATEWAY_TAKEOVER")]
     takeover: bool,
+    /// Servers of plugin modules, as host or host:port, that are spoken to without TLS and that may be on this machine;
+    /// `*`: none needs TLS. Several are separated by commas.
+    #[arg(long, env = "GATEWAY_INSECURE_REGISTRIES", value_name = "HOST[:PORT]", value_delimiter = ',')]
+    insecure_registries: Vec<String>,
     /// Start without uploaded plugins.
     #[arg(long, env = "GATEWAY_SAFE_MODE")]
     safe_mode: bool,
@@ -190,6 +194,7 @@ fn options(args: Args) -> anyhow::Result<app::Options> {
         admin_token_file: args.admin_token_file,
         data_dir: Some(args.data_dir.unwrap_or_else(default_data_dir)),
         takeover: args.takeover,
+        insecure_registries: args.insecure_registries,
         safe_mode: args.safe_mode,
         drain: DrainTimes {
             shortest: Duration::from_secs(args.minimum_drain_seconds),

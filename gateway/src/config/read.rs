@@ -8,7 +8,7 @@ use super::{
     decode::{Decoded, decode},
     path::Path,
     problem::{BEYOND_LIMIT, Level, Problem},
-    resources::{AnyResource, DEFAULT_NAMESPACE, Origin, Resource},
+    resources::{AnyResource, DEFAULT_NAMESPACE, Origin, Resource, TRAFFIC_EXTENSION},
     validate::{self, Report},
     yaml::{self, Value},
 };
@@ -99,6 +99,12 @@ impl Contents {
     }
 }
 
+/// A TrafficExtension is used as the WasmPlugin that it would have been; only its kind says where its fields stand.
+fn traffic_extension(resource: Arc<Resource<istio::TrafficExtension<Value>>>) -> AnyResource {
+    let spec = istio::WasmPlugin::from(&resource.spec);
+    AnyResource::WasmPlugin(Arc::new(resource.with(spec)))
+}
+
 struct Reader {
     file: Arc<str>,
     contents: Contents,
@@ -173,6 +179,9 @@ impl Reader {
             ("extensions.istio.io", "WasmPlugin") => {
                 self.resource(value, origin, "WasmPlugin", AnyResource::WasmPlugin, validate::wasm_plugin);
             }
+            ("extensions.istio.io", "TrafficExtension") => {
+                self.resource(value, origin, TRAFFIC_EXTENSION, traffic_extension, validate::traffic_extension);
+            }
             ("security.istio.io", "AuthorizationPolicy") => {
                 let wrap = AnyResource::AuthorizationPolicy;
                 self.resource(value, origin, "AuthorizationPolicy", wrap, validate::authorization_policy);
@@ -194,9 +203,6 @@ impl Reader {
         let (level, code, reason) = match (group, kind) {
             ("security.istio.io", "PeerAuthentication") | ("networking.istio.io", "Sidecar" | "WorkloadGroup") => {
                 (Level::Info, "GW0004", "it does not act at gateways")
-            }
-            ("extensions.istio.io", "TrafficExtension") => {
-                (Level::Error, "GW0102", "not supported in this version, its plugin does not run; write a WasmPlugin")
             }
             ("networking.istio.io" | "security.istio.io" | "telemetry.istio.io" | "extensions.istio.io", _) => {
                 (Level::Warning, "GW0101", "not supported in this version, ignored")
@@ -283,7 +289,9 @@ impl Reader {
             report.mistake(field, &message);
         }
         // Kubernetes' kinds and policies that are only looked into have many fields that are not modelled.
-        if matches!(kind, "Gateway" | "VirtualService" | "ServiceEntry" | "DestinationRule" | "WasmPlugin") {
+        if matches!(kind, "Gateway" | "VirtualService" | "ServiceEntry" | "DestinationRule" | "WasmPlugin")
+            || kind == TRAFFIC_EXTENSION
+        {
             for (field, meant) in decoded.unknown {
                 report.unknown_field(field, meant);
             }

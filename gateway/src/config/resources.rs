@@ -12,6 +12,9 @@ use crate::istio::{self, Labels};
 /// Namespace of a document that names none.
 pub(crate) const DEFAULT_NAMESPACE: &str = "default";
 
+/// The kind whose plugin stands below `spec.wasm`.
+pub(crate) const TRAFFIC_EXTENSION: &str = "TrafficExtension";
+
 /// A resource of one kind.
 #[derive(Debug)]
 pub struct Resource<T> {
@@ -51,6 +54,7 @@ pub struct Resources {
     pub(crate) service_entries: Vec<Arc<Resource<istio::ServiceEntry>>>,
     pub(crate) services: Vec<Arc<Resource<istio::Service>>>,
     pub(crate) endpoint_slices: Vec<Arc<Resource<istio::EndpointSlice>>>,
+    /// WasmPlugins, and TrafficExtensions in their form.
     pub(crate) wasm_plugins: Vec<Arc<Resource<istio::WasmPlugin<Value>>>>,
     pub(crate) destination_rules: Vec<Arc<Resource<istio::DestinationRule>>>,
     pub(crate) authorization_policies: Vec<Arc<Resource<istio::AuthorizationPolicy>>>,
@@ -97,6 +101,20 @@ impl<T> Resource<T> {
     /// `namespace/name`.
     pub(crate) fn full_name(&self) -> String {
         format!("{}/{}", self.namespace, self.name)
+    }
+
+    /// The same resource with its `spec` in another form.
+    pub(crate) fn with<U>(&self, spec: U) -> Resource<U> {
+        Resource {
+            kind: self.kind,
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+            labels: self.labels.clone(),
+            annotations: self.annotations.clone(),
+            created: self.created.clone(),
+            spec,
+            origin: self.origin.clone(),
+        }
     }
 
     /// A problem of this resource.

@@ -37,7 +37,7 @@ pub use virtual_service::{
     Body, Delegate, Destination, DirectResponse, HeaderEdits, Headers, HttpMatch, HttpRoute, PortSelector, Redirect,
     RegexRewrite, Retries, Rewrite, RouteDestination, StringMatch, TcpMatch, TcpRoute, VirtualService,
 };
-pub use wasm_plugin::{EnvVar, PluginMatch, PortNumber, VmConfig, WasmPlugin};
+pub use wasm_plugin::{EnvVar, PluginMatch, PortNumber, TrafficExtension, VmConfig, WasmModule, WasmPlugin};
 
 /// Label and annotation maps.
 pub type Labels = BTreeMap<String, String>;

@@ -1,4 +1,5 @@
-//! `WasmPlugin` (extensions.istio.io): a WebAssembly plugin and where it runs.
+//! `WasmPlugin` (extensions.istio.io): a WebAssembly plugin and where it runs; and its successor `TrafficExtension`,
+//! which has the same fields in another place.
 
 use serde::Deserialize;
 
@@ -42,6 +43,70 @@ pub struct WasmPlugin<C> {
     /// HTTP or NETWORK.
     #[serde(rename = "type")]
     pub plugin_type: Option<String>,
+}
+
+/// `spec` of a TrafficExtension: where it runs. What runs stands below `wasm`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase", bound(deserialize = "C: Deserialize<'de> + Default"))]
+pub struct TrafficExtension<C> {
+    /// Gateways it runs on; unset: all of the namespace.
+    pub selector: Option<LabelSelector>,
+    /// Kubernetes Gateway API objects it attaches to.
+    pub target_refs: Vec<TargetRef>,
+    /// AUTHN, AUTHZ, STATS or UNSPECIFIED_PHASE.
+    pub phase: Option<String>,
+    /// Higher runs earlier in its phase.
+    pub priority: Option<i64>,
+    /// Traffic it is limited to.
+    #[serde(rename = "match")]
+    pub matches: Vec<PluginMatch>,
+    /// The WebAssembly module and its configuration.
+    pub wasm: Option<WasmModule<C>>,
+    /// A script for Envoy, instead of `wasm`.
+    pub lua: Option<Opaque>,
+}
+
+/// `spec.wasm` of a TrafficExtension; the fields are those of [`WasmPlugin`].
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+#[allow(missing_docs, reason = "they stand at WasmPlugin")]
+pub struct WasmModule<C> {
+    pub url: String,
+    pub sha256: String,
+    pub image_pull_policy: Option<String>,
+    pub image_pull_secret: String,
+    pub verification_key: Option<Opaque>,
+    pub plugin_config: Option<C>,
+    pub plugin_name: String,
+    pub fail_strategy: Option<String>,
+    pub vm_config: VmConfig,
+    #[serde(rename = "type")]
+    pub plugin_type: Option<String>,
+}
+
+impl<C: Clone + Default> From<&TrafficExtension<C>> for WasmPlugin<C> {
+    fn from(extension: &TrafficExtension<C>) -> Self {
+        let TrafficExtension { selector, target_refs, phase, priority, matches, wasm, lua: _ } = extension.clone();
+        let module = wasm.unwrap_or_default();
+        Self {
+            selector,
+            target_ref: None,
+            target_refs,
+            url: module.url,
+            sha256: module.sha256,
+            image_pull_policy: module.image_pull_policy,
+            image_pull_secret: module.image_pull_secret,
+            verification_key: module.verification_key,
+            plugin_config: module.plugin_config,
+            plugin_name: module.plugin_name,
+            phase,
+            priority,
+            fail_strategy: module.fail_strategy,
+            vm_config: module.vm_config,
+            matches,
+            plugin_type: module.plugin_type,
+        }
+    }
 }
 
 /// `vmConfig`.

@@ -1,6 +1,6 @@
-//! A plugin as somebody declared it: by a WasmPlugin resource or by an upload.
+//! A plugin as somebody declared it: by a resource or by an upload.
 
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 
@@ -17,7 +17,8 @@ pub struct Declaration {
     pub origin: Origin,
     /// Where the module is.
     pub source: ModuleSource,
-    /// `sha256` of the resource: lower-case hex digest that the module must have.
+    /// `sha256` of the resource: lower-case hex digest that the module must have, or, from a registry, the image's
+    /// manifest.
     pub sha256: Option<String>,
     /// `pluginName`, proxy-wasm's root id.
     pub root_id: String,
@@ -44,8 +45,13 @@ pub struct Declaration {
 /// Who declared a plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// A WasmPlugin resource; where it stands, for messages: `file.yaml:12`.
-    Resource(String),
+    /// A resource.
+    Resource {
+        /// `WasmPlugin` or `TrafficExtension`.
+        kind: &'static str,
+        /// Where it stands, for messages: `file.yaml:12`.
+        place: String,
+    },
     /// The admin API.
     Upload,
 }
@@ -55,9 +61,38 @@ pub enum Origin {
 pub enum ModuleSource {
     /// A file on this machine (`file://`), resolved against the YAML file it was named in.
     File(PathBuf),
-    /// A URL that this version cannot fetch (`oci://`, `https://`, …): the plugin is treated as one whose
-    /// module could not be fetched, so that its `failStrategy` decides and nothing is left unprotected.
-    Unsupported(String),
+    /// Elsewhere: it has to be fetched. Until it is, or if it cannot be, the plugin's `failStrategy` decides.
+    Remote(Remote),
     /// In the content-addressed store of uploads; lower-case hex sha256.
     Stored(String),
+}
+
+/// A module that has to be fetched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remote {
+    /// `http://`, `https://` or `oci://`; without a scheme it is an image in a registry.
+    pub url: String,
+    /// What it must be: the module's digest for `http(s)://`, that of the image's manifest for `oci://`.
+    pub sha256: Option<String>,
+    /// `None`: what was fetched before is good. Else it is fetched again whenever this number is another: it changes
+    /// with the resource.
+    pub revision: Option<u64>,
+    /// Who asks a registry for it; `None`: anybody.
+    pub secret: Option<PullSecret>,
+}
+
+/// The Secret of `imagePullSecret`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PullSecret {
+    /// `namespace/name`.
+    pub name: String,
+    /// Its entry `.dockerconfigjson`, or what is wrong with it.
+    pub docker_config: Result<Arc<str>, String>,
+}
+
+impl fmt::Debug for PullSecret {
+    /// Only the name: this ends in logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("PullSecret").field(&self.name).finish()
+    }
 }

@@ -20,6 +20,25 @@ pub struct Limits {
     /// How long compiling a module may take. Default 60 s. The module is refused then; the thread that
     /// compiles it cannot be stopped and counts against the two that may compile until it is done.
     pub compile: Duration,
+    /// Bytes of compiled modules that are kept on disk. Default 1 GiB; those unused for longest go first.
+    pub compiled_bytes: u64,
+    /// Bytes of one answer while a module is fetched, packed as it comes. Default 64 MiB.
+    pub fetch_bytes: usize,
+    /// Bytes that are unpacked in search of a module. Default 128 MiB.
+    pub unpacked_bytes: usize,
+    /// How long one request for a module may take. Default 15 s.
+    pub fetch_request: Duration,
+    /// How long all requests for a module may take. Default 30 s.
+    pub fetch: Duration,
+    /// How long the start waits for modules that have to be fetched. Default 60 s.
+    pub first_fetches: Duration,
+    /// Redirects that are followed for one request. Default 5.
+    pub fetch_redirects: usize,
+    /// How long after a first failure a module is asked for again; twice as long after each further one, at most
+    /// 5 min, a quarter more or less. Default 1 s.
+    pub fetch_retry: Duration,
+    /// Bytes of fetched modules that are kept on disk. Default 1 GiB; those unused for longest go first.
+    pub fetched_bytes: u64,
     /// What every running plugin may use.
     pub running: proxy_wasm_host::Limits,
 }
@@ -33,6 +52,15 @@ impl Default for Limits {
             stored_bytes: 1 << 30,
             versions: 10,
             compile: Duration::from_secs(60),
+            compiled_bytes: 1 << 30,
+            fetch_bytes: 64 << 20,
+            unpacked_bytes: 128 << 20,
+            fetch_request: Duration::from_secs(15),
+            fetch: Duration::from_secs(30),
+            first_fetches: Duration::from_secs(60),
+            fetch_redirects: 5,
+            fetch_retry: Duration::from_secs(1),
+            fetched_bytes: 1 << 30,
             running: proxy_wasm_host::Limits::default(),
         }
     }

@@ -1,7 +1,8 @@
 //! From where a module is to code that can be instantiated: read, hash, compare, compile.
 //!
 //! Reading and compiling happen on blocking threads. A module is compiled once per content and kept for
-//! as long as some plugin uses it; so are the reasons why a content cannot be compiled.
+//! as long as some plugin uses it; so are the reasons why a content cannot be compiled. What was compiled is on disk,
+//! too, for the next start.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -17,7 +18,7 @@ use bytes::Bytes;
 use proxy_wasm_host::{Engine, Module};
 use tokio::sync::Semaphore;
 
-use super::{Digest, Limits, store::Blob};
+use super::{Digest, Limits, compiled::CompiledModules, store::Blob};
 
 /// A module that is ready.
 #[derive(Clone)]
@@ -43,6 +44,8 @@ pub(crate) enum Source {
     File(PathBuf),
     /// An upload in the store under this name.
     Stored(Digest, Blob),
+    /// What was fetched and kept.
+    Fetched(Digest, Blob),
 }
 
 pub(crate) struct Loader {
@@ -50,6 +53,7 @@ pub(crate) struct Loader {
     module_bytes: usize,
     compile_limit: Duration,
     compiled: HashMap<Digest, Result<Loaded, LoadError>>,
+    on_disk: CompiledModules,
     /// What a file held when it was last read, to leave out reading what has not changed.
     seen: HashMap<PathBuf, (Stamp, Digest)>,
     compiling: Arc<Semaphore>,
@@ -66,8 +70,10 @@ impl LoadError {
 }
 
 impl Loader {
-    pub(crate) fn new(engine: Engine, limits: &Limits) -> Self {
+    /// `data_dir`: where compiled modules are kept.
+    pub(crate) fn new(engine: Engine, limits: &Limits, data_dir: Option<&Path>) -> Self {
         Self {
+            on_disk: CompiledModules::open(data_dir, &engine, limits.compiled_bytes),
             engine,
             module_bytes: limits.module_bytes,
             compile_limit: limits.compile,
@@ -93,13 +99,16 @@ impl Loader {
                 }
                 (bytes, digest)
             }
-            Source::Stored(expected, blob) => {
+            Source::Stored(expected, blob) | Source::Fetched(expected, blob) => {
                 if let Some(known) = self.compiled.get(expected) {
                     return known.clone();
                 }
+                let advice = match source {
+                    Source::Fetched(..) => "it is fetched again",
+                    _ => "upload it again or delete the plugin",
+                };
                 let lost = |why: &str| {
-                    let message =
-                        format!("the stored module sha256:{expected} {why}; upload it again or delete the plugin");
+                    let message = format!("the stored module sha256:{expected} {why}; {advice}");
                     LoadError::new("module-lost", message)
                 };
                 let (bytes, digest) = match blob {
@@ -127,9 +136,12 @@ impl Loader {
         let busy =
             |_| LoadError::new("module-compile-busy", "earlier modules are still being compiled; try again later");
         let permit = Arc::clone(&self.compiling).try_acquire_owned().map_err(busy)?;
-        let engine = self.engine.clone();
+        let (engine, on_disk) = (self.engine.clone(), self.on_disk.clone());
         let work = tokio::task::spawn_blocking(move || {
-            let result = Module::compile(&engine, &bytes);
+            let result = match on_disk.restore(&engine, digest, &bytes) {
+                Some(module) => Ok(module),
+                None => Module::compile(&engine, &bytes).inspect(|module| on_disk.keep(digest, module)),
+            };
             drop(permit);
             result
         });
@@ -148,8 +160,9 @@ impl Loader {
         result
     }
 
-    /// Forgets modules that are not in `used`, and files that are not in `files`.
+    /// Forgets modules that are not in `used`, and files that are not in `files`. Blocks for a few removals.
     pub(crate) fn retain(&mut self, used: &HashSet<Digest>, files: &HashSet<&Path>) {
+        self.on_disk.sweep(used);
         self.compiled.retain(|digest, _| used.contains(digest));
         self.seen.retain(|path, _| files.contains(path.as_path()));
     }

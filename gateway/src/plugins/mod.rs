@@ -14,9 +14,11 @@
 //! Nothing here knows listeners, workers, Istio's resources or HTTP.
 
 mod command;
+mod compiled;
 mod declaration;
 mod digest;
 mod error;
+mod fetch;
 mod limits;
 mod loader;
 mod order;
@@ -37,9 +39,10 @@ mod view;
 use std::sync::Arc;
 
 pub use command::{Change, Command, Outcome, UploadRequest};
-pub use declaration::{Declaration, ModuleSource, Origin};
+pub use declaration::{Declaration, ModuleSource, Origin, PullSecret, Remote};
 pub use digest::Digest;
 pub use error::ApiError;
+pub use fetch::{FetchCounters, FetchLimit, check_url};
 pub use limits::Limits;
 pub use preflight::{Contents, Inspection, Line, Section, Size, Start, Trial, check, inspect};
 pub use prepare::prepare;

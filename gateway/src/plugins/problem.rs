@@ -1,10 +1,10 @@
 //! Plugins that cannot be used, as problems of the configuration.
 //!
-//! `GW0301`: a plugin cannot be used. `GW0302`: something about uploads is not as it should be.
+//! `GW0301`: a plugin cannot be used. `GW0303`: its module is being fetched. `GW0302`: something about uploads is not as it should be.
 
 use super::{
     Declaration, Origin,
-    resolve::{Failure, Version},
+    resolve::{Cause, Failure, Version},
 };
 use crate::config::problem::{Level, Problem};
 
@@ -14,24 +14,28 @@ pub(super) fn unusable(declaration: &Declaration, failure: &Failure, instead: Op
         Some(version) => format!("the version before, {}, keeps serving", version.digest.with_algorithm()),
         None => format!("its requests are treated by {}", declaration.fail_strategy.as_str()),
     };
-    let message = format!("plugin cannot be used: {}; {consequence}", failure.message);
+    let (level, code, message) = match failure.cause {
+        Cause::Fetching => (Level::Info, "GW0303", format!("{}; until then {consequence}", failure.message)),
+        _ => (Level::Error, "GW0301", format!("plugin cannot be used: {}; {consequence}", failure.message)),
+    };
     let name = format!("{}/{}", declaration.namespace, declaration.name);
     match &declaration.origin {
-        Origin::Upload => {
-            Problem { level: Level::Error, code: "GW0301", ..of_uploads(format!("Upload {name}"), message) }
-        }
-        Origin::Resource(place) => {
+        Origin::Upload => Problem { level, code, ..of_uploads(format!("Upload {name}"), message) },
+        Origin::Resource { kind, place } => {
             let (file, line) = match place.rsplit_once(':').map(|(file, line)| (file, line.parse())) {
                 Some((file, Ok(line))) => (file, line),
                 _ => (place.as_str(), 0),
             };
             Problem {
-                level: Level::Error,
-                code: "GW0301",
-                resource: format!("WasmPlugin {name}"),
+                level,
+                code,
+                resource: format!("{kind} {name}"),
                 file: file.to_owned(),
                 line,
-                field: format!("spec.{}", failure.field),
+                field: match *kind {
+                    "TrafficExtension" => format!("spec.wasm.{}", failure.field),
+                    _ => format!("spec.{}", failure.field),
+                },
                 message,
             }
         }

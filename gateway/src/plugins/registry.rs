@@ -12,7 +12,8 @@ use arc_swap::ArcSwap;
 use proxy_wasm_host::{Engine, Shared, StartError};
 
 use super::{
-    ApiError, Digest, Limits, PluginView, Resolved, Staged, StoreError,
+    ApiError, Declaration, Digest, FetchCounters, Limits, ModuleSource, PluginView, Resolved, Staged, StoreError,
+    fetch::Fetcher,
     loader::Loader,
     resolve::{Failure, Key, Version},
     store::Store,
@@ -39,6 +40,9 @@ pub struct RegistryOptions {
     pub shared: Shared,
     /// How much plugins may take up.
     pub limits: Limits,
+    /// Registries and other servers, as `host` or `host:port`, that are spoken to without TLS and that may be on this
+    /// machine. `*`: none needs TLS.
+    pub insecure_registries: Vec<String>,
 }
 
 /// All plugins and the versions of them that serve. Owned by the control task.
@@ -47,6 +51,7 @@ pub struct Registry {
     pub(super) limits: Limits,
     pub(super) store: Store,
     pub(super) loader: Loader,
+    pub(super) fetcher: Fetcher,
     pub(super) shared: Shared,
     /// What serves since the last commit.
     pub(super) live: HashMap<Key, Version>,
@@ -84,7 +89,8 @@ impl Registry {
             tracing::warn!(uploads = held.len(), "safe mode: uploaded plugins do not run, whatever they protect");
         }
         Ok(Self {
-            loader: Loader::new(options.engine, &options.limits),
+            loader: Loader::new(options.engine, &options.limits, store.folder()),
+            fetcher: Fetcher::new(store.folder(), &options.limits, options.insecure_registries),
             namespace: options.namespace,
             limits: options.limits,
             store,
@@ -113,6 +119,35 @@ impl Registry {
         Arc::clone(&self.views)
     }
 
+    /// What fetching modules has come to.
+    #[must_use]
+    pub fn fetch_counters(&self) -> FetchCounters {
+        self.fetcher.counters()
+    }
+
+    /// Starts to fetch whatever `declared` needs and waits until each has been fetched, or a first try has failed; no
+    /// longer than [`Limits::first_fetches`].
+    pub async fn fetch_first(&mut self, declared: &[Declaration]) {
+        for declaration in declared {
+            if let ModuleSource::Remote(remote) = &declaration.source {
+                self.fetcher.want(&declaration.key(), remote);
+            }
+        }
+        let settled = async {
+            while self.fetcher.is_busy() {
+                self.fetcher.changed().await;
+            }
+        };
+        if tokio::time::timeout(self.limits.first_fetches, settled).await.is_err() {
+            tracing::error!("modules of plugins are still being fetched; starting without them, by their failStrategy");
+        }
+    }
+
+    /// Returns when a module has come, or could not be fetched: resolve again then.
+    pub async fn fetched(&mut self) {
+        self.fetcher.changed().await;
+    }
+
     /// Files of other people that plugins are loaded from: resolve again when one changes.
     #[must_use]
     pub fn watched_files(&self) -> &[PathBuf] {
@@ -121,7 +156,7 @@ impl Registry {
 
     /// Takes note that a version could not be started, so that [`Registry::resolve`] leaves it out.
     pub fn refuse(&mut self, id: PluginId, error: &StartError) {
-        let failure = Failure { field: start_field(error), message: error.to_string() };
+        let failure = Failure::new(start_field(error), error.to_string());
         self.refused.insert(id, (Instant::now(), failure));
     }
 
@@ -169,6 +204,7 @@ impl Registry {
     pub(super) fn forget_unused(&mut self) {
         let files = self.files.iter().map(PathBuf::as_path).collect();
         self.loader.retain(&self.kept, &files);
+        self.fetcher.sweep();
     }
 }
 

@@ -11,7 +11,8 @@ use std::{
 use proxy_wasm_host::PluginSettings;
 
 use super::{
-    Attached, Declaration, Digest, ModuleSource, Origin, PluginView, Staged,
+    Attached, Declaration, Digest, ModuleSource, Origin, PluginView, Remote, Staged,
+    fetch::Availability,
     loader::{Loaded, Source},
     order,
     problem::{hidden_upload, store_note, unusable},
@@ -26,7 +27,7 @@ use crate::{
 };
 
 /// A plugin and who declares it: what serves for an upload never stands in for a resource of its name.
-pub(super) type Key = (bool, String, String);
+pub(super) type Key = (&'static str, String, String);
 
 /// A version with its code.
 #[derive(Clone)]
@@ -46,6 +47,18 @@ pub(super) struct Failure {
     /// Field of the spec it is about.
     pub(super) field: &'static str,
     pub(super) message: String,
+    pub(super) cause: Cause,
+}
+
+/// What kind of failure it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// The module or its settings are no good.
+    Refused,
+    /// The module has not come yet.
+    Fetching,
+    /// The module could not be fetched; that is tried again.
+    NotFetched,
 }
 
 /// Somebody who wants a plugin.
@@ -82,6 +95,7 @@ impl Registry {
             .collect();
         self.files = declared.iter().filter_map(|plugin| plugin.file().map(Path::to_owned)).collect();
         self.forget_old_refusals();
+        self.fetcher.retain(declared.iter().map(Declaration::key));
 
         let mut resolved = Resolved {
             attached: Vec::new(),
@@ -116,7 +130,7 @@ impl Registry {
     pub(super) fn candidate<'a>(&self, name: &str, upload: &'a Upload) -> Candidate<'a> {
         let (settings, refusal) = match Settings::parse(&upload.current.settings, host_variable) {
             Ok(settings) => (settings, None),
-            Err(error) => (Settings::default(), Some(Failure { field: "settings", message: error.to_string() })),
+            Err(error) => (Settings::default(), Some(Failure::new("settings", error.to_string()))),
         };
         let declaration = Declaration::of_upload(&self.namespace, name, upload, settings);
         Candidate { declaration, upload: Some(upload), refusal }
@@ -130,16 +144,17 @@ impl Registry {
             return;
         }
         if held {
-            let failure = Failure {
-                field: "",
-                message: "held back by safe mode; send it again or restart without --safe-mode".into(),
-            };
+            let message = "held back by safe mode; send it again or restart without --safe-mode";
+            let failure = Failure::new("", message);
             resolved.views.push(PluginView::new(candidate, None, Some(&failure)));
             return;
         }
         let (version, failure) = match self.wanted(candidate, &key, &mut resolved.digests).await {
             Ok(version) => (Some(version), None),
-            Err(failure) => (self.live.get(&key).cloned(), Some(failure)),
+            Err(failure) => match self.live.get(&key).cloned() {
+                Some(before) => (Some(before), Some(failure)),
+                None => (self.stand_in(candidate, &key, &failure).await, Some(failure)),
+            },
         };
         if let Some(failure) = &failure {
             resolved.problems.push(unusable(declaration, failure, version.as_ref()));
@@ -185,28 +200,57 @@ impl Registry {
                 Source::Stored(upload.current.digest, self.store.blob(&upload.current.digest))
             }
             (ModuleSource::Stored(name), None) => {
-                let digest =
-                    name.parse().map_err(|why| Failure { field: "url", message: format!("{name:?}: {why}") })?;
+                let digest = name.parse().map_err(|why| Failure::new("url", format!("{name:?}: {why}")))?;
                 Source::Stored(digest, self.store.blob(&digest))
             }
-            (ModuleSource::Unsupported(url), _) => {
-                let message = format!("{url:?} cannot be fetched by this version; use file:// or upload the module");
-                return Err(Failure { field: "url", message });
-            }
+            (ModuleSource::Remote(remote), _) => self.fetched_source(key, remote)?,
         };
-        let loaded = self.loader.load(&source).await;
-        let loaded =
-            loaded.map_err(|error| Failure { field: "url", message: format!("{} ({})", error.message, error.code) })?;
+        let loaded = match self.loader.load(&source).await {
+            // Somebody removed or damaged what was fetched.
+            Err(error) if error.code == "module-lost" && matches!(source, Source::Fetched(..)) => {
+                self.fetcher.lost(key);
+                return Err(Failure { cause: Cause::Fetching, ..Failure::new("url", error.message) });
+            }
+            loaded => loaded.map_err(|error| Failure::new("url", format!("{} ({})", error.message, error.code)))?,
+        };
         digests.insert(loaded.digest);
-        if let Some(expected) = declaration.sha256.as_ref().filter(|expected| **expected != loaded.digest.to_string()) {
+        // What is fetched was compared then, as what the digest is of depends on the kind of URL.
+        let expected = declaration.sha256.as_ref().filter(|_| !matches!(source, Source::Fetched(..)));
+        if let Some(expected) = expected.filter(|expected| **expected != loaded.digest.to_string()) {
             let message = format!("the module's sha256 is {}, not {expected} (module-digest)", loaded.digest);
-            return Err(Failure { field: "sha256", message });
+            return Err(Failure::new("sha256", message));
         }
         let version = self.version(declaration, key, loaded);
         match self.refusal(version.id) {
             Some(failure) => Err(failure.clone()),
             None => Ok(version),
         }
+    }
+
+    /// Where a module is that has been fetched.
+    fn fetched_source(&mut self, key: &Key, remote: &Remote) -> Result<Source, Failure> {
+        match self.fetcher.want(key, remote) {
+            Availability::Here(digest, blob) => Ok(Source::Fetched(digest, blob)),
+            Availability::Fetching => {
+                let message = format!("{} is being fetched", remote.url);
+                Err(Failure { cause: Cause::Fetching, ..Failure::new("url", message) })
+            }
+            Availability::Failed(error) => {
+                Err(Failure { cause: Cause::NotFetched, ..Failure::new(error.field, error.to_string()) })
+            }
+        }
+    }
+
+    /// After a restart, what was fetched from the same place before, if that place does not answer now.
+    async fn stand_in(&mut self, candidate: &Candidate<'_>, key: &Key, failure: &Failure) -> Option<Version> {
+        let ModuleSource::Remote(remote) = &candidate.declaration.source else { return None };
+        if failure.cause != Cause::NotFetched {
+            return None;
+        }
+        let (digest, blob) = self.fetcher.kept(remote)?;
+        let loaded = self.loader.load(&Source::Fetched(digest, blob)).await.ok()?;
+        let version = self.version(&candidate.declaration, key, loaded);
+        self.refusal(version.id).is_none().then_some(version)
     }
 
     /// The version that `declaration` makes of a module; the one that serves, if it is that.
@@ -227,9 +271,16 @@ impl Registry {
     }
 }
 
+impl Failure {
+    /// The module or its settings are no good.
+    pub(super) fn new(field: &'static str, message: impl Into<String>) -> Self {
+        Self { field, message: message.into(), cause: Cause::Refused }
+    }
+}
+
 impl Candidate<'_> {
     pub(super) fn key(&self) -> Key {
-        (self.upload.is_some(), self.declaration.namespace.clone(), self.declaration.name.clone())
+        self.declaration.key()
     }
 }
 
@@ -267,10 +318,19 @@ impl Declaration {
         }
     }
 
+    /// What it is known by.
+    pub(super) fn key(&self) -> Key {
+        let kind = match &self.origin {
+            Origin::Resource { kind, .. } => kind,
+            Origin::Upload => "upload",
+        };
+        (kind, self.namespace.clone(), self.name.clone())
+    }
+
     /// Where it stands, for people.
     pub(super) fn place(&self) -> &str {
         match &self.origin {
-            Origin::Resource(place) => place,
+            Origin::Resource { place, .. } => place,
             Origin::Upload => "upload",
         }
     }
@@ -279,7 +339,7 @@ impl Declaration {
     pub(super) fn file(&self) -> Option<&Path> {
         match &self.source {
             ModuleSource::File(path) => Some(path),
-            ModuleSource::Stored(_) | ModuleSource::Unsupported(_) => None,
+            ModuleSource::Stored(_) | ModuleSource::Remote(_) => None,
         }
     }
 
@@ -287,7 +347,7 @@ impl Declaration {
     pub(super) fn url(&self) -> String {
         match &self.source {
             ModuleSource::File(path) => format!("file://{}", path.display()),
-            ModuleSource::Unsupported(url) => url.clone(),
+            ModuleSource::Remote(remote) => remote.url.clone(),
             ModuleSource::Stored(_) => "upload".to_owned(),
         }
     }

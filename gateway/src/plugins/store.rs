@@ -5,6 +5,7 @@
 //! DATA_DIR/uploads.json         which uploads there are; replaced as a whole, never edited
 //! DATA_DIR/uploads.json.next    the index of a change that is being prepared
 //! DATA_DIR/blobs/SHA256.wasm    module bytes under the name of their content
+//! DATA_DIR/compiled, fetched    what can be made or fetched again, see `compiled` and `fetch`
 //! ```
 //!
 //! Modules are kept for every version that an upload remembers.
@@ -143,6 +144,14 @@ impl Store {
     pub(crate) fn lock(&self) -> Option<&File> {
         match &self.place {
             Place::Disk { lock, .. } => Some(lock),
+            Place::Memory(_) => None,
+        }
+    }
+
+    /// The data directory, if it is one that we can write to.
+    pub(crate) fn folder(&self) -> Option<&Path> {
+        match &self.place {
+            Place::Disk { disk, .. } => Some(&disk.root),
             Place::Memory(_) => None,
         }
     }

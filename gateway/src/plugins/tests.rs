@@ -44,6 +44,7 @@ fn options(data_dir: Option<&Path>) -> RegistryOptions {
         engine: Engine::new(&engine).unwrap(),
         shared: Shared::new(Arc::new(NoLog), Arc::new(())),
         limits: Limits::default(),
+        insecure_registries: Vec::new(),
     }
 }
 
@@ -99,7 +100,7 @@ fn resource(name: &str, path: &Path) -> Declaration {
     Declaration {
         namespace: "edge".into(),
         name: name.into(),
-        origin: Origin::Resource("plugins.yaml:7".into()),
+        origin: Origin::Resource { kind: "WasmPlugin", place: "plugins.yaml:7".into() },
         source: ModuleSource::File(path.to_owned()),
         sha256: None,
         root_id: String::new(),

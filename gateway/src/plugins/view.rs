@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     Declaration, Spec,
-    resolve::{Candidate, Failure, Version},
+    resolve::{Candidate, Cause, Failure, Version},
     upload::{self, Upload},
 };
 
@@ -50,6 +50,8 @@ pub struct PluginView {
 pub enum State {
     /// Its instances run on all workers.
     Live,
+    /// Its module is on the way; until then requests are treated by its failStrategy.
+    Fetching,
     /// It does not run; requests are treated by its failStrategy (or pass by it in safe mode).
     Failed,
     /// Somebody took it out of the chain.
@@ -90,9 +92,10 @@ impl PluginView {
             priority: declaration.priority,
             fail_strategy: declaration.fail_strategy.as_str(),
             settings: candidate.upload.map_or_else(|| spec(declaration), |upload| upload.current.settings.clone()),
-            state: match (version, candidate.upload) {
+            state: match (version, failure) {
                 (Some(_), _) => State::Live,
-                (None, Some(upload)) if upload.disabled => State::Disabled,
+                (None, Some(Failure { cause: Cause::Fetching, .. })) => State::Fetching,
+                (None, _) if candidate.upload.is_some_and(|upload| upload.disabled) => State::Disabled,
                 (None, _) => State::Failed,
             },
             reason: failure.map(|failure| failure.message.clone()).unwrap_or_default(),

@@ -261,6 +261,9 @@ limits! {
     AdminBodyBytes "admin_body_bytes" "The body of an admin request is too large";
     PluginUploads "plugin_uploads" "Too many uploaded plugins, or too many bytes of them";
     ModuleCompileTime "module_compile_time" "Compiling an uploaded module took too long";
+    ModuleFetchBytes "module_fetch_bytes" "What was fetched for a module is too large, packed or unpacked";
+    ModuleFetchTime "module_fetch_time" "Fetching a module took too long";
+    ModuleFetchRedirects "module_fetch_redirects" "A server of modules redirects too often";
     ModuleDeclarations "module_declarations" "An uploaded module declares too much";
     Configuration "configuration" "A file, document or Secret is more than is read";
     AccessLogBytes "access_log_bytes" "Lines of the access log were lost";

@@ -1,6 +1,7 @@
 //! The one wasmtime engine of a process: its settings, the host functions, and the thread that
 //! advances its epoch. Knows no particular plugin.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::thread;
 
 use thiserror::Error;
@@ -81,6 +82,14 @@ impl Engine {
         host::register(&mut linker).map_err(|error| EngineError::Setup(format!("{error:#}")))?;
         start_ticker(&wasmtime).map_err(EngineError::Ticker)?;
         Ok(Self { wasmtime, linker: std::sync::Arc::new(linker), pooling })
+    }
+
+    /// A number for all that compiled code depends on besides the module: wasmtime's version, the settings, the
+    /// processor. Where it is another, [`Module::restore`](crate::Module::restore) refuses what was compiled.
+    pub fn compatibility(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.wasmtime.precompile_compatibility_hash().hash(&mut hasher);
+        hasher.finish()
     }
 
     /// Whether instances come from a pool. If not, reserving its address space failed.

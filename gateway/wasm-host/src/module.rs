@@ -98,15 +98,38 @@ impl Module {
         if wasm.len() > Self::MAX_BYTES {
             return Err(ModuleError::TooLarge(wasm.len()));
         }
-        let outline = inspect(wasm)?;
+        inspect(wasm)?;
         wasmtime::Module::validate(&engine.wasmtime, wasm)
             .map_err(|error| ModuleError::Malformed(format!("{error:#}")))?;
         // Valid, so what is refused now is a matter of size.
         let module = wasmtime::Module::from_binary(&engine.wasmtime, wasm)
             .map_err(|error| ModuleError::Limits(format!("{error:#}")))?;
+        Self::link(engine, wasm, &module)
+    }
+
+    /// The machine code, for [`Module::restore`] in this process or a later one.
+    pub fn serialize(&self) -> Result<Vec<u8>, ModuleError> {
+        self.0.pre.module().serialize().map_err(|error| ModuleError::Limits(format!("{error:#}")))
+    }
+
+    /// The module that `wasm` was compiled to before, without compiling it once more. Code of another version of
+    /// wasmtime, other settings or another processor is refused; see [`Engine::compatibility`].
+    ///
+    /// # Safety
+    /// `compiled` must be, to the last bit, what [`Module::serialize`] gave for this very `wasm`: it is machine code
+    /// that runs as it is.
+    pub unsafe fn restore(engine: &Engine, wasm: &[u8], compiled: &[u8]) -> Result<Self, ModuleError> {
+        // SAFETY: the caller's promise is the one that is asked for here.
+        let module = unsafe { wasmtime::Module::deserialize(&engine.wasmtime, compiled) }
+            .map_err(|error| ModuleError::Malformed(format!("{error:#}")))?;
+        Self::link(engine, wasm, &module)
+    }
+
+    fn link(engine: &Engine, wasm: &[u8], module: &wasmtime::Module) -> Result<Self, ModuleError> {
+        let outline = inspect(wasm)?;
         // All names are known, so what does not fit is a type.
         let pre =
-            engine.linker.instantiate_pre(&module).map_err(|error| ModuleError::ImportType(format!("{error:#}")))?;
+            engine.linker.instantiate_pre(module).map_err(|error| ModuleError::ImportType(format!("{error:#}")))?;
         Ok(Self(Arc::new(Inner {
             engine: engine.clone(),
             pre,

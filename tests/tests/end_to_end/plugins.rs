@@ -10,8 +10,11 @@ mod chain;
 mod faults;
 mod observed;
 mod pauses;
+mod registry;
+mod remote;
 mod replacement;
 mod replies;
+mod restart;
 mod rewrite_body;
 mod services;
 

@@ -1,6 +1,7 @@
-//! WasmPlugins → declarations, and plugins that are ready → the chains of listeners.
+//! WasmPlugins and TrafficExtensions → declarations, and plugins that are ready → the chains of listeners.
 
 use std::{
+    hash::{DefaultHasher, Hash, Hasher},
     path::{Path as FilePath, PathBuf},
     sync::Arc,
 };
@@ -11,13 +12,14 @@ use super::policies::{GATEWAY_NAME_LABEL, applies};
 use crate::{
     config::{
         Options,
+        credentials::Entries,
         path::Path,
         problem::{Level, Problem},
-        resources::{Resource, Resources},
+        resources::{Resource, Resources, TRAFFIC_EXTENSION},
         yaml::Value,
     },
     istio::{EnvVar, WasmPlugin},
-    plugins::{Attached, Declaration, ModuleSource, Origin},
+    plugins::{Attached, Declaration, ModuleSource, Origin, PullSecret, Remote},
     snapshot::{FailStrategy, Listener, Phase, Plugin},
 };
 
@@ -31,17 +33,24 @@ pub fn declarations(resources: &Resources, options: &Options) -> (Vec<Declaratio
     for (order, plugin) in resources.wasm_plugins.iter().enumerate() {
         let spec = &plugin.spec;
         let targeted = !spec.target_refs.is_empty() || spec.target_ref.is_some();
+        // Istio's `policyattachment.go`: targets are for gateways of that API, selectors for all.
+        let attached = if targeted {
+            is_target(plugin, options)
+        } else {
+            applies(plugin, spec.selector.as_ref(), targeted, options)
+        };
         if targeted && !options.labels.contains_key(GATEWAY_NAME_LABEL) {
             let message = "targetRefs attach to gateways of the Kubernetes Gateway API only, so the plugin does not run here; use selector";
             problems.push(plugin.problem(Level::Warning, "GW0101", &Path::SPEC.key("targetRefs"), message));
         }
         // A gateway is a client, so SERVER never matches.
         let ports = ports(spec);
-        if !applies(plugin, spec.selector.as_ref(), targeted, options) {
+        if !attached {
             continue;
         }
         let Some(ports) = ports else { continue };
-        declarations.push(declaration(plugin, ports, order, options, &mut problems));
+        let source = module_source(plugin, resources);
+        declarations.push(declaration(plugin, source, ports, order, options, &mut problems));
     }
     (declarations, problems)
 }
@@ -49,6 +58,24 @@ pub fn declarations(resources: &Resources, options: &Options) -> (Vec<Declaratio
 /// Whether the plugin is for TCP connections.
 fn is_network(spec: &WasmPlugin<Value>) -> bool {
     spec.plugin_type.as_deref() == Some("NETWORK")
+}
+
+/// Whether a plugin with targets names this gateway, which is then one of the Kubernetes Gateway API.
+fn is_target(plugin: &PluginResource, options: &Options) -> bool {
+    let Some(name) = options.labels.get(GATEWAY_NAME_LABEL) else { return false };
+    let mut targets = plugin.spec.target_refs.iter().chain(&plugin.spec.target_ref);
+    plugin.namespace == options.namespace
+        && targets.any(|target| {
+            target.group == "gateway.networking.k8s.io" && target.kind == "Gateway" && target.name == *name
+        })
+}
+
+/// Where the fields stand that say what runs.
+fn module_fields(plugin: &PluginResource) -> Path<'static> {
+    match plugin.kind {
+        TRAFFIC_EXTENSION => const { Path::Key(&Path::SPEC, "wasm") },
+        _ => Path::SPEC,
+    }
 }
 
 /// The ports of `match`: empty for all, `None` if nothing can match.
@@ -72,6 +99,7 @@ fn ports(spec: &WasmPlugin<Value>) -> Option<Vec<u16>> {
 
 fn declaration(
     plugin: &PluginResource,
+    source: ModuleSource,
     ports: Vec<u16>,
     order: usize,
     options: &Options,
@@ -81,7 +109,8 @@ fn declaration(
     let environment = spec.vm_config.env.iter().enumerate().filter_map(|(at, variable)| {
         let value = environment(variable);
         if value.is_none() {
-            let path = Path::SPEC.key("vmConfig");
+            let fields = module_fields(plugin);
+            let path = fields.key("vmConfig");
             let path = path.key("env");
             let message = format!(
                 "the gateway's own environment has no variable {}, so the plugin does not get it",
@@ -94,8 +123,8 @@ fn declaration(
     Declaration {
         namespace: plugin.namespace.clone(),
         name: plugin.name.clone(),
-        origin: Origin::Resource(plugin.origin.to_string()),
-        source: module_source(&spec.url, &plugin.origin.file),
+        origin: Origin::Resource { kind: plugin.kind, place: plugin.origin.to_string() },
+        source,
         sha256: (!spec.sha256.is_empty()).then(|| spec.sha256.clone()),
         root_id: spec.plugin_name.clone(),
         configuration: configuration(spec.plugin_config.as_ref()),
@@ -138,13 +167,59 @@ fn configuration(config: Option<&Value>) -> Bytes {
     }
 }
 
-/// `file:///absolute`, or `file://relative` to the file that says so. Whatever else is a module that cannot be fetched.
-fn module_source(url: &str, file: &str) -> ModuleSource {
-    match url.strip_prefix("file://") {
+/// `file:///absolute`, or `file://relative` to the file that says so. Whatever else has to be fetched.
+fn module_source(plugin: &PluginResource, resources: &Resources) -> ModuleSource {
+    let (spec, file) = (&plugin.spec, &plugin.origin.file);
+    match spec.url.strip_prefix("file://") {
         Some(path) if path.starts_with('/') => ModuleSource::File(PathBuf::from(path)),
-        Some(path) => ModuleSource::File(FilePath::new(file).parent().unwrap_or(FilePath::new("")).join(path)),
-        None => ModuleSource::Unsupported(url.to_owned()),
+        Some(path) => ModuleSource::File(FilePath::new(&**file).parent().unwrap_or(FilePath::new("")).join(path)),
+        None => ModuleSource::Remote(remote(plugin, resources)),
     }
+}
+
+fn remote(plugin: &PluginResource, resources: &Resources) -> Remote {
+    let spec = &plugin.spec;
+    let url = if spec.url.contains("://") { spec.url.clone() } else { format!("oci://{}", spec.url) };
+    let sha256 = (!spec.sha256.is_empty()).then(|| spec.sha256.clone());
+    let secret = (!spec.image_pull_secret.is_empty() && url.starts_with("oci://"))
+        .then(|| pull_secret(resources, &plugin.namespace, &spec.image_pull_secret));
+    let image = url.strip_prefix("oci://");
+    // What is named by its digest cannot become something else.
+    let pinned = sha256.is_some() || image.is_some_and(|image| image.contains('@'));
+    let always = match spec.image_pull_policy.as_deref() {
+        Some("Always") => true,
+        Some("IfNotPresent") => false,
+        _ => image.is_some_and(is_latest),
+    };
+    Remote { url, sha256, revision: (always && !pinned).then(|| revision(plugin)), secret }
+}
+
+/// Whether an image has the tag `latest`, or none, which means the same.
+fn is_latest(image: &str) -> bool {
+    let name = image.rsplit_once('/').map_or(image, |(_, name)| name);
+    name.split_once(':').is_none_or(|(_, tag)| tag == "latest")
+}
+
+/// Another number whenever the resource changes, as Kubernetes' `resourceVersion`. Within this process only.
+fn revision(plugin: &PluginResource) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    format!("{:?}{:?}{:?}", plugin.labels, plugin.annotations, plugin.spec).hash(&mut hasher);
+    hasher.finish()
+}
+
+/// The Secret of that name beside the plugin.
+fn pull_secret(resources: &Resources, namespace: &str, name: &str) -> PullSecret {
+    const ENTRY: &str = ".dockerconfigjson";
+    let secret = resources.secrets.iter().find(|secret| secret.namespace == namespace && secret.name == name);
+    let docker_config = match secret.map(|secret| secret.entry(ENTRY)) {
+        None => Err("does not exist".to_owned()),
+        Some(None) => Err(format!("has no entry {ENTRY}")),
+        Some(Some(Err(why))) => Err(format!("has an entry {ENTRY} that {why}")),
+        Some(Some(Ok(bytes))) => {
+            String::from_utf8(bytes).map(Arc::from).map_err(|_| format!("has an entry {ENTRY} that is not text"))
+        }
+    };
+    PullSecret { name: format!("{namespace}/{name}"), docker_config }
 }
 
 /// The chain of a listener with this bound port, of those for TCP if it has `tcp` servers and of those for HTTP if it

@@ -24,7 +24,7 @@ pub(crate) use secret::{config_map, secret};
 pub(crate) use server_tls::{certificate_hash, key_hash};
 pub(crate) use service::{endpoint_slice, service, service_entry, without_endpoints};
 pub(crate) use virtual_service::virtual_service;
-pub(crate) use wasm_plugin::wasm_plugin;
+pub(crate) use wasm_plugin::{traffic_extension, wasm_plugin};
 
 use super::{path::Path, resources::Resource};
 use crate::istio::{AuthorizationPolicy, Labels, RequestAuthentication};

@@ -92,6 +92,12 @@ impl<'a, T> Report<'a, T> {
         }
     }
 
+    /// The resource must not be used, because this version cannot.
+    pub(crate) fn refuse(&mut self, field: &Path<'_>, what: &str, instead: &str) {
+        self.rejected = true;
+        self.unsupported(field, what, instead);
+    }
+
     /// Rejects a value that is not one of `known`.
     pub(crate) fn one_of(&mut self, field: &Path<'_>, value: &str, known: &[&str]) {
         if !known.contains(&value) {

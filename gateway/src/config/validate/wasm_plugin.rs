@@ -1,70 +1,85 @@
-//! WasmPlugins, as Istio's `pkg/config/validation` checks them.
+//! WasmPlugins and TrafficExtensions, as Istio's `pkg/config/validation` checks them.
 
 use std::collections::HashSet;
 
 use super::{Report, selector_labels};
 use crate::{
     config::{path::Path, resources::Resource, yaml::Value},
-    istio::WasmPlugin,
+    istio::{TrafficExtension, WasmPlugin},
+    plugins,
 };
 
 type Spec = WasmPlugin<Value>;
 
 /// Checks a WasmPlugin.
 pub(crate) fn wasm_plugin(resource: &Resource<Spec>, report: &mut Report<'_, Spec>) {
+    check(&resource.spec, &Path::SPEC, report);
+}
+
+/// Checks a TrafficExtension.
+pub(crate) fn traffic_extension(
+    resource: &Resource<TrafficExtension<Value>>,
+    report: &mut Report<'_, TrafficExtension<Value>>,
+) {
     let spec = &resource.spec;
-    let field = |name| Path::SPEC.key(name);
-    check_url(&spec.url, report);
+    match (&spec.wasm, &spec.lua) {
+        (Some(_), Some(_)) | (None, None) => report.reject(&Path::SPEC, "exactly one of wasm and lua has to be set"),
+        (None, Some(_)) => {
+            report.refuse(&Path::SPEC.key("lua"), "lua", "the extension does not run; write it as a plugin")
+        }
+        (Some(_), None) => check(&WasmPlugin::from(spec), &Path::SPEC.key("wasm"), report),
+    }
+}
+
+/// `module` is where the fields stand that say what runs.
+fn check<T>(spec: &Spec, module: &Path<'_>, report: &mut Report<'_, T>) {
+    check_url(&spec.url, &module.key("url"), report);
     let digest = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
     if !spec.sha256.is_empty() && (spec.sha256.len() != 64 || !spec.sha256.bytes().all(digest)) {
-        report.reject(&field("sha256"), "must be 64 lower-case hex digits");
+        report.reject(&module.key("sha256"), "must be 64 lower-case hex digits");
     }
-    for (name, value, known) in [
-        ("phase", &spec.phase, &["UNSPECIFIED_PHASE", "AUTHN", "AUTHZ", "STATS"][..]),
-        ("failStrategy", &spec.fail_strategy, &["FAIL_CLOSE", "FAIL_OPEN", "FAIL_RELOAD"]),
-        ("imagePullPolicy", &spec.image_pull_policy, &["UNSPECIFIED_POLICY", "IfNotPresent", "Always"]),
-        ("type", &spec.plugin_type, &["UNSPECIFIED_PLUGIN_TYPE", "HTTP", "NETWORK"]),
+    for (path, value, known) in [
+        (Path::SPEC.key("phase"), &spec.phase, &["UNSPECIFIED_PHASE", "AUTHN", "AUTHZ", "STATS"][..]),
+        (module.key("failStrategy"), &spec.fail_strategy, &["FAIL_CLOSE", "FAIL_OPEN", "FAIL_RELOAD"]),
+        (module.key("imagePullPolicy"), &spec.image_pull_policy, &["UNSPECIFIED_POLICY", "IfNotPresent", "Always"]),
+        (module.key("type"), &spec.plugin_type, &["UNSPECIFIED_PLUGIN_TYPE", "HTTP", "NETWORK"]),
     ] {
         if let Some(value) = value {
-            report.one_of(&field(name), value, known);
+            report.one_of(&path, value, known);
         }
     }
     if spec.priority.is_some_and(|priority| i32::try_from(priority).is_err()) {
-        report.reject(&field("priority"), format!("must be in the range {}..{}", i32::MIN, i32::MAX));
+        report.reject(&Path::SPEC.key("priority"), format!("must be in the range {}..{}", i32::MIN, i32::MAX));
     }
     if spec.plugin_name.len() > 256 {
-        report.reject(&field("pluginName"), "must have at most 256 characters");
+        report.reject(&module.key("pluginName"), "must have at most 256 characters");
+    }
+    if spec.image_pull_secret.len() > 253 {
+        report.reject(&module.key("imagePullSecret"), "must have at most 253 characters");
     }
     if spec.plugin_config.as_ref().is_some_and(|config| !config.is_mapping()) {
-        report.reject(&field("pluginConfig"), "must be a mapping");
+        report.reject(&module.key("pluginConfig"), "must be a mapping");
     }
     check_attachment(spec, report);
-    check_environment(spec, report);
+    check_environment(spec, module, report);
     check_matches(spec, report);
 }
 
-fn check_url(url: &str, report: &mut Report<'_, Spec>) {
-    let path = Path::SPEC.key("url");
-    let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
-    match scheme {
-        _ if url.is_empty() => report.reject(&path, "url field needs to be set"),
-        "file" if url.len() == "file://".len() => report.reject(&path, "file:// needs a path behind it"),
+fn check_url<T>(url: &str, path: &Path<'_>, report: &mut Report<'_, T>) {
+    match url.split_once("://").map_or("", |(scheme, _)| scheme) {
+        _ if url.is_empty() => report.reject(path, "url field needs to be set"),
+        "file" if url.len() == "file://".len() => report.reject(path, "file:// needs a path behind it"),
         "file" => {}
         "" | "oci" | "http" | "https" => {
-            let what = if scheme.is_empty() {
-                "a module from a registry (no scheme means oci)".to_owned()
-            } else {
-                format!("{scheme}://")
-            };
-            let instead =
-                "the plugin counts as one that cannot be fetched (failStrategy decides); use file:// or upload it";
-            report.unsupported(&path, &what, instead);
+            if let Err(why) = plugins::check_url(url) {
+                report.reject(path, why);
+            }
         }
-        other => report.reject(&path, format!("url contains unsupported scheme: {other}")),
+        other => report.reject(path, format!("url contains unsupported scheme: {other}")),
     }
 }
 
-fn check_attachment(spec: &Spec, report: &mut Report<'_, Spec>) {
+fn check_attachment<T>(spec: &Spec, report: &mut Report<'_, T>) {
     let targets = spec.target_refs.len() + usize::from(spec.target_ref.is_some());
     let path = Path::SPEC.key("targetRefs");
     if let Some(selector) = &spec.selector {
@@ -87,8 +102,8 @@ fn check_attachment(spec: &Spec, report: &mut Report<'_, Spec>) {
     }
 }
 
-fn check_environment(spec: &Spec, report: &mut Report<'_, Spec>) {
-    let path = Path::SPEC.key("vmConfig");
+fn check_environment<T>(spec: &Spec, module: &Path<'_>, report: &mut Report<'_, T>) {
+    let path = module.key("vmConfig");
     let path = path.key("env");
     if spec.vm_config.env.len() > 256 {
         report.reject(&path, "at most 256 environment variables are possible");
@@ -113,7 +128,7 @@ fn check_environment(spec: &Spec, report: &mut Report<'_, Spec>) {
     }
 }
 
-fn check_matches(spec: &Spec, report: &mut Report<'_, Spec>) {
+fn check_matches<T>(spec: &Spec, report: &mut Report<'_, T>) {
     let path = Path::SPEC.key("match");
     for (at, entry) in spec.matches.iter().enumerate() {
         let path = path.index(at);
@@ -132,6 +147,32 @@ mod tests {
     use crate::config::validate::tests::assert_problems;
 
     #[test]
+    fn traffic_extensions() {
+        let template =
+            "apiVersion: extensions.istio.io/v1alpha1\nkind: TrafficExtension\nmetadata: {name: p}\nspec: $$\n";
+        assert_problems(
+            template,
+            &[
+                (
+                    "{phase: AUTHN, priority: 1, match: [{mode: CLIENT}], wasm: {url: 'file:///a', pluginConfig: {a: 1}}}",
+                    "",
+                ),
+                ("{}", "exactly one of wasm and lua"),
+                ("{wasm: {url: 'file:///a'}, lua: {inlineCode: x}}", "exactly one of wasm and lua"),
+                ("{lua: {inlineCode: x}}", "spec.lua: lua is not supported"),
+                ("{wasm: {}}", "spec.wasm.url: Schema validation error: url field needs to be set"),
+                ("{wasm: {url: 'file:///a', sha256: A}}", "spec.wasm.sha256"),
+                ("{wasm: {url: 'file:///a', failStrategy: NONE}}", "spec.wasm.failStrategy"),
+                ("{wasm: {url: 'file:///a', type: NETWORK}}", "spec.wasm.type: type NETWORK"),
+                ("{wasm: {url: 'file:///a', vmConfig: {env: [{}]}}}", "spec.wasm.vmConfig.env[0].name"),
+                ("{wasm: {url: 'file:///a', phase: AUTHN}}", "spec.wasm.phase"),
+                ("{wasm: {url: 'file:///a'}, url: 'file:///a'}", "spec.url"),
+                ("{wasm: {url: 'file:///a'}, priority: 3000000000}", "spec.priority"),
+            ],
+        );
+    }
+
+    #[test]
     fn plugins() {
         let template = "apiVersion: extensions.istio.io/v1alpha1\nkind: WasmPlugin\nmetadata: {name: p}\nspec: $$\n";
         assert_problems(
@@ -148,8 +189,13 @@ mod tests {
                 ("{}", "url field needs to be set"),
                 ("{url: 'file://'}", "needs a path"),
                 ("{url: 'ftp://a'}", "unsupported scheme: ftp"),
-                ("{url: 'oci://a/b:1'}", "Error [GW0102]"),
-                ("{url: 'a/b:1'}", "no scheme means oci"),
+                ("{url: 'oci://a/b:1', imagePullPolicy: Always, imagePullSecret: pull}", ""),
+                ("{url: 'a/b:1'}", ""),
+                ("{url: 'https://a.example/b.wasm'}", ""),
+                ("{url: 'oci://a/B:1'}", "spec.url"),
+                ("{url: 'https://user:password@a.example/b.wasm'}", "spec.url"),
+                ("{url: 'http://'}", "spec.url"),
+                ("{url: 'oci://a/b', imagePullPolicy: Never}", "spec.imagePullPolicy"),
                 ("{url: 'file:///a', sha256: ABC}", "64 lower-case hex digits"),
                 ("{url: 'file:///a', phase: LAST}", "is not one of UNSPECIFIED_PHASE"),
                 ("{url: 'file:///a', failStrategy: open}", "is not one of FAIL_CLOSE"),
