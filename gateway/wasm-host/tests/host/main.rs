@@ -7,6 +7,7 @@ mod bodies;
 mod fixture;
 mod headers;
 mod hostile;
+mod invariants;
 mod lifecycle;
 mod modules;
 mod pointers;
