@@ -114,6 +114,7 @@ async fn control(
             tls: None,
             tcp: None,
             plugins: resolved.attached.iter().map(|attached| Arc::clone(&attached.plugin)).collect(),
+            scoped: None,
         };
         published.store(Arc::new(Snapshot { listeners: vec![Arc::new(listener)], ..Snapshot::default() }));
         registry.commit(resolved, Some(staged))?;
@@ -408,6 +409,7 @@ async fn dumps_show_the_configuration_and_no_secret() {
         tls: None,
         tcp: None,
         plugins: Vec::new(),
+        scoped: None,
     };
     state.snapshot.store(Arc::new(Snapshot {
         version: 3,

@@ -9,6 +9,7 @@ use std::{
 };
 
 use http::HeaderValue;
+use smallvec::SmallVec;
 
 use super::{
     Cluster, Connections, Limits, Topology,
@@ -232,5 +233,19 @@ impl Serving {
     fn new(listener: Arc<Listener>, config: Rc<Config>, worker: &Worker) -> Rc<Self> {
         let plugins = listener.plugins.iter().map(|plugin| worker.plugins.link(plugin)).collect();
         Rc::new(Self { listener, config, plugins })
+    }
+
+    /// The plugins that a request passes. With a listener where that depends on the request, `route` finds its route.
+    pub(super) fn chain<'a>(
+        &'a self,
+        authority: &str,
+        chosen: &'a mut SmallVec<[Link; 4]>,
+        route: impl FnOnce() -> Option<RouteId>,
+    ) -> &'a [Link] {
+        let Some(scoped) = &self.listener.scoped else { return &self.plugins };
+        let Some(chain) = scoped.find(authority) else { return &[] };
+        let route = if chain.by_route() { route() } else { None };
+        chosen.extend(chain.plugins(route).into_iter().filter_map(|plugin| self.plugins.get(plugin).cloned()));
+        chosen
     }
 }

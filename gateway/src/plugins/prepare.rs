@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, thread};
 
-use proxy_wasm_host::{Instance, StartError};
+use proxy_wasm_host::{FreshWay, Instance, Isolation, StartError};
 
 use crate::snapshot::{Code, Plugin};
 
@@ -16,6 +16,14 @@ pub async fn prepare(plugin: &Plugin, instances: usize) -> Result<Vec<Instance>,
         return Ok(Vec::new());
     }
     let code = Arc::new(code.clone());
+    if code.settings().isolation == Isolation::Request {
+        prepare_fresh(Arc::clone(&code)).await?;
+        let callbacks = code.module().callbacks();
+        if !callbacks.tick && !callbacks.queue_ready {
+            // Streams bring their own, and nobody else needs one.
+            return Ok(Vec::new());
+        }
+    }
     let mut ready = start(Arc::clone(&code), 1).await?;
     ready.reserve_exact(instances - 1);
 
@@ -34,7 +42,25 @@ pub async fn prepare(plugin: &Plugin, instances: usize) -> Result<Vec<Instance>,
 
 /// Finds out whether a version starts at all, before anything is done about it.
 pub(super) async fn try_out(code: proxy_wasm_host::Plugin) -> Result<(), StartError> {
-    start(Arc::new(code), 1).await.map(drop)
+    let code = Arc::new(code);
+    if code.settings().isolation == Isolation::Request {
+        prepare_fresh(Arc::clone(&code)).await?;
+    }
+    start(code, 1).await.map(drop)
+}
+
+/// Finds out how every request of a plugin gets an instance of its own, and says so.
+async fn prepare_fresh(code: Arc<proxy_wasm_host::Plugin>) -> Result<(), StartError> {
+    let name = code.settings().name.clone();
+    match flatten(tokio::task::spawn_blocking(move || code.prepare_fresh()).await)? {
+        FreshWay::Copied(bytes) => {
+            tracing::info!(plugin = name, bytes, "every request gets a copy of the configured instance");
+        }
+        FreshWay::Configured(why) => {
+            tracing::warn!(plugin = name, why, "every request configures the plugin anew, on the worker");
+        }
+    }
+    Ok(())
 }
 
 async fn start(code: Arc<proxy_wasm_host::Plugin>, count: usize) -> Result<Vec<Instance>, StartError> {

@@ -16,6 +16,7 @@ use super::{
     loader::Loader,
     resolve::{Failure, Key, Version},
     store::Store,
+    view::isolation,
 };
 use crate::snapshot::PluginId;
 
@@ -129,8 +130,15 @@ impl Registry {
     ///
     /// # Errors
     /// 500 if the disk failed in the very last step: the change serves, but is gone after a restart.
-    pub fn commit(&mut self, resolved: Resolved, staged: Option<Staged>) -> Result<(), ApiError> {
+    pub fn commit(&mut self, mut resolved: Resolved, staged: Option<Staged>) -> Result<(), ApiError> {
         self.live = resolved.versions;
+        // Found out when its instances were made.
+        for view in &mut resolved.views {
+            let key = (view.source == "upload", view.namespace.clone(), view.name.clone());
+            if let Some(version) = self.live.get(&key) {
+                view.isolation = isolation(&version.code);
+            }
+        }
         self.views.store(Arc::new(resolved.views));
         self.kept = resolved.digests;
         self.forget_unused();

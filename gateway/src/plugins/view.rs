@@ -1,5 +1,6 @@
 //! What the admin API shows of a plugin.
 
+use proxy_wasm_host::{FreshWay, Isolation};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -30,6 +31,8 @@ pub struct PluginView {
     pub priority: Option<i32>,
     /// What happens to requests when the plugin cannot do its work.
     pub fail_strategy: &'static str,
+    /// `worker`, or how every request gets an instance of its own: `request: …`.
+    pub isolation: String,
     /// Everything that was set, in the form of WasmPlugin's spec. Values of environment variables are
     /// shown only where they stand in the upload itself.
     pub settings: Spec,
@@ -90,11 +93,21 @@ impl PluginView {
             phase: declaration.phase.as_str(),
             priority: declaration.priority,
             fail_strategy: declaration.fail_strategy.as_str(),
+            isolation: "worker".to_owned(),
             settings: candidate.upload.map_or_else(|| spec(declaration), |upload| upload.settings.clone()),
             state: if version.is_some() { State::Live } else { State::Failed },
             reason: failure.map(|failure| failure.message.clone()).unwrap_or_default(),
             versions,
         }
+    }
+}
+
+/// Who shares an instance of a version that runs, for people.
+pub(super) fn isolation(code: &proxy_wasm_host::Plugin) -> String {
+    match (code.settings().isolation, code.fresh_way()) {
+        (Isolation::Worker, _) => "worker".to_owned(),
+        (Isolation::Request, FreshWay::Copied(bytes)) => format!("request: a copy of {bytes} configured bytes"),
+        (Isolation::Request, FreshWay::Configured(why)) => format!("request: configured anew, because {why}"),
     }
 }
 
@@ -115,6 +128,7 @@ fn spec(declaration: &Declaration) -> Spec {
         let ports: Vec<_> = declaration.ports.iter().map(|port| json!({ "number": port })).collect();
         spec.insert("match".into(), json!([{ "ports": ports }]));
     }
+    declaration.terms.write(&mut spec);
     if let Some(sha256) = &declaration.sha256 {
         spec.insert("sha256".into(), sha256.clone().into());
     }

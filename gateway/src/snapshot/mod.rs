@@ -14,6 +14,7 @@ mod matching;
 mod plugin;
 mod retry;
 mod route;
+mod scoped;
 mod table;
 mod tcp;
 mod tls;
@@ -29,6 +30,7 @@ pub use matching::{Conditions, PatternError, RequestView, StringMatch, UriMatch}
 pub use plugin::{Code, FailStrategy, Phase, Plugin, PluginId};
 pub use retry::{RetryOn, RetryPolicy};
 pub use route::{Action, Destination, DirectResponse, Forward, PathRewrite, Redirect, RedirectPort, Route};
+pub use scoped::{HostChain, ScopedChain, ScopedPlugin};
 pub use table::{RouteTable, Rule};
 pub use tcp::TcpRoute;
 pub use tls::{CertificateInUse, TlsServer, TlsServers};
@@ -68,8 +70,10 @@ pub struct Listener {
     pub tls: Option<TlsServers>,
     /// For a listener that proxies connections, whatever they carry.
     pub tcp: Option<TcpRoute>,
-    /// The plugins that every request of this listener passes, in execution order.
+    /// The plugins that requests of this listener pass, in execution order.
     pub plugins: Vec<Arc<Plugin>>,
+    /// Which of them a request passes; `None`: all, whatever it is.
+    pub scoped: Option<ScopedChain>,
 }
 
 impl Listener {

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use thiserror::Error;
-use wasmtime::InstancePre;
+use wasmtime::{InstancePre, ModuleExport};
 
 use crate::abi::AbiVersion;
 use crate::inspect::inspect;
+use crate::instrument::{Uncopyable, instrument};
 use crate::state::State;
 use crate::{Callbacks, Engine};
 
@@ -23,6 +24,7 @@ struct Inner {
     reads_heads: bool,
     reads_properties: bool,
     size: usize,
+    uncopyable: Option<Uncopyable>,
 }
 
 /// Why a module was refused. [`ModuleError::code`] is stable; messages say what to change.
@@ -101,7 +103,8 @@ impl Module {
         wasmtime::Module::validate(&engine.wasmtime, wasm)
             .map_err(|error| ModuleError::Malformed(format!("{error:#}")))?;
         // Valid, so what is refused now is a matter of size.
-        let module = wasmtime::Module::from_binary(&engine.wasmtime, wasm)
+        let (instrumented, uncopyable) = instrument(wasm)?;
+        let module = wasmtime::Module::from_binary(&engine.wasmtime, &instrumented)
             .map_err(|error| ModuleError::Limits(format!("{error:#}")))?;
         // All names are known, so what does not fit is a type.
         let pre =
@@ -115,6 +118,7 @@ impl Module {
             reads_heads: outline.reads_heads,
             reads_properties: outline.reads_properties,
             size: wasm.len(),
+            uncopyable,
         })))
     }
 
@@ -151,6 +155,16 @@ impl Module {
 
     pub(crate) fn pre(&self) -> &InstancePre<State> {
         &self.0.pre
+    }
+
+    /// Why instances cannot be copied, if they cannot.
+    pub(crate) fn uncopyable(&self) -> Option<Uncopyable> {
+        self.0.uncopyable
+    }
+
+    /// An export, to be found in instances without a look-up by name.
+    pub(crate) fn export(&self, name: &str) -> Option<ModuleExport> {
+        self.0.pre.module().get_export_index(name)
     }
 
     pub(crate) fn engine(&self) -> &wasmtime::Engine {

@@ -13,6 +13,7 @@ mod replacement;
 mod replies;
 mod rewrite_body;
 mod services;
+mod terms;
 
 /// Sends a `GET` with these header lines and reads the response.
 async fn get(client: &mut RawClient, path: &str, headers: &str) -> RawResponse {

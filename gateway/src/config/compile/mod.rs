@@ -28,6 +28,7 @@ mod virtual_hosts;
 use std::sync::Arc;
 
 pub use plugins::declarations;
+pub(crate) use plugins::terms as plugin_terms;
 pub(crate) use server_hosts::{ServerHosts, parse as parse_host};
 
 use self::{
@@ -75,7 +76,8 @@ pub fn compile(
             hosts: HostTable::default(),
             tls: None,
             tcp: None,
-            plugins: plugins::chain(attached, listener.rule_port),
+            plugins: Vec::new(),
+            scoped: None,
         };
         match listener.kind {
             Kind::Http => served.hosts = virtual_hosts::build(&listener.servers, &bindings, context, &mut out),
@@ -94,8 +96,10 @@ pub fn compile(
                 served.tls = Some(tls::build(&listener, contents, &material, &mut out.problems));
             }
         }
+        (served.plugins, served.scoped) = plugins::chain(attached, listener.rule_port, &out.routes);
         listeners.push(Arc::new(served));
     }
+    plugins::check_routes(resources, options, &out.routes, &mut out.problems);
     // The same VirtualService on several ports has the same problems.
     out.problems.sort_by(Problem::by_place);
     out.problems.dedup();

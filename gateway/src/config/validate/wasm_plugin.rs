@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::{Report, selector_labels};
 use crate::{
-    config::{path::Path, resources::Resource, yaml::Value},
+    config::{compile::plugin_terms, path::Path, resources::Resource, yaml::Value},
     istio::WasmPlugin,
 };
 
@@ -40,6 +40,9 @@ pub(crate) fn wasm_plugin(resource: &Resource<Spec>, report: &mut Report<'_, Spe
     }
     if spec.plugin_config.as_ref().is_some_and(|config| !config.is_mapping()) {
         report.reject(&field("pluginConfig"), "must be a mapping");
+    }
+    for (field, mistake) in plugin_terms(resource).1 {
+        report.reject(&Path::Root.key("metadata").key("annotations").key(&field), mistake);
     }
     check_attachment(spec, report);
     check_environment(spec, report);
@@ -133,6 +136,30 @@ fn check_matches(spec: &Spec, report: &mut Report<'_, Spec>) {
 #[cfg(test)]
 mod tests {
     use crate::config::validate::tests::assert_problems;
+
+    #[test]
+    fn annotations() {
+        let template = "apiVersion: extensions.istio.io/v1alpha1\nkind: WasmPlugin\nmetadata:\n  name: p\n  annotations: $$\n\
+                        spec: {url: 'file:///a.wasm'}\n";
+        assert_problems(
+            template,
+            &[
+                ("{istio.io/other: x}", ""),
+                (
+                    "{plugin.gateway/limits: '{callbackCpu: 20ms, memory: 1Gi}', plugin.gateway/isolation: request, \
+                      plugin.gateway/hosts: '[a.example.com, \"*.b.example.com\"]', plugin.gateway/routes: '[default/shop/cart]', \
+                      plugin.gateway/overrides: '[{hosts: [c.example.com], pluginConfig: {a: 1}}]'}",
+                    "",
+                ),
+                ("{plugin.gateway/limits: '{memory: 2Gi}'}", "must be a size from 64Ki to 1Gi"),
+                ("{plugin.gateway/limits: '{memory: 2Gi}'}", "limits.memory"),
+                ("{plugin.gateway/limit: '{memory: 1Gi}'}", "there are limits, isolation, hosts"),
+                ("{plugin.gateway/isolation: stream}", "must be worker or request"),
+                ("{plugin.gateway/hosts: '[a'}", "must be one value in YAML"),
+                ("{plugin.gateway/routes: '[shop]'}", "must be namespace/virtual-service"),
+            ],
+        );
+    }
 
     #[test]
     fn plugins() {

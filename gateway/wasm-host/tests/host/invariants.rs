@@ -28,17 +28,8 @@ const ALL: [On; 11] = [
 ];
 
 /// What else a program does. Loops are left out: they end after their deadline, which others test, and take its time.
-const DEEDS: [&str; 9] = [
-    "keep",
-    "exit",
-    "abort",
-    "read_outside",
-    "recurse",
-    "call_nothing",
-    "grow",
-    "grow_and_abort",
-    "grow_table",
-];
+const DEEDS: [&str; 9] =
+    ["keep", "exit", "abort", "read_outside", "recurse", "call_nothing", "grow", "grow_and_abort", "grow_table"];
 
 /// Bytes that mean something to some host function.
 const WORDS: [&[u8]; 20] = [

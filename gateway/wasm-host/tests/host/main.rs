@@ -5,6 +5,7 @@
 
 mod bodies;
 mod fixture;
+mod fresh;
 mod headers;
 mod hostile;
 mod invariants;
