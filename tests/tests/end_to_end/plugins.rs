@@ -12,6 +12,7 @@ mod pauses;
 mod replacement;
 mod replies;
 mod rewrite_body;
+mod rows;
 mod services;
 mod terms;
 

@@ -141,3 +141,27 @@ fn a_module_with_an_export_of_the_hosts_names_is_refused() {
     assert_eq!(compile(&text).unwrap_err().code(), "module-limits");
     assert!(engine().is_pooling());
 }
+
+/// Memory of this process in bytes.
+fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/statm").unwrap();
+    status.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+#[test]
+fn many_fresh_instances_take_no_more_memory_than_a_few() {
+    let plugin = Plugin::new(compile(&counting("", "")).unwrap(), settings(Limits::default()), shared().0);
+    plugin.prepare_fresh().unwrap();
+    let mut before = 0;
+    // By hand, with a million: FRESH_INSTANCES=1000000 cargo test --release -p proxy-wasm-host fresh
+    let most = std::env::var("FRESH_INSTANCES").map_or(3_000, |most| most.parse().unwrap());
+    for number in 0..most {
+        assert_eq!(seen(&mut plugin.fresh().unwrap()), [b'7', 1, 11, 6]);
+        if number == 500 {
+            before = resident();
+        }
+    }
+    // Other tests run beside this one.
+    let grown = resident().saturating_sub(before);
+    assert!(grown < 200 << 20, "{grown} bytes more");
+}
