@@ -31,8 +31,9 @@ pub struct PluginView {
     pub priority: Option<i32>,
     /// What happens to requests when the plugin cannot do its work.
     pub fail_strategy: &'static str,
-    /// `worker`, or how every request gets an instance of its own: `request: …`.
-    pub isolation: String,
+    /// How every request gets an instance of its own, if it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub isolation: Option<String>,
     /// Everything that was set, in the form of WasmPlugin's spec. Values of environment variables are
     /// shown only where they stand in the upload itself.
     pub settings: Spec,
@@ -93,7 +94,7 @@ impl PluginView {
             phase: declaration.phase.as_str(),
             priority: declaration.priority,
             fail_strategy: declaration.fail_strategy.as_str(),
-            isolation: "worker".to_owned(),
+            isolation: None,
             settings: candidate.upload.map_or_else(|| spec(declaration), |upload| upload.settings.clone()),
             state: if version.is_some() { State::Live } else { State::Failed },
             reason: failure.map(|failure| failure.message.clone()).unwrap_or_default(),
@@ -102,12 +103,12 @@ impl PluginView {
     }
 }
 
-/// Who shares an instance of a version that runs, for people.
-pub(super) fn isolation(code: &proxy_wasm_host::Plugin) -> String {
+/// How every request of a version gets an instance of its own, for people; `None`: all of a worker share one.
+pub(super) fn isolation(code: &proxy_wasm_host::Plugin) -> Option<String> {
     match (code.settings().isolation, code.fresh_way()) {
-        (Isolation::Worker, _) => "worker".to_owned(),
-        (Isolation::Request, FreshWay::Copied(bytes)) => format!("request: a copy of {bytes} configured bytes"),
-        (Isolation::Request, FreshWay::Configured(why)) => format!("request: configured anew, because {why}"),
+        (Isolation::Worker, _) => None,
+        (Isolation::Request, FreshWay::Copied(bytes)) => Some(format!("request: a copy of {bytes} configured bytes")),
+        (Isolation::Request, FreshWay::Configured(why)) => Some(format!("request: configured anew, because {why}")),
     }
 }
 

@@ -14,7 +14,7 @@ use wasmtime::{PoolConcurrencyLimitError, Store, TypedFunc, UpdateDeadline, Wasm
 use crate::callbacks::{Exports, find};
 use crate::contexts::ROOT;
 use crate::deadline::Budget;
-use crate::image::{Blank, Image};
+use crate::image::{self, Blank, Image};
 use crate::instance::Instance;
 use crate::instrument::START;
 use crate::plugin::Inner;
@@ -128,6 +128,7 @@ pub(crate) fn image(plugin: &Arc<Inner>) -> Result<Image, StartError> {
         configure(&mut store, plugin, &instance, &exports)?;
         Ok(Image::of(&mut store, &instance, &blank, plugin))
     });
+    image::release_pages(&mut store);
     started.map_err(|failure| StartError { failure, log: store.data_mut().start_lines() })
 }
 
