@@ -20,6 +20,7 @@
 //!   [`Effects`] for what the HTTP layer still has to do (lengths, routing).
 //! * What compiling a module takes is limited before it begins (size, declarations, branching), because
 //!   it cannot be interrupted: tens of seconds of CPU and some hundred megabytes at worst.
+//! * With [`Isolation::Request`] a stream's instance ([`Plugin::fresh`]) holds nothing that any other stream left.
 //! * After a [`Trap`] the instance is dead and says so at once; no plugin code of it runs again.
 //!
 //! # Where this host differs from Envoy on purpose

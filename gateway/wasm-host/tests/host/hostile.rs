@@ -194,6 +194,14 @@ fn memory_is_limited() {
 }
 
 #[test]
+fn memory_may_be_a_gibibyte() {
+    let limits = Limits { memory_bytes: 1 << 30, callback_cpu: Duration::from_secs(10), ..Limits::default() };
+    let settings = script(On::RequestHeaders, program().call("grow", [])).settings();
+    let mut instance = start_with(PluginSettings { limits, ..settings });
+    assert_eq!(results(&run_on(&mut instance), On::RequestHeaders), [1 << 14], "pages");
+}
+
+#[test]
 fn tables_are_limited() {
     let limits = Limits { table_elements: 1000, ..Limits::default() };
     let mut settings =
