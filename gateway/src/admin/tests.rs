@@ -118,6 +118,7 @@ async fn control(
             tls: None,
             tcp: None,
             plugins: resolved.attached.iter().map(|attached| Arc::clone(&attached.plugin)).collect(),
+            scoped: None,
         };
         published.store(Arc::new(Snapshot { listeners: vec![Arc::new(listener)], ..Snapshot::default() }));
         registry.commit(resolved, Some(staged))?;
@@ -417,6 +418,7 @@ async fn dumps_show_the_configuration_and_no_secret() {
         tls: None,
         tcp: None,
         plugins: Vec::new(),
+        scoped: None,
     };
     state.snapshot.store(Arc::new(Snapshot {
         version: 3,

@@ -11,24 +11,28 @@ use super::{
     secured,
     serving::{PinnedRoute, Serving},
 };
-use crate::snapshot::RequestView;
+use crate::snapshot::{RequestView, RouteId};
 
 /// The route for a head, or `None`: no virtual host, or none of its rules.
 pub(super) fn find(connection: &Connection, serving: &Serving, head: &RequestHead) -> Option<Rc<PinnedRoute>> {
+    serving.config.route(find_id(connection, serving, head)?)
+}
+
+/// As [`find`], for who does not need the route itself.
+pub(super) fn find_id(connection: &Connection, serving: &Serving, head: &RequestHead) -> Option<RouteId> {
     let authority = authority(head);
     let host = secured::hosts(connection, serving)?.find(authority)?;
     if let Some(redirect) = host.https_redirect.filter(|_| !came_over_https(head)) {
-        return serving.config.route(redirect);
+        return Some(redirect);
     }
-    let id = host.routes.find(&RequestView {
+    host.routes.find(&RequestView {
         path: head.target.path(),
         query: head.target.query(),
         method: head.method.as_str(),
         authority,
         scheme: head.scheme.as_str(),
         headers: &head.headers,
-    })?;
-    serving.config.route(id)
+    })
 }
 
 /// The name of the virtual host that a head is for.

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode, Version, header, request, response};
 use http_body::Body;
 use proxy_wasm_host::{Half, RequestHead};
+use smallvec::SmallVec;
 use tokio::time::Sleep;
 
 use super::{
@@ -119,7 +120,14 @@ pub(super) async fn serve(
                 let body = if upgrade { RequestBody::Upgrade } else { plain_body(&mut stream.record, incoming) };
                 stream.dispatch(&serving, head, body).await?
             } else {
-                stream.filtered(&serving, head, incoming).await?
+                match stream.enter_plugins(&serving, head) {
+                    Ok(filters) => stream.filtered(&serving, filters, incoming, upgrade).await?,
+                    Err(head) => {
+                        let body =
+                            if upgrade { RequestBody::Upgrade } else { plain_body(&mut stream.record, incoming) };
+                        stream.dispatch(&serving, head, body).await?
+                    }
+                }
             }
         }
     };
@@ -154,19 +162,36 @@ fn plain_body(record: &mut Record, incoming: Incoming) -> RequestBody {
 }
 
 impl Stream {
-    /// A request on a listener with plugins: their request callbacks, the request itself, their response callbacks.
-    async fn filtered(&mut self, serving: &Serving, head: RequestHead, incoming: Incoming) -> Result<Outcome, Aborted> {
-        let has_body = !incoming.is_end_stream();
-        let upgrade = upgrade::is_marked(&head.headers);
+    /// Begins the request in the plugins that it passes; hands the head back if there are none.
+    #[expect(clippy::result_large_err, reason = "the head is moved on at once; a box for it would cost more")]
+    fn enter_plugins(&mut self, serving: &Serving, head: RequestHead) -> Result<Rc<Filters>, RequestHead> {
+        let mut chosen = SmallVec::new();
+        let route = || route::find_id(&self.connection, serving, &head);
+        let chain = serving.chain(route::authority(&head), &mut chosen, route);
+        if chain.is_empty() {
+            return Err(head);
+        }
         // What its head leads to now; plugins may change that.
-        let leads_to = Filters::reads_properties(&serving.plugins)
+        let leads_to = Filters::reads_properties(chain)
             .then(|| (route::find(&self.connection, serving, &head), route::domain(&self.connection, serving, &head)));
-        let filters = Filters::open(&serving.plugins, &self.connection, self.record.client, self.version, head);
+        let filters = Filters::open(chain, &self.connection, self.record.client, self.version, head);
         if let Some((Some(route), domain)) = &leads_to {
             filters.set_route(&route.route, domain.as_ref());
         }
         self.filters = Some(Rc::clone(&filters));
         self.record.filters = Some(Rc::clone(&filters));
+        Ok(filters)
+    }
+
+    /// A request that passes plugins: their request callbacks, the request itself, their response callbacks.
+    async fn filtered(
+        &mut self,
+        serving: &Serving,
+        filters: Rc<Filters>,
+        incoming: Incoming,
+        upgrade: bool,
+    ) -> Result<Outcome, Aborted> {
+        let has_body = !incoming.is_end_stream();
         let outcome = match self.request_callbacks(&filters, incoming, has_body).await {
             Ok((mut head, body)) => {
                 // A plugin may have taken the mark off, and that decides; it cannot put it on.

@@ -7,6 +7,8 @@ use std::{
     sync::Arc,
 };
 
+use smallvec::SmallVec;
+
 use super::{
     Cluster, Connections, Identity, Limits,
     header_maps::HeaderMaps,
@@ -214,5 +216,19 @@ impl Serving {
         };
         let (plugins, network_plugins) = (links(false), links(true));
         Rc::new(Self { listener, config, plugins, network_plugins })
+    }
+
+    /// The plugins that a request passes. With a listener where that depends on the request, `route` finds its route.
+    pub(super) fn chain<'a>(
+        &'a self,
+        authority: &str,
+        chosen: &'a mut SmallVec<[Link; 4]>,
+        route: impl FnOnce() -> Option<RouteId>,
+    ) -> &'a [Link] {
+        let Some(scoped) = &self.listener.scoped else { return &self.plugins };
+        let Some(chain) = scoped.find(authority) else { return &[] };
+        let route = if chain.by_route() { route() } else { None };
+        chosen.extend(chain.plugins(route).into_iter().filter_map(|plugin| self.plugins.get(plugin).cloned()));
+        chosen
     }
 }

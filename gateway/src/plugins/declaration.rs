@@ -4,6 +4,7 @@ use std::{fmt, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 
+use super::Terms;
 use crate::snapshot::{FailStrategy, Phase};
 
 /// Everything that decides which code runs, how it is configured, where in the chain and for which traffic.
@@ -40,6 +41,8 @@ pub struct Declaration {
     pub root_namespace: bool,
     /// Sort key for ties: `metadata.creationTimestamp`, or file order. Smaller is older and runs first.
     pub created: String,
+    /// What WasmPlugin's spec has no field for.
+    pub terms: Terms,
 }
 
 /// Who declared a plugin.

@@ -13,6 +13,7 @@
 //!
 //! Nothing here knows listeners, workers, Istio's resources or HTTP.
 
+mod budgets;
 mod command;
 mod compiled;
 mod declaration;
@@ -27,6 +28,7 @@ mod prepare;
 mod problem;
 mod registry;
 mod resolve;
+mod scope;
 mod settings;
 mod stage;
 mod store;
@@ -38,6 +40,7 @@ mod view;
 
 use std::sync::Arc;
 
+pub use budgets::Budgets;
 pub use command::{Change, Command, Outcome, UploadRequest};
 pub use declaration::{Declaration, ModuleSource, Origin, PullSecret, Remote};
 pub use digest::Digest;
@@ -48,7 +51,9 @@ pub use preflight::{Contents, Inspection, Line, Section, Size, Start, Trial, che
 pub use prepare::prepare;
 pub use registry::{Registry, RegistryOptions, Views};
 pub use resolve::Resolved;
-pub use settings::Spec;
+pub use scope::{Override, RouteName, Scope};
+pub(crate) use settings::Mistakes;
+pub use settings::{Spec, Terms};
 pub use stage::Staged;
 pub use store::StoreError;
 pub(crate) use time::rfc3339;
@@ -63,4 +68,8 @@ pub struct Attached {
     pub plugin: Arc<Plugin>,
     /// Bound ports it is limited to; empty: every port.
     pub ports: Vec<u16>,
+    /// Requests it is limited to.
+    pub scope: Scope,
+    /// What runs in its place for some of those requests; the first that fits counts.
+    pub overrides: Vec<(Scope, Arc<Plugin>)>,
 }

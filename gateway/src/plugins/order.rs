@@ -31,7 +31,7 @@ pub(crate) fn version(declaration: &Declaration, digest: Digest, limits: &proxy_
     }
     field(&mut hash, declaration.root_id.as_bytes());
     field(&mut hash, &declaration.configuration);
-    field(&mut hash, format!("{limits:?}").as_bytes());
+    field(&mut hash, format!("{limits:?} {:?}", declaration.terms.isolation).as_bytes());
     id(hash)
 }
 
@@ -66,7 +66,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        plugins::{ModuleSource, Origin},
+        plugins::{ModuleSource, Origin, Terms},
         snapshot::{FailStrategy, Phase},
     };
 
@@ -87,6 +87,7 @@ mod tests {
             ports: Vec::new(),
             root_namespace: false,
             created: String::new(),
+            terms: Terms::default(),
         }
     }
 

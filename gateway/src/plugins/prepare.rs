@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, thread};
 
-use proxy_wasm_host::{Instance, LogLine, LogSink, Module, PluginSettings, Shared, StartError, Upstreams};
+use proxy_wasm_host::{
+    FreshWay, Instance, Isolation, LogLine, LogSink, Module, PluginSettings, Shared, StartError, Upstreams,
+};
 
 use crate::snapshot::{Code, Plugin};
 
@@ -16,6 +18,14 @@ pub async fn prepare(plugin: &Plugin, instances: usize) -> Result<Vec<Instance>,
         return Ok(Vec::new());
     }
     let code = Arc::new(code.clone());
+    if code.settings().isolation == Isolation::Request {
+        prepare_fresh(Arc::clone(&code)).await?;
+        let callbacks = code.module().callbacks();
+        if !callbacks.tick && !callbacks.queue_ready {
+            // Streams bring their own, and nobody else needs one.
+            return Ok(Vec::new());
+        }
+    }
     let mut ready = start(Arc::clone(&code), 1).await?;
     ready.reserve_exact(instances - 1);
 
@@ -41,7 +51,11 @@ pub(super) async fn try_out(module: Module, settings: PluginSettings) -> Result<
 
 /// An instance with shared data, queues and metrics of its own. Blocks.
 pub(super) fn sandbox(module: Module, settings: PluginSettings, log: Arc<dyn LogSink>) -> Result<Instance, StartError> {
-    proxy_wasm_host::Plugin::new(module, settings, Shared::new(log, Arc::new(Everybody))).instantiate()
+    let code = proxy_wasm_host::Plugin::new(module, settings, Shared::new(log, Arc::new(Everybody)));
+    if code.settings().isolation == Isolation::Request {
+        code.prepare_fresh()?;
+    }
+    code.instantiate()
 }
 
 /// A trial's calls to services are never made, so they may be to any.
@@ -58,6 +72,20 @@ struct Unheard;
 
 impl LogSink for Unheard {
     fn log(&self, _: LogLine<'_>) {}
+}
+
+/// Finds out how every request of a plugin gets an instance of its own, and says so.
+async fn prepare_fresh(code: Arc<proxy_wasm_host::Plugin>) -> Result<(), StartError> {
+    let name = code.settings().name.clone();
+    match flatten(tokio::task::spawn_blocking(move || code.prepare_fresh()).await)? {
+        FreshWay::Copied(bytes) => {
+            tracing::info!(plugin = name, bytes, "every request gets a copy of the configured instance");
+        }
+        FreshWay::Configured(why) => {
+            tracing::warn!(plugin = name, why, "every request configures the plugin anew, on the worker");
+        }
+    }
+    Ok(())
 }
 
 async fn start(code: Arc<proxy_wasm_host::Plugin>, count: usize) -> Result<Vec<Instance>, StartError> {

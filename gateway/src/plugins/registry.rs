@@ -17,6 +17,7 @@ use super::{
     loader::Loader,
     resolve::{Failure, Key, Version},
     store::Store,
+    view::isolation,
 };
 use crate::snapshot::PluginId;
 
@@ -164,8 +165,17 @@ impl Registry {
     ///
     /// # Errors
     /// 500 if the disk failed in the very last step: the change serves, but is gone after a restart.
-    pub fn commit(&mut self, resolved: Resolved, staged: Option<Staged>) -> Result<(), ApiError> {
+    pub fn commit(&mut self, mut resolved: Resolved, staged: Option<Staged>) -> Result<(), ApiError> {
         self.live = resolved.versions;
+        // Found out when its instances were made.
+        for view in &mut resolved.views {
+            let shows = |(kind, namespace, name): &Key| {
+                (*kind == "upload") == (view.source == "upload") && *namespace == view.namespace && *name == view.name
+            };
+            if let Some((_, version)) = self.live.iter().find(|(key, _)| shows(key)) {
+                view.isolation = isolation(&version.code);
+            }
+        }
         self.views.store(Arc::new(resolved.views));
         self.kept = resolved.digests;
         self.forget_unused();

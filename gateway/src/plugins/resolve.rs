@@ -149,6 +149,32 @@ impl Registry {
             resolved.views.push(PluginView::new(candidate, None, Some(&failure)));
             return;
         }
+        let (plugin, version, failure) = self.serving(candidate, key, resolved).await;
+        resolved.views.push(PluginView::new(candidate, version.as_ref(), failure.as_ref()));
+        let mut overrides = Vec::with_capacity(declaration.terms.overrides.len());
+        for (index, other) in declaration.terms.overrides.iter().enumerate() {
+            let variant = Candidate {
+                declaration: Declaration { configuration: other.configuration.clone(), ..declaration.clone() },
+                upload: candidate.upload,
+                refusal: candidate.refusal.clone(),
+            };
+            let mut key = candidate.key();
+            // No name of a resource has such an end.
+            key.2 = format!("{}/{index}", key.2);
+            overrides.push((other.scope.clone(), self.serving(&variant, key, resolved).await.0));
+        }
+        let (ports, scope) = (declaration.ports.clone(), declaration.terms.scope.clone());
+        resolved.attached.push(Attached { plugin, ports, scope, overrides });
+    }
+
+    /// What serves for a candidate: the version that it asks for, or else the one before or none, and why.
+    async fn serving(
+        &mut self,
+        candidate: &Candidate<'_>,
+        key: Key,
+        resolved: &mut Resolved,
+    ) -> (Arc<Plugin>, Option<Version>, Option<Failure>) {
+        let declaration = &candidate.declaration;
         let (version, failure) = match self.wanted(candidate, &key, &mut resolved.digests).await {
             Ok(version) => (Some(version), None),
             Err(failure) => match self.live.get(&key).cloned() {
@@ -159,11 +185,12 @@ impl Registry {
         if let Some(failure) = &failure {
             resolved.problems.push(unusable(declaration, failure, version.as_ref()));
         }
-        resolved.views.push(PluginView::new(candidate, version.as_ref(), failure.as_ref()));
-        let reason = || failure.map(|failure| failure.message).unwrap_or_default();
         let (id, code) = match &version {
             Some(version) => (version.id, Code::Loaded(version.code.clone())),
-            None => (order::unavailable(declaration), Code::Unavailable { reason: reason() }),
+            None => {
+                let reason = failure.as_ref().map(|failure| failure.message.clone()).unwrap_or_default();
+                (order::unavailable(declaration), Code::Unavailable { reason })
+            }
         };
         let plugin = Plugin {
             id,
@@ -176,11 +203,11 @@ impl Registry {
             fail_strategy: declaration.fail_strategy,
             code,
         };
-        resolved.attached.push(Attached { plugin: Arc::new(plugin), ports: declaration.ports.clone() });
-        if let Some(version) = version {
+        if let Some(version) = &version {
             resolved.digests.insert(version.digest);
-            resolved.versions.insert(key, version);
+            resolved.versions.insert(key, version.clone());
         }
+        (Arc::new(plugin), version, failure)
     }
 
     /// The version that was asked for.
@@ -255,7 +282,8 @@ impl Registry {
 
     /// The version that `declaration` makes of a module; the one that serves, if it is that.
     pub(super) fn version(&self, declaration: &Declaration, key: &Key, loaded: Loaded) -> Version {
-        let id = order::version(declaration, loaded.digest, &self.limits.running);
+        let limits = declaration.terms.budgets.apply(self.limits.running.clone());
+        let id = order::version(declaration, loaded.digest, &limits);
         if let Some(version) = self.live.get(key).filter(|version| version.id == id) {
             return version.clone();
         }
@@ -303,6 +331,7 @@ impl Declaration {
             ports: settings.ports,
             root_namespace: false,
             created: upload.created.clone(),
+            terms: settings.terms,
         }
     }
 
@@ -312,7 +341,8 @@ impl Declaration {
             root_id: self.root_id.clone(),
             configuration: self.configuration.clone(),
             environment: self.environment.clone(),
-            limits: limits.clone(),
+            limits: self.terms.budgets.apply(limits.clone()),
+            isolation: self.terms.isolation,
             // Istio's name for it, and Istio's vm_id: none.
             ..PluginSettings::new(format!("{}.{}", self.namespace, self.name))
         }

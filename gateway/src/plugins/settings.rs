@@ -4,10 +4,13 @@
 //! and storing them needs one representation only. [`Settings::parse`] turns the object into what the
 //! rest of the gateway works with and finds everything that is wrong with it.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
+use proxy_wasm_host::Isolation;
 use serde_json::{Map, Value};
 
-use super::ApiError;
+use super::{ApiError, Budgets, Override, Scope};
 use crate::snapshot::{FailStrategy, Phase};
 
 /// Settings as a JSON object in the form of WasmPlugin's spec.
@@ -24,6 +27,58 @@ pub(crate) struct Settings {
     pub(crate) network: bool,
     pub(crate) fail_strategy: FailStrategy,
     pub(crate) ports: Vec<u16>,
+    pub(crate) terms: Terms,
+}
+
+/// What WasmPlugin's spec has no field for. In a resource these are annotations.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// `limits`: what the plugin may use, where that is not what every plugin may.
+    pub budgets: Budgets,
+    /// `isolation`: who shares an instance.
+    pub isolation: Isolation,
+    /// `hosts` and `routes`: the requests it sees.
+    pub scope: Scope,
+    /// `overrides`: other configurations for some of them. The first that fits counts.
+    pub overrides: Vec<Override>,
+}
+
+impl Terms {
+    /// What annotations of resources begin with; behind it stands the name of the setting.
+    pub(crate) const PREFIX: &str = "plugin.gateway/";
+    /// The settings.
+    pub(crate) const NAMES: [&str; 5] = ["limits", "isolation", "hosts", "routes", "overrides"];
+
+    /// Reads one of the settings; `field` is where it stands, for people. Whether there is such a setting.
+    pub(crate) fn set(&mut self, name: &str, field: &str, value: &Value, mistakes: &mut Mistakes) -> bool {
+        match name {
+            "limits" => self.budgets = Budgets::read(field, value, mistakes),
+            "isolation" => match value.as_str() {
+                Some("worker") => self.isolation = Isolation::Worker,
+                Some("request") => self.isolation = Isolation::Request,
+                _ => mistakes.add(field, "must be worker or request"),
+            },
+            "hosts" => self.scope.hosts = Scope::hosts(field, value, mistakes),
+            "routes" => self.scope.routes = Scope::routes(field, value, mistakes),
+            "overrides" => self.overrides = Override::list(field, value, mistakes),
+            _ => return false,
+        }
+        true
+    }
+
+    /// Adds what is set to settings.
+    pub(super) fn write(&self, spec: &mut Spec) {
+        if let Some(budgets) = self.budgets.write() {
+            spec.insert("limits".into(), budgets);
+        }
+        if self.isolation == Isolation::Request {
+            spec.insert("isolation".into(), "request".into());
+        }
+        self.scope.write(spec);
+        if !self.overrides.is_empty() {
+            spec.insert("overrides".into(), self.overrides.iter().map(Override::write).collect());
+        }
+    }
 }
 
 /// Most environment variables, longest name and longest value (Istio's validation).
@@ -55,12 +110,7 @@ impl Settings {
                     Some(text) if text.len() <= 256 => text.clone_into(&mut settings.root_id),
                     _ => mistakes.add(name, "must be a string of at most 256 bytes"),
                 },
-                "pluginConfig" => match value.as_object() {
-                    // As Istio: a configuration without fields is none.
-                    Some(object) if object.is_empty() => {}
-                    Some(_) => settings.configuration = Bytes::from(value.to_string()),
-                    None => mistakes.add(name, "must be an object"),
-                },
+                "pluginConfig" => settings.configuration = configuration(name, value, &mut mistakes),
                 "phase" => match value.as_str().and_then(phase) {
                     Some(phase) => settings.phase = phase,
                     None => mistakes.add(name, "must be AUTHN, AUTHZ, STATS or UNSPECIFIED_PHASE"),
@@ -86,13 +136,28 @@ impl Settings {
                 "selector" | "targetRef" | "targetRefs" => {
                     mistakes.add(name, "does not apply to an upload, which always belongs to this gateway");
                 }
+                _ if settings.terms.set(name, name, value, &mut mistakes) => {}
                 _ => mistakes.add(
                     name,
-                    "unknown setting; there are pluginName, pluginConfig, phase, priority, failStrategy, vmConfig, match and type",
+                    "unknown setting; there are pluginName, pluginConfig, phase, priority, failStrategy, vmConfig, match, type, \
+                     limits, isolation, hosts, routes and overrides",
                 ),
             }
         }
         mistakes.none(settings)
+    }
+}
+
+/// `pluginConfig` as the plugin gets it.
+pub(super) fn configuration(field: &str, value: &Value, mistakes: &mut Mistakes) -> Bytes {
+    match value.as_object() {
+        // As Istio: a configuration without fields is none.
+        Some(object) if object.is_empty() => Bytes::new(),
+        Some(_) => Bytes::from(value.to_string()),
+        None => {
+            mistakes.add(field, "must be an object");
+            Bytes::new()
+        }
     }
 }
 
@@ -220,24 +285,29 @@ fn ports(value: &Value, mistakes: &mut Mistakes) -> Vec<u16> {
 }
 
 /// Everything that was found, in order.
-#[derive(Default)]
-struct Mistakes(Vec<(String, &'static str)>);
+#[derive(Debug, Default)]
+pub(crate) struct Mistakes(Vec<(String, Cow<'static, str>)>);
 
 impl Mistakes {
-    fn add(&mut self, field: &str, text: &'static str) {
-        self.0.push((field.to_owned(), text));
+    pub(crate) fn add(&mut self, field: &str, text: impl Into<Cow<'static, str>>) {
+        self.0.push((field.to_owned(), text.into()));
     }
 
-    fn none<T>(self, value: T) -> Result<T, ApiError> {
+    /// Field and mistake, in order.
+    pub(crate) fn into_list(self) -> Vec<(String, Cow<'static, str>)> {
+        self.0
+    }
+
+    pub(super) fn none<T>(self, value: T) -> Result<T, ApiError> {
         let mut found = self.0.into_iter();
-        let Some((field, mut message)) = found.next().map(|(field, text)| (field, text.to_owned())) else {
+        let Some((field, mut message)) = found.next().map(|(field, text)| (field, text.into_owned())) else {
             return Ok(value);
         };
         for (field, text) in found {
             message.push_str("; ");
             message.push_str(&field);
             message.push_str(": ");
-            message.push_str(text);
+            message.push_str(&text);
         }
         Err(ApiError::new(400, "settings-invalid", message).at(field))
     }
@@ -306,6 +376,14 @@ mod tests {
             (json!({"match": [{"ports": [{"number": 0}]}]}), "match[0].ports[0]"),
             (json!({"match": [{"mode": "SERVER"}]}), "match"),
             (json!({"match": [{"mode": "BOTH"}]}), "match[0].mode"),
+            (json!({"limits": {"memory": "2Gi"}}), "limits.memory"),
+            (json!({"isolation": "stream"}), "isolation"),
+            (json!({"hosts": []}), "hosts"),
+            (json!({"hosts": ["a", "a:80"]}), "hosts[1]"),
+            (json!({"routes": ["shop"]}), "routes[0]"),
+            (json!({"overrides": [{"pluginConfig": {}}]}), "overrides[0]"),
+            (json!({"overrides": [{"hosts": ["a"], "config": {}}]}), "overrides[0].config"),
+            (json!({"overrides": [{"hosts": ["a"], "pluginConfig": []}]}), "overrides[0].pluginConfig"),
         ];
         for (value, field) in cases {
             let error = parse(&value).unwrap_err();

@@ -113,6 +113,7 @@ fn resource(name: &str, path: &Path) -> Declaration {
         ports: Vec::new(),
         root_namespace: false,
         created: "1".into(),
+        terms: Terms::default(),
     }
 }
 

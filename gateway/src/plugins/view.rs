@@ -2,6 +2,7 @@
 
 use std::{cmp::Reverse, sync::Arc};
 
+use proxy_wasm_host::{FreshWay, Isolation};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -33,6 +34,9 @@ pub struct PluginView {
     pub priority: Option<i32>,
     /// What happens to requests when the plugin cannot do its work.
     pub fail_strategy: &'static str,
+    /// How every request gets an instance of its own, if it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub isolation: Option<String>,
     /// Everything that was set, in the form of WasmPlugin's spec. Values of environment variables are
     /// shown only where they stand in the upload itself.
     pub settings: Spec,
@@ -91,6 +95,7 @@ impl PluginView {
             phase: declaration.phase.as_str(),
             priority: declaration.priority,
             fail_strategy: declaration.fail_strategy.as_str(),
+            isolation: None,
             settings: candidate.upload.map_or_else(|| spec(declaration), |upload| upload.current.settings.clone()),
             state: match (version, failure) {
                 (Some(_), _) => State::Live,
@@ -125,6 +130,15 @@ impl VersionView {
     }
 }
 
+/// How every request of a version gets an instance of its own, for people; `None`: all of a worker share one.
+pub(super) fn isolation(code: &proxy_wasm_host::Plugin) -> Option<String> {
+    match (code.settings().isolation, code.fresh_way()) {
+        (Isolation::Worker, _) => None,
+        (Isolation::Request, FreshWay::Copied(bytes)) => Some(format!("request: a copy of {bytes} configured bytes")),
+        (Isolation::Request, FreshWay::Configured(why)) => Some(format!("request: configured anew, because {why}")),
+    }
+}
+
 /// What a resource set, in the form of WasmPlugin's spec.
 fn spec(declaration: &Declaration) -> Spec {
     let mut spec = Spec::new();
@@ -142,6 +156,7 @@ fn spec(declaration: &Declaration) -> Spec {
         let ports: Vec<_> = declaration.ports.iter().map(|port| json!({ "number": port })).collect();
         spec.insert("match".into(), json!([{ "ports": ports }]));
     }
+    declaration.terms.write(&mut spec);
     if let Some(sha256) = &declaration.sha256 {
         spec.insert("sha256".into(), sha256.clone().into());
     }

@@ -15,6 +15,7 @@ mod matching;
 mod plugin;
 mod retry;
 mod route;
+mod scoped;
 mod table;
 mod tcp;
 mod tls;
@@ -31,6 +32,7 @@ pub use matching::{Conditions, PatternError, RequestView, StringMatch, UriMatch}
 pub use plugin::{Code, FailStrategy, Phase, Plugin, PluginId};
 pub use retry::{RetryOn, RetryPolicy};
 pub use route::{Action, Destination, DirectResponse, Forward, PathRewrite, Redirect, RedirectPort, Route};
+pub use scoped::{HostChain, ScopedChain, ScopedPlugin};
 pub use table::{RouteTable, Rule};
 pub use tcp::TcpRoute;
 pub use tls::{CertificateInUse, TlsServer, TlsServers};
@@ -72,8 +74,11 @@ pub struct Listener {
     pub tls: Option<TlsServers>,
     /// For a listener that proxies connections, whatever they carry.
     pub tcp: Option<TcpRoute>,
-    /// The plugins that every request of this listener passes, or every connection that is not HTTP, in execution order.
+    /// The plugins that requests of this listener pass, in execution order, and behind them those that connections pass
+    /// that are not HTTP.
     pub plugins: Vec<Arc<Plugin>>,
+    /// Which of them a request passes; `None`: all, whatever it is.
+    pub scoped: Option<ScopedChain>,
 }
 
 impl Listener {

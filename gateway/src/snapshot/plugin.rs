@@ -49,7 +49,8 @@ pub enum FailStrategy {
     Close,
     /// The plugin is left out of that request.
     Open,
-    /// Istio's FAIL_RELOAD. Here every crashed instance is replaced anyway, so it equals `Close`.
+    /// Istio's FAIL_RELOAD: as `Close`, and the instance is replaced. That is done here whatever the strategy is, at once
+    /// where Istio waits a second, so it equals `Close`, also for a module that cannot be fetched.
     Reload,
 }
 

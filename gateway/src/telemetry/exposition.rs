@@ -38,6 +38,7 @@ const PLUGIN_STREAMS: &str = "gateway_plugin_streams_total";
 const PLUGIN_CALLBACKS: &str = "gateway_plugin_callback_duration_seconds";
 const PLUGIN_TRAPS: &str = "gateway_plugin_traps_total";
 const PLUGIN_DEADLINES: &str = "gateway_plugin_deadlines_total";
+const PLUGIN_START_FAILURES: &str = "gateway_plugin_start_failures_total";
 const PLUGIN_LOCAL_RESPONSES: &str = "gateway_plugin_local_responses_total";
 const PLUGIN_CALLS: &str = "gateway_plugin_calls_total";
 const PLUGIN_FAILED_CALLS: &str = "gateway_plugin_failed_calls_total";
@@ -72,6 +73,7 @@ const HELP: &[(&str, &str)] = &[
     (PLUGIN_STREAMS, "Streams that entered a plugin."),
     (PLUGIN_CALLBACKS, "Time in a callback of a plugin, calls into the gateway included."),
     (PLUGIN_TRAPS, "Crashes of a plugin."),
+    (PLUGIN_START_FAILURES, "Instances of a plugin that could not be started."),
     (PLUGIN_DEADLINES, "Callbacks of a plugin that were stopped because they took too long."),
     (PLUGIN_LOCAL_RESPONSES, "Requests that a plugin answered itself."),
     (PLUGIN_CALLS, "Calls of a plugin to services."),
@@ -296,6 +298,7 @@ impl Families {
             (PLUGIN_STREAMS, &cells.streams),
             (PLUGIN_TRAPS, &cells.traps),
             (PLUGIN_DEADLINES, &cells.deadlines),
+            (PLUGIN_START_FAILURES, &cells.start_failures),
             (PLUGIN_LOCAL_RESPONSES, &cells.local_responses),
             (PLUGIN_CALLS, &cells.calls),
             (PLUGIN_FAILED_CALLS, &cells.failed_calls),

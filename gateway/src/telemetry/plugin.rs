@@ -62,6 +62,7 @@ pub(super) struct PluginCells {
     pub(super) streams: Counter,
     pub(super) traps: Counter,
     pub(super) deadlines: Counter,
+    pub(super) start_failures: Counter,
     pub(super) local_responses: Counter,
     pub(super) calls: Counter,
     pub(super) failed_calls: Counter,
@@ -125,6 +126,11 @@ impl PluginStats {
     /// A callback was stopped because it took too long.
     pub fn deadline(&self) {
         self.cells.deadlines.inc();
+    }
+
+    /// A new instance could not be started.
+    pub fn start_failed(&self) {
+        self.cells.start_failures.inc();
     }
 
     /// The plugin answered a request itself.
@@ -205,6 +211,7 @@ impl Cells for PluginCells {
         self.streams.absorb(&other.streams);
         self.traps.absorb(&other.traps);
         self.deadlines.absorb(&other.deadlines);
+        self.start_failures.absorb(&other.start_failures);
         self.local_responses.absorb(&other.local_responses);
         self.calls.absorb(&other.calls);
         self.failed_calls.absorb(&other.failed_calls);

@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::thread;
 
 use thiserror::Error;
-use wasmtime::{Config, InstanceAllocationStrategy, Linker, PoolingAllocationConfig};
+use wasmtime::{Config, Enabled, InstanceAllocationStrategy, Linker, PoolingAllocationConfig};
 
 use crate::deadline::TICK;
 use crate::host;
@@ -121,6 +121,9 @@ fn config(pool: Option<&EngineOptions>) -> Config {
             .max_memory_size(options.max_memory_bytes)
             .table_elements(options.max_table_elements)
             .max_core_instance_size(8 << 20)
+            // Where the kernel can say which pages were written, only those are zeroed, wherever they are. Plugins write to
+            // the end of a stack of 1 MiB first, and an instance for every request would touch its pages anew each time.
+            .pagemap_scan(Enabled::Auto)
             .linear_memory_keep_resident(KEEP_RESIDENT)
             .table_keep_resident(KEEP_RESIDENT);
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));

@@ -20,6 +20,7 @@
 //!   [`Effects`] for what the HTTP layer still has to do (lengths, routing).
 //! * What compiling a module takes is limited before it begins (size, declarations, branching), because
 //!   it cannot be interrupted: tens of seconds of CPU and some hundred megabytes at worst.
+//! * With [`Isolation::Request`] a stream's instance ([`Plugin::fresh`]) holds nothing that any other stream left.
 //! * After a [`Trap`] the instance is dead and says so at once; no plugin code of it runs again.
 //!
 //! # Where this host differs from Envoy on purpose
@@ -55,8 +56,10 @@ mod expressions;
 mod fields;
 mod guest;
 mod host;
+mod image;
 mod inspect;
 mod instance;
+mod instrument;
 mod limits;
 mod log;
 mod module;
@@ -83,7 +86,7 @@ pub use limits::Limits;
 pub use log::{LogLine, LogSink};
 pub use module::{Module, ModuleError};
 pub use outbound::{CallResponse, GrpcCall, HttpCall, Message, Outbound, Upstreams};
-pub use plugin::{Plugin, PluginSettings};
+pub use plugin::{FreshWay, Isolation, Plugin, PluginSettings};
 pub use properties::{Direction, Node, Properties, TlsFacts};
 pub use report::{CustomSection, Export, Import, Producer, Range, Report};
 pub use shared::{HISTOGRAM_BUCKETS, HistogramSample, MetricSample, MetricValue, Quota, QuotaSample, Shared};

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use thiserror::Error;
-use wasmtime::{InstancePre, Linker};
+use wasmtime::{InstancePre, Linker, ModuleExport};
 
 use crate::abi::AbiVersion;
 use crate::inspect::inspect;
+use crate::instrument::{Uncopyable, instrument};
 use crate::state::State;
 use crate::{Callbacks, Engine};
 
@@ -24,6 +25,7 @@ struct Inner {
     reads_properties: bool,
     makes_calls: bool,
     size: usize,
+    uncopyable: Option<Uncopyable>,
 }
 
 /// Why a module was refused. [`ModuleError::code`] is stable; messages say what to change.
@@ -102,9 +104,10 @@ impl Module {
         wasmtime::Module::validate(&engine.wasmtime, wasm)
             .map_err(|error| ModuleError::Malformed(format!("{error:#}")))?;
         // Valid, so what is refused now is a matter of size.
-        let module = wasmtime::Module::from_binary(&engine.wasmtime, wasm)
+        let (instrumented, uncopyable) = instrument(wasm)?;
+        let module = wasmtime::Module::from_binary(&engine.wasmtime, &instrumented)
             .map_err(|error| ModuleError::Limits(format!("{error:#}")))?;
-        Self::link(engine, wasm, &module)
+        Self::link(engine, wasm, &module, uncopyable)
     }
 
     /// The machine code, for [`Module::restore`] in this process or a later one.
@@ -122,10 +125,16 @@ impl Module {
         // SAFETY: the caller's promise is the one that is asked for here.
         let module = unsafe { wasmtime::Module::deserialize(&engine.wasmtime, compiled) }
             .map_err(|error| ModuleError::Malformed(format!("{error:#}")))?;
-        Self::link(engine, wasm, &module)
+        let (_, uncopyable) = instrument(wasm)?;
+        Self::link(engine, wasm, &module, uncopyable)
     }
 
-    fn link(engine: &Engine, wasm: &[u8], module: &wasmtime::Module) -> Result<Self, ModuleError> {
+    fn link(
+        engine: &Engine,
+        wasm: &[u8],
+        module: &wasmtime::Module,
+        uncopyable: Option<Uncopyable>,
+    ) -> Result<Self, ModuleError> {
         let outline = inspect(wasm)?;
         // All names are known, so what does not fit is a type.
         let pre =
@@ -140,6 +149,7 @@ impl Module {
             reads_properties: outline.reads_properties,
             makes_calls: outline.makes_calls,
             size: wasm.len(),
+            uncopyable,
         })))
     }
 
@@ -193,6 +203,16 @@ impl Module {
 
     pub(crate) fn linker(&self) -> &Linker<State> {
         &self.0.engine.linker
+    }
+
+    /// Why instances cannot be copied, if they cannot.
+    pub(crate) fn uncopyable(&self) -> Option<Uncopyable> {
+        self.0.uncopyable
+    }
+
+    /// An export, to be found in instances without a look-up by name.
+    pub(crate) fn export(&self, name: &str) -> Option<ModuleExport> {
+        self.0.pre.module().get_export_index(name)
     }
 
     pub(crate) fn engine(&self) -> &wasmtime::Engine {

@@ -1,14 +1,15 @@
 //! What to run: a module with its settings and the state it shares with other instances.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use wasmtime::InstancePre;
 
 use crate::capabilities;
+use crate::image::Image;
 use crate::instance::Instance;
 use crate::shared::{PluginScope, SharedData};
-use crate::start::{self, StartError};
+use crate::start::{self, StartError, StartFailure};
 use crate::state::State;
 use crate::{Limits, LogLevel, Module, Shared};
 
@@ -27,6 +28,23 @@ pub(crate) struct Inner {
     pub(crate) data: Arc<SharedData>,
     /// Metrics and refusal counts of the plugin.
     pub(crate) scope: Arc<PluginScope>,
+    /// Where fresh instances come from, once that has been found out.
+    fresh: OnceLock<Fresh>,
+}
+
+/// How an instance of its own is made for a stream.
+enum Fresh {
+    Copied(Image),
+    Configured,
+}
+
+/// How [`Plugin::fresh`] makes an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FreshWay {
+    /// As a copy of one that has been configured, of which so many bytes of memory are written.
+    Copied(usize),
+    /// By running the start-up code again, for this reason.
+    Configured(&'static str),
 }
 
 /// The settings of a plugin.
@@ -53,6 +71,18 @@ pub struct PluginSettings {
     /// Names of the host functions and callbacks that the plugin is restricted to (`proxy_log`, `fd_write`,
     /// `proxy_on_request_headers`, …), as Envoy's `allowed_capabilities`. `None`: all.
     pub allowed_capabilities: Option<Vec<String>>,
+    /// Who shares an instance.
+    pub isolation: Isolation,
+}
+
+/// Who shares an instance, and with it whatever the plugin keeps in its memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Isolation {
+    /// All streams of a worker.
+    #[default]
+    Worker,
+    /// Nobody: every stream has an instance of its own ([`Plugin::fresh`]).
+    Request,
 }
 
 impl PluginSettings {
@@ -68,6 +98,7 @@ impl PluginSettings {
             log_level: LogLevel::Info,
             limits: Limits::default(),
             allowed_capabilities: None,
+            isolation: Isolation::Worker,
         }
     }
 }
@@ -89,7 +120,7 @@ impl Plugin {
             None => Ok(module.pre().clone()),
             Some(allowed) => capabilities::restrict(&module, allowed).map_err(|error| format!("{error:#}")),
         };
-        Self(Arc::new(Inner { module, pre, settings, shared, data, scope }))
+        Self(Arc::new(Inner { module, pre, settings, shared, data, scope, fresh: OnceLock::new() }))
     }
 
     /// Makes and configures an instance: start-up code of the module, `on_context_create` of the root
@@ -97,6 +128,49 @@ impl Plugin {
     /// control thread and hand the instance over.
     pub fn instantiate(&self) -> Result<Instance, StartError> {
         start::start(&self.0)
+    }
+
+    /// Finds out how [`Plugin::fresh`] makes instances, which takes as long as [`Plugin::instantiate`].
+    ///
+    /// A copy is the rule. A module that changes its tables is configured anew for every stream, on the thread that asks,
+    /// so its whole start-up has the time of one callback; one that needs longer is refused.
+    pub fn prepare_fresh(&self) -> Result<FreshWay, StartError> {
+        if self.0.fresh.get().is_none() {
+            let fresh = match self.0.module.uncopyable() {
+                None => Fresh::Copied(start::image(&self.0)?),
+                Some(uncopyable) => {
+                    start::start_within(&self.0, start::callback_budget(&self.0)).map_err(|mut error| {
+                        if let StartFailure::Deadline(_) = error.failure {
+                            let limit = self.0.settings.limits.callback_cpu;
+                            error.failure = StartFailure::TooSlowToIsolate { reason: uncopyable.reason(), limit };
+                        }
+                        error
+                    })?;
+                    Fresh::Configured
+                }
+            };
+            // Somebody else may have been faster, with the same.
+            let _ = self.0.fresh.set(fresh);
+        }
+        Ok(self.fresh_way())
+    }
+
+    /// What [`Plugin::prepare_fresh`] has found out.
+    pub fn fresh_way(&self) -> FreshWay {
+        match (self.0.fresh.get(), self.0.module.uncopyable()) {
+            (Some(Fresh::Copied(image)), _) => FreshWay::Copied(image.bytes()),
+            (_, Some(uncopyable)) => FreshWay::Configured(uncopyable.reason()),
+            (_, None) => FreshWay::Configured("no copy has been made"),
+        }
+    }
+
+    /// An instance that holds what a configured one holds and nothing that any stream left, within the time of one
+    /// callback. It has no timer and hears of no queues.
+    pub fn fresh(&self) -> Result<Instance, StartError> {
+        match self.0.fresh.get() {
+            Some(Fresh::Copied(image)) => image.instantiate(&self.0),
+            _ => start::start_within(&self.0, start::callback_budget(&self.0)),
+        }
     }
 
     /// The module.

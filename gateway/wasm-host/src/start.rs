@@ -6,13 +6,17 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use thiserror::Error;
 use wasmtime::{PoolConcurrencyLimitError, Store, TypedFunc, UpdateDeadline, WasmParams, WasmResults};
 
 use crate::callbacks::{Exports, find};
 use crate::contexts::ROOT;
+use crate::deadline::Budget;
+use crate::image::{self, Blank, Image};
 use crate::instance::Instance;
+use crate::instrument::START;
 use crate::plugin::Inner;
 use crate::state::{Stage, State};
 use crate::trap::Exit;
@@ -54,6 +58,17 @@ pub enum StartFailure {
     /// The host functions that it may not call could not be taken away.
     #[error("the plugin cannot be restricted to allowedCapabilities: {0}")]
     Capabilities(String),
+    /// Every request would have to wait for its start-up code, and that takes longer than a callback may.
+    #[error(
+        "isolation: request would configure the plugin anew for every request, because {reason}, and that takes longer than \
+         a callback may ({limit:?} of CPU time); raise limits.callbackCpu or leave isolation out"
+    )]
+    TooSlowToIsolate {
+        /// Why no copy of a configured instance can be made.
+        reason: &'static str,
+        /// The limit.
+        limit: Duration,
+    },
     /// The engine's pool of instances is used up.
     #[error("too many plugin instances are alive: {0}; raise the limit on instances, or load fewer plugins")]
     Instances(String),
@@ -68,6 +83,7 @@ impl StartError {
             StartFailure::Memory { .. } => "plugin-memory",
             StartFailure::Refused => "plugin-start-refused",
             StartFailure::ConfigurationRefused(_) => "plugin-configuration-refused",
+            StartFailure::TooSlowToIsolate { .. } => "plugin-isolation-too-slow",
             StartFailure::Instances(_) => "plugin-instances-exhausted",
             StartFailure::Capabilities(_) => "plugin-capabilities",
         }
@@ -86,13 +102,17 @@ impl fmt::Display for StartError {
 
 /// Starts an instance.
 pub(crate) fn start(plugin: &Arc<Inner>) -> Result<Instance, StartError> {
-    let mut store = Store::new(plugin.module.engine(), State::new(plugin.clone()));
-    store.limiter(|state| &mut state.growth);
-    store.epoch_deadline_callback(|mut store| {
-        store.data_mut().deadline.tick()?;
-        Ok(UpdateDeadline::Continue(1))
+    let limits = &plugin.settings.limits;
+    start_within(plugin, Budget { cpu: limits.start_cpu, wall: limits.start_wall })
+}
+
+/// Starts an instance with another budget of time than what is usual.
+pub(crate) fn start_within(plugin: &Arc<Inner>, budget: Budget) -> Result<Instance, StartError> {
+    let mut store = store(plugin, budget);
+    let started = link(&mut store, plugin).and_then(|(instance, exports)| {
+        configure(&mut store, plugin, &instance, &exports)?;
+        Ok(exports)
     });
-    let started = run(&mut store, plugin);
     match started {
         Ok(exports) => {
             store.data_mut().started();
@@ -102,8 +122,40 @@ pub(crate) fn start(plugin: &Arc<Inner>) -> Result<Instance, StartError> {
     }
 }
 
-fn run(store: &mut Store<State>, plugin: &Inner) -> Result<Exports, StartFailure> {
+/// Starts an instance to see what that changes in it.
+pub(crate) fn image(plugin: &Arc<Inner>) -> Result<Image, StartError> {
+    let limits = &plugin.settings.limits;
+    let mut store = store(plugin, Budget { cpu: limits.start_cpu, wall: limits.start_wall });
+    let started = link(&mut store, plugin).and_then(|(instance, exports)| {
+        let memory = store.data().memory;
+        let blank = Blank::of(&mut store, &instance, memory);
+        configure(&mut store, plugin, &instance, &exports)?;
+        Ok(Image::of(&mut store, &instance, &blank, plugin))
+    });
+    image::release_pages(&mut store);
+    started.map_err(|failure| StartError { failure, log: store.data_mut().start_lines() })
+}
+
+/// The time that one callback has.
+pub(crate) fn callback_budget(plugin: &Inner) -> Budget {
+    let limits = &plugin.settings.limits;
+    Budget { cpu: limits.callback_cpu, wall: limits.callback_wall }
+}
+
+/// A store for an instance whose start may take so long.
+pub(crate) fn store(plugin: &Arc<Inner>, budget: Budget) -> Store<State> {
+    let mut store = Store::new(plugin.module.engine(), State::new(plugin.clone(), budget));
+    store.limiter(|state| &mut state.growth);
+    store.epoch_deadline_callback(|mut store| {
+        store.data_mut().deadline.tick()?;
+        Ok(UpdateDeadline::Continue(1))
+    });
     store.set_epoch_deadline(1);
+    store
+}
+
+/// Makes the instance. No code of the plugin runs yet.
+pub(crate) fn link(store: &mut Store<State>, plugin: &Inner) -> Result<(wasmtime::Instance, Exports), StartFailure> {
     let pre = plugin.pre.as_ref().map_err(|why| StartFailure::Capabilities(why.clone()))?;
     let instance = pre.instantiate(&mut *store).map_err(|error| failure(store, "instantiation", &error))?;
     let allocator =
@@ -112,9 +164,22 @@ fn run(store: &mut Store<State>, plugin: &Inner) -> Result<Exports, StartFailure
     let state = store.data_mut();
     state.memory = memory;
     state.allocator = allocator;
-    initialize(store, &instance)?;
-
     let exports = Exports::of(&instance, &mut *store, plugin);
+    Ok((instance, exports))
+}
+
+/// Runs the start-up code and configures the root context.
+fn configure(
+    store: &mut Store<State>,
+    plugin: &Inner,
+    instance: &wasmtime::Instance,
+    exports: &Exports,
+) -> Result<(), StartFailure> {
+    if let Some(start) = find::<(), ()>(instance, &mut *store, START) {
+        call(store, "instantiation", Some(&start), ())?;
+    }
+    initialize(store, instance)?;
+
     store.data_mut().stage = Stage::VmStart;
     call(store, "proxy_on_context_create", exports.on_context_create.as_ref(), (ROOT, 0))?;
     let size = length(&plugin.settings.vm_configuration);
@@ -132,7 +197,7 @@ fn run(store: &mut Store<State>, plugin: &Inner) -> Result<Exports, StartFailure
             return Err(StartFailure::ConfigurationRefused(name));
         }
     }
-    Ok(exports)
+    Ok(())
 }
 
 /// The start-up code of the module's language.
@@ -167,7 +232,7 @@ fn call<P: WasmParams, R: WasmResults>(
     function.call(&mut *store, params).map(Some).map_err(|error| failure(store, name, &error))
 }
 
-fn failure(store: &Store<State>, name: &'static str, error: &wasmtime::Error) -> StartFailure {
+pub(crate) fn failure(store: &Store<State>, name: &'static str, error: &wasmtime::Error) -> StartFailure {
     if error.is::<PoolConcurrencyLimitError>() {
         return StartFailure::Instances(error.to_string());
     }

@@ -72,9 +72,9 @@ pub(crate) struct State {
 }
 
 impl State {
-    pub(crate) fn new(plugin: Arc<Inner>) -> Self {
+    /// For an instance whose start may take so long.
+    pub(crate) fn new(plugin: Arc<Inner>, budget: Budget) -> Self {
         let limits = &plugin.settings.limits;
-        let budget = Budget { cpu: limits.start_cpu, wall: limits.start_wall };
         let growth = Growth {
             memory_limit: limits.memory_bytes,
             table_limit: limits.table_elements,

@@ -61,7 +61,9 @@ async fn plugins_see_and_do_here_what_they_see_and_do_in_envoy() {
         std::fs::write(&path, &seen).unwrap();
     }
     let is_left_out = |row: &table::Row| {
-        let absent = |(module, language): &(&str, &str)| absent.contains(module) && row.case.starts_with(&format!("{language}: "));
+        let absent = |(module, language): &(&str, &str)| {
+            absent.contains(module) && row.case.starts_with(&format!("{language}: "))
+        };
         cases::languages::LANGUAGES.iter().any(absent)
     };
     let known = table::read(&std::fs::read_to_string(&path).unwrap()).unwrap();

@@ -16,7 +16,9 @@ mod replacement;
 mod replies;
 mod restart;
 mod rewrite_body;
+mod rows;
 mod services;
+mod terms;
 
 /// Sends a `GET` with these header lines and reads the response.
 async fn get(client: &mut RawClient, path: &str, headers: &str) -> RawResponse {

@@ -28,6 +28,7 @@ mod virtual_hosts;
 use std::sync::Arc;
 
 pub use plugins::declarations;
+pub(crate) use plugins::terms as plugin_terms;
 pub(crate) use server_hosts::{ServerHosts, parse as parse_host};
 
 use self::{
@@ -76,6 +77,7 @@ pub fn compile(
             tls: None,
             tcp: None,
             plugins: Vec::new(),
+            scoped: None,
         };
         let (mut http, mut tcp) = (listener.kind == Kind::Http, listener.kind == Kind::Tcp);
         match listener.kind {
@@ -96,9 +98,10 @@ pub fn compile(
                 served.tls = Some(tls::build(&listener, contents, &material, &mut out.problems));
             }
         }
-        served.plugins = plugins::chain(attached, listener.rule_port, http, tcp);
+        (served.plugins, served.scoped) = plugins::chain(attached, listener.rule_port, &out.routes, http, tcp);
         listeners.push(Arc::new(served));
     }
+    plugins::check_routes(resources, options, &out.routes, &mut out.problems);
     plugins::report_unused(resources, &listeners, attached, &mut out.problems);
     // The same VirtualService on several ports has the same problems.
     out.problems.sort_by(Problem::by_place);

@@ -1,6 +1,7 @@
 //! WasmPlugins and TrafficExtensions → declarations, and plugins that are ready → the chains of listeners.
 
 use std::{
+    borrow::Cow,
     hash::{DefaultHasher, Hash, Hasher},
     path::{Path as FilePath, PathBuf},
     sync::Arc,
@@ -16,11 +17,11 @@ use crate::{
         path::Path,
         problem::{Level, Problem},
         resources::{Resource, Resources, TRAFFIC_EXTENSION},
-        yaml::Value,
+        yaml::{self, Value},
     },
-    istio::{EnvVar, WasmPlugin},
-    plugins::{Attached, Declaration, ModuleSource, Origin, PullSecret, Remote},
-    snapshot::{FailStrategy, Listener, Phase, Plugin},
+    istio::{EnvVar, Labels, WasmPlugin},
+    plugins::{Attached, Declaration, Mistakes, ModuleSource, Origin, PullSecret, Remote, Scope, Terms},
+    snapshot::{FailStrategy, Listener, Phase, Plugin, Route, ScopedChain, ScopedPlugin},
 };
 
 type PluginResource = Resource<WasmPlugin<Value>>;
@@ -146,7 +147,33 @@ fn declaration(
         root_namespace: plugin.namespace == options.root_namespace && options.root_namespace != options.namespace,
         // `~` sorts behind every time.
         created: plugin.created.clone().unwrap_or_else(|| format!("~{order:08}")),
+        // What is wrong with them was found when the resource was checked, and it was refused.
+        terms: terms(&plugin.annotations).0,
     }
+}
+
+/// What annotations say that the spec has no field for, and what is wrong with them: annotation and mistake.
+pub(crate) fn terms(annotations: &Labels) -> (Terms, Vec<(String, Cow<'static, str>)>) {
+    let (mut terms, mut mistakes) = (Terms::default(), Mistakes::default());
+    for (key, text) in annotations {
+        let Some(name) = key.strip_prefix(Terms::PREFIX) else { continue };
+        let mut documents = yaml::documents(text).into_iter();
+        let value = match (documents.next(), documents.next()) {
+            (Some(Ok(document)), None) => serde_json::to_value(document.value).ok(),
+            _ => None,
+        };
+        let Some(value) = value else {
+            mistakes.add(key, "must be one value in YAML");
+            continue;
+        };
+        if !terms.set(name, key, &value, &mut mistakes) {
+            mistakes.add(
+                key,
+                format!("unknown annotation; behind {} there are {}", Terms::PREFIX, Terms::NAMES.join(", ")),
+            );
+        }
+    }
+    (terms, mistakes.into_list())
 }
 
 /// The value of a variable; HOST takes it from the gateway's own environment.
@@ -222,15 +249,65 @@ fn pull_secret(resources: &Resources, namespace: &str, name: &str) -> PullSecret
     PullSecret { name: format!("{namespace}/{name}"), docker_config }
 }
 
-/// The chain of a listener with this bound port, of those for TCP if it has `tcp` servers and of those for HTTP if it
-/// has `http` ones; `attached` is in the order of execution.
-pub(super) fn chain(attached: &[Attached], port: u16, http: bool, tcp: bool) -> Vec<Arc<Plugin>> {
-    attached
-        .iter()
-        .filter(|plugin| plugin.ports.is_empty() || plugin.ports.contains(&port))
-        .filter(|plugin| if plugin.plugin.network { tcp } else { http })
-        .map(|attached| Arc::clone(&attached.plugin))
-        .collect()
+/// The plugins of a listener with this bound port, and which of them a request passes if that depends on the request:
+/// those for HTTP if it has `http` servers, behind them those for TCP if it has `tcp` ones. `attached` is in the order of
+/// execution; `routes` has those of the listener, at their ids.
+pub(super) fn chain(
+    attached: &[Attached],
+    port: u16,
+    routes: &[Arc<Route>],
+    http: bool,
+    tcp: bool,
+) -> (Vec<Arc<Plugin>>, Option<ScopedChain>) {
+    let ids = |scope: &Scope| {
+        let named = |route: &Route| scope.routes.iter().any(|name| name.is_of(route));
+        (0..).zip(routes).filter(|(_, route)| named(route)).map(|(id, _)| id).collect()
+    };
+    let mut plugins = Vec::new();
+    let mut add = |plugin: &Arc<Plugin>, scopes: &[&Scope]| {
+        plugins.push(Arc::clone(plugin));
+        let scopes = scopes.iter().map(|scope| (scope.hosts.clone(), (!scope.routes.is_empty()).then(|| ids(scope))));
+        ScopedPlugin { plugin: plugins.len() - 1, scopes: scopes.collect() }
+    };
+    let (mut steps, mut scoped) = (Vec::new(), false);
+    let here = |plugin: &&Attached| plugin.ports.is_empty() || plugin.ports.contains(&port);
+    for attached in attached.iter().filter(here).filter(|plugin| http && !plugin.plugin.network) {
+        scoped |= !attached.scope.is_everything() || !attached.overrides.is_empty();
+        let overrides = attached.overrides.iter().map(|(scope, plugin)| add(plugin, &[&attached.scope, scope]));
+        let mut choices: Vec<ScopedPlugin> = overrides.collect();
+        choices.push(add(&attached.plugin, &[&attached.scope]));
+        steps.push(choices);
+    }
+    // Scopes are about requests.
+    let network = attached.iter().filter(here).filter(|plugin| tcp && plugin.plugin.network);
+    plugins.extend(network.map(|attached| Arc::clone(&attached.plugin)));
+    (plugins, scoped.then(|| ScopedChain::new(&steps)))
+}
+
+/// Says which routes that plugins are limited to do not exist.
+pub(super) fn check_routes(
+    resources: &Resources,
+    options: &Options,
+    routes: &[Arc<Route>],
+    problems: &mut Vec<Problem>,
+) {
+    for plugin in &resources.wasm_plugins {
+        let targeted = !plugin.spec.target_refs.is_empty() || plugin.spec.target_ref.is_some();
+        if !applies(plugin, plugin.spec.selector.as_ref(), targeted, options) {
+            continue;
+        }
+        let terms = terms(&plugin.annotations).0;
+        let named = terms.overrides.iter().flat_map(|other| &other.scope.routes).map(|name| ("overrides", name));
+        for (setting, name) in terms.scope.routes.iter().map(|name| ("routes", name)).chain(named) {
+            if !routes.iter().any(|route| name.is_of(route)) {
+                let message = format!("this gateway has no route {name}, so nothing is chosen by it");
+                let annotations = Path::Root.key("metadata");
+                let annotations = annotations.key("annotations");
+                let key = format!("{}{setting}", Terms::PREFIX);
+                problems.push(plugin.problem(Level::Warning, "GW0101", &annotations.key(&key), message));
+            }
+        }
+    }
 }
 
 /// Reports plugins for TCP that no listener has. (Istio also runs them below HTTP, where they would see it as bytes.)

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 
 use super::{Report, selector_labels};
 use crate::{
-    config::{path::Path, resources::Resource, yaml::Value},
-    istio::{TrafficExtension, WasmPlugin},
+    config::{compile::plugin_terms, path::Path, resources::Resource, yaml::Value},
+    istio::{Labels, TrafficExtension, WasmPlugin},
     plugins,
 };
 
@@ -13,7 +13,7 @@ type Spec = WasmPlugin<Value>;
 
 /// Checks a WasmPlugin.
 pub(crate) fn wasm_plugin(resource: &Resource<Spec>, report: &mut Report<'_, Spec>) {
-    check(&resource.spec, &Path::SPEC, report);
+    check(&resource.spec, &Path::SPEC, &resource.annotations, report);
 }
 
 /// Checks a TrafficExtension.
@@ -27,12 +27,12 @@ pub(crate) fn traffic_extension(
         (None, Some(_)) => {
             report.refuse(&Path::SPEC.key("lua"), "lua", "the extension does not run; write it as a plugin")
         }
-        (Some(_), None) => check(&WasmPlugin::from(spec), &Path::SPEC.key("wasm"), report),
+        (Some(_), None) => check(&WasmPlugin::from(spec), &Path::SPEC.key("wasm"), &resource.annotations, report),
     }
 }
 
 /// `module` is where the fields stand that say what runs.
-fn check<T>(spec: &Spec, module: &Path<'_>, report: &mut Report<'_, T>) {
+fn check<T>(spec: &Spec, module: &Path<'_>, annotations: &Labels, report: &mut Report<'_, T>) {
     check_url(&spec.url, &module.key("url"), report);
     let digest = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
     if !spec.sha256.is_empty() && (spec.sha256.len() != 64 || !spec.sha256.bytes().all(digest)) {
@@ -59,6 +59,9 @@ fn check<T>(spec: &Spec, module: &Path<'_>, report: &mut Report<'_, T>) {
     }
     if spec.plugin_config.as_ref().is_some_and(|config| !config.is_mapping()) {
         report.reject(&module.key("pluginConfig"), "must be a mapping");
+    }
+    for (field, mistake) in plugin_terms(annotations).1 {
+        report.reject(&Path::Root.key("metadata").key("annotations").key(&field), mistake);
     }
     check_attachment(spec, report);
     check_environment(spec, module, report);
@@ -168,6 +171,30 @@ mod tests {
                 ("{wasm: {url: 'file:///a', phase: AUTHN}}", "spec.wasm.phase"),
                 ("{wasm: {url: 'file:///a'}, url: 'file:///a'}", "spec.url"),
                 ("{wasm: {url: 'file:///a'}, priority: 3000000000}", "spec.priority"),
+            ],
+        );
+    }
+
+    #[test]
+    fn annotations() {
+        let template = "apiVersion: extensions.istio.io/v1alpha1\nkind: WasmPlugin\nmetadata:\n  name: p\n  annotations: $$\n\
+                        spec: {url: 'file:///a.wasm'}\n";
+        assert_problems(
+            template,
+            &[
+                ("{istio.io/other: x}", ""),
+                (
+                    "{plugin.gateway/limits: '{callbackCpu: 20ms, memory: 1Gi}', plugin.gateway/isolation: request, \
+                      plugin.gateway/hosts: '[a.example.com, \"*.b.example.com\"]', plugin.gateway/routes: '[default/shop/cart]', \
+                      plugin.gateway/overrides: '[{hosts: [c.example.com], pluginConfig: {a: 1}}]'}",
+                    "",
+                ),
+                ("{plugin.gateway/limits: '{memory: 2Gi}'}", "must be a size from 64Ki to 1Gi"),
+                ("{plugin.gateway/limits: '{memory: 2Gi}'}", "limits.memory"),
+                ("{plugin.gateway/limit: '{memory: 1Gi}'}", "there are limits, isolation, hosts"),
+                ("{plugin.gateway/isolation: stream}", "must be worker or request"),
+                ("{plugin.gateway/hosts: '[a'}", "must be one value in YAML"),
+                ("{plugin.gateway/routes: '[shop]'}", "must be namespace/virtual-service"),
             ],
         );
     }

@@ -192,7 +192,7 @@ impl Passage {
             request: Stage::default(),
             response: Stage::default(),
         };
-        if let Some(vm) = live.vm()
+        if let Some(vm) = live.stream_vm()
             && let Some(exchange) = self.exchange.take()
         {
             let opened = vm.with(|instance| instance.open(exchange));

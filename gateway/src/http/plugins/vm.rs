@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use proxy_wasm_host::{Callbacks, ContextId, Half, Instance, Limits, Trap, TrapKind};
+use proxy_wasm_host::{Callbacks, ContextId, Half, Instance, Isolation, Limits, StartFailure, Trap, TrapKind};
 use tokio::{sync::mpsc, task::AbortHandle};
 
 use super::{calls::Going, weight::Weight};
@@ -58,6 +58,7 @@ pub(crate) struct PluginSet {
 }
 
 /// A plugin's place in the chain of a listener.
+#[derive(Clone)]
 pub(crate) struct Link {
     pub(super) live: Rc<Live>,
     pub(super) fail: FailStrategy,
@@ -100,6 +101,8 @@ impl PluginSet {
             if let Some(spare) = spare {
                 live.stats.instance_started(spare.memory_bytes());
                 live.spares.borrow_mut().push(spare);
+            } else {
+                live.stats.start_failed();
             }
         }
     }
@@ -137,6 +140,8 @@ pub(super) struct Live {
     worker: usize,
     held: Rc<Cell<usize>>,
     config: Rc<RefCell<Option<Rc<Config>>>>,
+    /// Every stream has an instance of its own.
+    isolated: bool,
 }
 
 impl Live {
@@ -154,6 +159,7 @@ impl Live {
             id: plugin.id,
             name: format!("{}/{}", plugin.namespace, plugin.name),
             callbacks: code.as_ref().map(|plugin| plugin.module().callbacks()).unwrap_or_default(),
+            isolated: code.as_ref().is_some_and(|plugin| plugin.settings().isolation == Isolation::Request),
             plugin: code,
             stats,
             telemetry: Rc::clone(&set.telemetry),
@@ -211,14 +217,37 @@ impl Live {
         Weight::new(&self.held)
     }
 
-    /// The instance for a new stream; `None` while a crashed one is being replaced.
+    /// The instance for a new stream; `None` if there is none.
+    pub(super) fn stream_vm(self: &Rc<Self>) -> Option<Rc<Vm>> {
+        if !self.isolated {
+            return self.vm();
+        }
+        match self.plugin.as_ref()?.fresh() {
+            Ok(instance) => {
+                self.stats.instance_started(instance.memory_bytes());
+                Some(Vm::new(instance, self, false))
+            }
+            Err(error) => {
+                if let StartFailure::Instances(_) = error.failure {
+                    self.limit_exceeded(Limit::PluginInstances);
+                } else {
+                    self.stats.start_failed();
+                }
+                tracing::warn!(plugin = %self.name, %error, "no instance for a request; it fails by the failStrategy");
+                None
+            }
+        }
+    }
+
+    /// The instance that all streams share, or that only has a timer and queues if they do not; `None` while a crashed
+    /// one is being replaced.
     pub(super) fn vm(self: &Rc<Self>) -> Option<Rc<Vm>> {
         if let Some(vm) = &*self.current.borrow()
             && !vm.dead.get()
         {
             return Some(Rc::clone(vm));
         }
-        let next = self.spares.borrow_mut().pop().map(|instance| Vm::new(instance, self));
+        let next = self.spares.borrow_mut().pop().map(|instance| Vm::new(instance, self, true));
         if self.spares.borrow().is_empty() && !self.ordered.get() {
             self.order();
         }
@@ -274,7 +303,10 @@ pub(super) struct Vm {
     code: Option<proxy_wasm_host::Plugin>,
     held: Rc<Cell<usize>>,
     config: Rc<RefCell<Option<Rc<Config>>>>,
+    /// The module has a timer, and this is the instance to run it.
     ticks: bool,
+    /// Takes new streams, so that another has to take its place when it dies.
+    shared: bool,
     period: Cell<Option<Duration>>,
     ticker: RefCell<Option<AbortHandle>>,
     /// Tells it of items in its queues.
@@ -282,7 +314,8 @@ pub(super) struct Vm {
 }
 
 impl Vm {
-    fn new(instance: Instance, live: &Rc<Live>) -> Rc<Self> {
+    /// `shared`: it is not for one stream alone.
+    fn new(instance: Instance, live: &Rc<Live>, shared: bool) -> Rc<Self> {
         let vm = Rc::new(Self {
             memory: Cell::new(instance.memory_bytes()),
             instance: RefCell::new(instance),
@@ -299,14 +332,17 @@ impl Vm {
             code: live.plugin.clone(),
             held: Rc::clone(&live.held),
             config: Rc::clone(&live.config),
-            ticks: live.callbacks.tick,
+            ticks: live.callbacks.tick && shared,
+            shared,
             period: Cell::new(None),
             ticker: RefCell::default(),
             listener: Cell::default(),
         });
-        vm.update_ticker();
+        if vm.ticks {
+            vm.update_ticker();
+        }
         vm.make_calls();
-        if live.callbacks.queue_ready {
+        if live.callbacks.queue_ready && shared {
             vm.listen();
         }
         vm
@@ -406,7 +442,7 @@ impl Vm {
         }
         drop(self.going.take());
         // The next request must not be the one that finds out.
-        if let Some(live) = self.live.upgrade() {
+        if let Some(live) = self.live.upgrade().filter(|_| self.shared) {
             live.vm();
         }
     }

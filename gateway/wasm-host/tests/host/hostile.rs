@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use proxy_wasm_host::{Action, Instance, Limits, Plugin, Quota, Trap, TrapKind};
+use proxy_wasm_host::{Action, Instance, Limits, Plugin, PluginSettings, Quota, Trap, TrapKind};
 
 use crate::fixture::{exchange, open, response, run_on, scripted, shared, start, start_with};
 use crate::script::{N, On, Out, Program, Script, allocator, b, program, results, script};
@@ -68,18 +68,21 @@ fn a_trap_in_any_callback_kills_the_instance_and_nothing_else() {
 }
 
 #[test]
-fn every_kind_of_failure_is_a_trap() {
-    for (deed, words) in [
-        ("abort", "unreachable"),
-        ("read_outside", "out of bounds memory access"),
-        ("write_outside", "out of bounds memory access"),
-        ("divide_by_zero", "divide by zero"),
-        ("recurse", "call stack exhausted"),
-        ("call_nothing", "table"),
-        ("call_wrong_type", "type mismatch"),
-    ] {
-        let (_, trap) = trap_in(On::RequestHeaders, program().call(deed, []), Limits::default());
-        assert!(trap.kind == TrapKind::Trap && trap.message.contains(words), "{deed}: {trap}");
+fn every_kind_of_failure_in_every_callback_is_a_trap() {
+    for on in ALL {
+        for (deed, words) in [
+            ("abort", "unreachable"),
+            ("read_outside", "out of bounds memory access"),
+            ("write_outside", "out of bounds memory access"),
+            ("divide_by_zero", "divide by zero"),
+            ("recurse", "call stack exhausted"),
+            ("call_nothing", "table"),
+            ("call_wrong_type", "type mismatch"),
+        ] {
+            let (mut instance, trap) = trap_in(on, program().call(deed, []), Limits::default());
+            assert!(trap.kind == TrapKind::Trap && trap.message.contains(words), "{deed} in {on:?}: {trap}");
+            is_dead(&mut instance);
+        }
     }
 }
 
@@ -125,6 +128,31 @@ fn a_loop_of_host_calls_or_bulk_operations_is_cut() {
     }
 }
 
+/// CPU time of this thread.
+fn cpu_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is valid for writing; the call has no other effect.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
+}
+
+#[test]
+fn filling_all_memory_holds_the_cut_up_for_one_fill() {
+    // Memory that has been touched, so that what is measured is the filling.
+    let fill = program().call("grow", []).call("proxy_get_log_level", [N(0x1000)]);
+    let settings = script(On::Tick, fill).and(On::RequestHeaders, program().call("loop_filling", [])).settings();
+    let mut instance = start_with(PluginSettings { limits: hurry(), ..settings });
+    instance.on_tick().unwrap();
+    let context = open(&mut instance, |_| {});
+    let before = cpu_time();
+    let trap = instance.on_request_headers(context, true).unwrap_err();
+    let stall = (cpu_time() - before).saturating_sub(hurry().callback_cpu);
+    println!("64 MiB: {stall:?} after the end of the budget");
+    assert_eq!(trap.kind, TrapKind::CpuDeadline);
+    // Two ticks of the clock, and twice what one fill of 64 MiB may take.
+    assert!(stall < Duration::from_millis(20 + 40), "{stall:?}");
+}
+
 #[test]
 fn the_budget_is_one_callbacks_and_not_one_streams() {
     // Many callbacks that together take longer than the limit of one.
@@ -166,6 +194,14 @@ fn memory_is_limited() {
 }
 
 #[test]
+fn memory_may_be_a_gibibyte() {
+    let limits = Limits { memory_bytes: 1 << 30, callback_cpu: Duration::from_secs(10), ..Limits::default() };
+    let settings = script(On::RequestHeaders, program().call("grow", [])).settings();
+    let mut instance = start_with(PluginSettings { limits, ..settings });
+    assert_eq!(results(&run_on(&mut instance), On::RequestHeaders), [1 << 14], "pages");
+}
+
+#[test]
 fn tables_are_limited() {
     let limits = Limits { table_elements: 1000, ..Limits::default() };
     let mut settings =
@@ -186,6 +222,22 @@ fn memory_of_a_dead_instance_is_not_seen_by_the_next() {
         run_on(&mut writer);
         drop(writer);
         let exchange = run_on(&mut start(&script(On::RequestHeaders, look.clone())));
+        assert!(exchange.properties.stored(b"seen").unwrap().iter().all(|byte| *byte == 0));
+    }
+}
+
+#[test]
+fn memory_of_one_plugin_is_not_seen_by_another() {
+    let secret = program().call("grow", []).call("random_get", [N(0x2_0000), N(60_000)]);
+    let other = r#"(module (import "env" "proxy_set_property" (func $set (param i32 i32 i32 i32) (result i32)))
+        (memory (export "memory") 4) (data (i32.const 0) "seen")
+        (func (export "malloc") (param i32) (result i32) (i32.const 1024)) (func (export "proxy_abi_version_0_2_1"))
+        (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
+          (drop (call $set (i32.const 0) (i32.const 4) (i32.const 0x20000) (i32.const 60000))) (i32.const 0)))"#;
+    let other = Plugin::new(crate::fixture::compile(other).unwrap(), PluginSettings::new("other"), shared().0);
+    for _ in 0..5 {
+        run_on(&mut start(&script(On::RequestHeaders, secret.clone())));
+        let exchange = run_on(&mut other.instantiate().unwrap());
         assert!(exchange.properties.stored(b"seen").unwrap().iter().all(|byte| *byte == 0));
     }
 }

@@ -6,8 +6,10 @@
 mod bodies;
 mod calls;
 mod fixture;
+mod fresh;
 mod headers;
 mod hostile;
+mod invariants;
 mod lifecycle;
 mod modules;
 mod pointers;

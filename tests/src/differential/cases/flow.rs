@@ -24,7 +24,9 @@ pub(super) fn cases() -> Vec<Case> {
         Case::post("flow: two chunks pass", "").chunks(&["one", "two"]),
         Case::post("flow: chunks and trailers pass", "").chunks(&["one", "two"]).trailers(&[("x-end", "here")]),
         Case::get("flow: an answer in chunks passes", "").answer_chunks(&["one", "two"]),
-        Case::get("flow: an answer with trailers passes", "").answer_chunks(&["one"]).answer_trailers(&[("x-end", "here")]),
+        Case::get("flow: an answer with trailers passes", "")
+            .answer_chunks(&["one"])
+            .answer_trailers(&[("x-end", "here")]),
         Case::get("flow: an answer without a body", "").answer(204, ""),
         Case::get("flow: an empty answer", "").answer(200, ""),
     ];
@@ -32,9 +34,18 @@ pub(super) fn cases() -> Vec<Case> {
     for action in [1, 2, 3, 4, 5, 7] {
         let hangs = action != 2;
         let case = |case: Case| if hangs { case.hangs() } else { case };
-        cases.push(case(Case::get(format!("flow: request headers return {action}, no body"), &format!("request_headers return {action}"))));
-        cases.push(case(Case::post(format!("flow: request headers return {action}"), &format!("request_headers return {action}"))));
-        cases.push(case(Case::get(format!("flow: response headers return {action}"), &format!("response_headers return {action}"))));
+        cases.push(case(Case::get(
+            format!("flow: request headers return {action}, no body"),
+            &format!("request_headers return {action}"),
+        )));
+        cases.push(case(Case::post(
+            format!("flow: request headers return {action}"),
+            &format!("request_headers return {action}"),
+        )));
+        cases.push(case(Case::get(
+            format!("flow: response headers return {action}"),
+            &format!("response_headers return {action}"),
+        )));
         cases.push(Case::post(
             format!("flow: request headers return {action} and a tick resumes"),
             &format!("{}request_headers return {action}", resumed(0)),
@@ -56,22 +67,34 @@ pub(super) fn cases() -> Vec<Case> {
                 &format!("{}request_body! return {action}", resumed(0)),
             )
             .chunks(&["one", "two"]),
-            Case::get(format!("flow: response body returns {action} once"), &format!("response_body#1 return {action}"))
-                .answer_chunks(&["one", "two", "three"]),
-            Case::get(format!("flow: response body returns {action} always"), &format!("response_body return {action}"))
-                .answer_chunks(&["one", "two"])
-                .hangs(),
+            Case::get(
+                format!("flow: response body returns {action} once"),
+                &format!("response_body#1 return {action}"),
+            )
+            .answer_chunks(&["one", "two", "three"]),
+            Case::get(
+                format!("flow: response body returns {action} always"),
+                &format!("response_body return {action}"),
+            )
+            .answer_chunks(&["one", "two"])
+            .hangs(),
             Case::get(
                 format!("flow: response body returns {action} at its end and a tick resumes"),
                 &format!("{}response_body! return {action}", resumed(1)),
             )
             .answer_chunks(&["one", "two"]),
-            Case::post(format!("flow: request trailers return {action} and a tick resumes"), &format!("{}request_trailers return {action}", resumed(0)))
-                .chunks(&["one"])
-                .trailers(&[("x-end", "here")]),
-            Case::get(format!("flow: response trailers return {action} and a tick resumes"), &format!("{}response_trailers return {action}", resumed(1)))
-                .answer_chunks(&["one"])
-                .answer_trailers(&[("x-end", "here")]),
+            Case::post(
+                format!("flow: request trailers return {action} and a tick resumes"),
+                &format!("{}request_trailers return {action}", resumed(0)),
+            )
+            .chunks(&["one"])
+            .trailers(&[("x-end", "here")]),
+            Case::get(
+                format!("flow: response trailers return {action} and a tick resumes"),
+                &format!("{}response_trailers return {action}", resumed(1)),
+            )
+            .answer_chunks(&["one"])
+            .answer_trailers(&[("x-end", "here")]),
         ]);
     }
     cases.extend([
