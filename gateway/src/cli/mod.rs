@@ -23,7 +23,7 @@ enum Command {
     Run(Box<run::Args>),
     /// Check Istio resources without serving them.
     Analyze(analyze::Args),
-    /// Upload, list, show and remove plugins of a running gateway.
+    /// Upload, list, roll back and remove plugins of a running gateway; look at modules and try them out.
     Plugin(plugin::Args),
 }
 
