@@ -21,13 +21,18 @@ pub(crate) const START: &str = "gateway:start";
 pub(crate) enum Uncopyable {
     Tables,
     References,
+    Globals,
 }
+
+/// Most mutable globals of a module whose instances are copied. Compilers make one to a handful.
+const MAX_GLOBALS: usize = 10_000;
 
 impl Uncopyable {
     pub(crate) fn reason(self) -> &'static str {
         match self {
             Self::Tables => "the module changes its tables while it runs",
             Self::References => "the module keeps references in its globals",
+            Self::Globals => "the module has more than 10,000 mutable globals",
         }
     }
 }
@@ -63,6 +68,10 @@ pub(crate) fn instrument(wasm: &[u8]) -> Result<(Vec<u8>, Option<Uncopyable>), M
             }
             _ => {}
         }
+    }
+    if globals.len() > MAX_GLOBALS {
+        globals.clear();
+        uncopyable = Some(Uncopyable::Globals);
     }
     let mut out = wasm_encoder::Module::new();
     for payload in Parser::new(0).parse_all(wasm) {

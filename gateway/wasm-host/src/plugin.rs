@@ -165,7 +165,8 @@ impl Plugin {
     }
 
     /// An instance that holds what a configured one holds and nothing that any stream left, within the time of one
-    /// callback. It has no timer and hears of no queues.
+    /// callback. It has no timer and hears of no queues. Whatever was drawn at random when the copied instance was
+    /// configured, the seed of a generator for example, is the same in all copies.
     pub fn fresh(&self) -> Result<Instance, StartError> {
         match self.0.fresh.get() {
             Some(Fresh::Copied(image)) => image.instantiate(&self.0),

@@ -97,6 +97,9 @@ fn a_module_that_cannot_be_copied_is_configured_anew() {
     let global = "(global (mut funcref) (ref.null func))";
     let plugin = Plugin::new(compile(&counting(global, "")).unwrap(), settings(Limits::default()), self::shared().0);
     assert!(matches!(plugin.prepare_fresh().unwrap(), FreshWay::Configured(why) if why.contains("references")));
+    let globals = "(global (mut i32) (i32.const 0))".repeat(10_001);
+    let plugin = Plugin::new(compile(&counting(&globals, "")).unwrap(), settings(Limits::default()), self::shared().0);
+    assert!(matches!(plugin.prepare_fresh().unwrap(), FreshWay::Configured(why) if why.contains("globals")));
 }
 
 #[test]

@@ -7,8 +7,11 @@ const HOST: &str = "../gateway/wasm-host/tests/host";
 /// Tests of the whole.
 const WHOLE: &str = "tests/end_to_end";
 
-/// What a row is about, and its tests: where, file and name.
-const ROWS: [(&str, &[(&str, &str, &str)]); 15] = [
+/// A test: where, file and name.
+type Test = (&'static str, &'static str, &'static str);
+
+/// What a row is about, and its tests.
+const ROWS: [(&str, &[Test]); 15] = [
     (
         "J-1 every kind of trap in every callback",
         &[
