@@ -198,3 +198,21 @@ fn without_address_space_instances_are_allocated_one_by_one() {
 fn errors_can_be_compared_and_shown() {
     assert_eq!(compile("(module)").unwrap_err(), ModuleError::AbiUnknown { declared: "none".to_owned() });
 }
+
+#[test]
+fn compiled_code_is_restored_by_an_engine_like_the_one_that_made_it() {
+    let wasm = wat::parse_str(module("")).unwrap();
+    let first = Module::compile(engine(), &wasm).unwrap();
+    let code = first.serialize().unwrap();
+    // SAFETY: it is what was serialised of this very module.
+    let again = unsafe { Module::restore(engine(), &wasm, &code) }.unwrap();
+    assert_eq!((again.abi(), again.callbacks(), again.size()), (first.abi(), first.callbacks(), first.size()));
+    let plugin = Plugin::new(again, PluginSettings::new("restored"), shared());
+    assert!(plugin.instantiate().is_ok());
+
+    // Bounds checks are compiled in where there is no room for the pool.
+    let other = Engine::new(&EngineOptions { max_instances: u32::MAX, ..EngineOptions::default() }).unwrap();
+    assert_ne!(other.compatibility(), engine().compatibility());
+    // SAFETY: as above, and the settings are compared before anything else.
+    assert!(unsafe { Module::restore(&other, &wasm, &code) }.is_err());
+}
