@@ -207,7 +207,7 @@ fn compiled_code_is_restored_by_an_engine_like_the_one_that_made_it() {
     // SAFETY: it is what was serialised of this very module.
     let again = unsafe { Module::restore(engine(), &wasm, &code) }.unwrap();
     assert_eq!((again.abi(), again.callbacks(), again.size()), (first.abi(), first.callbacks(), first.size()));
-    let plugin = Plugin::new(again, PluginSettings::new("restored"), shared());
+    let plugin = Plugin::new(again, PluginSettings::new("restored"), shared().0);
     assert!(plugin.instantiate().is_ok());
 
     // Bounds checks are compiled in where there is no room for the pool.
