@@ -88,7 +88,7 @@ pub struct Options {
     pub dns_server: Option<SocketAddr>,
     /// Budgets of plugins and limits of uploads.
     pub limits: plugins::Limits,
-    /// Servers of modules, as `host` or `host:port`, that need no TLS and may be on this machine; `*`: none needs it.
+    /// Servers of modules, as `host` or `host:port`, that are spoken to without TLS and may be on this machine.
     pub insecure_registries: Vec<String>,
     /// How long clients may take.
     pub client_limits: ClientLimits,

@@ -61,9 +61,9 @@ pub(super) struct Args {
     /// notices. It finishes what it has and ends. If none runs, this one starts as usual.
     #[arg(long, env = "GATEWAY_TAKEOVER")]
     takeover: bool,
-    /// Servers of plugin modules, as host or host:port, that are spoken to without TLS and that may be on this machine;
-    /// `*`: none needs TLS. Several are separated by commas.
-    #[arg(long, env = "GATEWAY_INSECURE_REGISTRIES", value_name = "HOST[:PORT]", value_delimiter = ',')]
+    /// Registries and other servers of plugin modules that are spoken to without TLS and that may be on this machine;
+    /// several are separated by commas.
+    #[arg(long, env = "GATEWAY_INSECURE_REGISTRIES", value_name = "HOST[:PORT]", value_delimiter = ',', value_parser = server_name)]
     insecure_registries: Vec<String>,
     /// Start without uploaded plugins.
     #[arg(long, env = "GATEWAY_SAFE_MODE")]
@@ -100,6 +100,15 @@ pub(super) struct Args {
     /// Address of this pod, for x-forwarded-for of clients on the loopback interface.
     #[arg(long, env = "INSTANCE_IP")]
     instance_ip: Option<IpAddr>,
+}
+
+/// A host with or without a port.
+fn server_name(text: &str) -> Result<String, String> {
+    let authority: Result<http::uri::Authority, _> = text.parse();
+    let is_name = authority.is_ok_and(|authority| !authority.host().is_empty()) && !text.contains(['@', '*']);
+    is_name
+        .then(|| text.to_owned())
+        .ok_or_else(|| "must be a host, or host:port, such as registry.local:5000".to_owned())
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -100,6 +100,7 @@ impl Contents {
 }
 
 /// A TrafficExtension is used as the WasmPlugin that it would have been; only its kind says where its fields stand.
+#[allow(clippy::needless_pass_by_value, reason = "it stands beside the variants of AnyResource")]
 fn traffic_extension(resource: Arc<Resource<istio::TrafficExtension<Value>>>) -> AnyResource {
     let spec = istio::WasmPlugin::from(&resource.spec);
     AnyResource::WasmPlugin(Arc::new(resource.with(spec)))

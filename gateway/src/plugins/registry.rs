@@ -42,7 +42,7 @@ pub struct RegistryOptions {
     /// How much plugins may take up.
     pub limits: Limits,
     /// Registries and other servers, as `host` or `host:port`, that are spoken to without TLS and that may be on this
-    /// machine. `*`: none needs TLS.
+    /// machine.
     pub insecure_registries: Vec<String>,
 }
 

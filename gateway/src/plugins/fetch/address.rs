@@ -15,7 +15,8 @@ impl Listed {
         Self(names)
     }
 
-    /// Whether `host:port` was named: exactly so, or its host without a port.
+    /// Whether `host:port` was named, exactly so or its host without a port: it may be spoken to without TLS, and may be
+    /// on this machine.
     pub(super) fn names(&self, host: &str, port: u16) -> bool {
         self.0.iter().any(|name| {
             name.eq_ignore_ascii_case(host)
@@ -23,11 +24,6 @@ impl Listed {
                     .rsplit_once(':')
                     .is_some_and(|(name, named_port)| name.eq_ignore_ascii_case(host) && named_port.parse() == Ok(port))
         })
-    }
-
-    /// Whether it may be spoken to without TLS.
-    pub(super) fn is_insecure(&self, host: &str, port: u16) -> bool {
-        self.0.iter().any(|name| name == "*") || self.names(host, port)
     }
 }
 
@@ -134,8 +130,6 @@ mod tests {
         let listed = Listed::new(vec!["Registry.local".into(), "localhost:5000".into()]);
         assert!(listed.names("registry.local", 443) && listed.names("localhost", 5000));
         assert!(!listed.names("localhost", 5001) && !listed.names("other.registry.local", 443));
-        assert!(!listed.is_insecure("other", 443));
-        let all = Listed::new(vec!["*".into()]);
-        assert!(all.is_insecure("other", 443) && !all.names("localhost", 80), "everything, but not this machine");
+        assert!(!Listed::default().names("localhost", 5000));
     }
 }

@@ -41,7 +41,7 @@ use self::{address::Listed, client::Client, image::Image, kept::Kept};
 use super::{Digest, Limits, Remote, resolve::Key, store::Blob};
 
 /// Modules that are fetched at the same time.
-const FETCHES: usize = 8;
+const FETCHES: usize = 4;
 /// The longest time between two tries.
 const LONGEST_RETRY: Duration = Duration::from_secs(300);
 
@@ -182,7 +182,7 @@ pub(crate) struct Fetcher {
 struct Context {
     client: Client,
     kept: Kept,
-    slots: Semaphore,
+    slots: Arc<Semaphore>,
     counters: FetchCounters,
     retry: Duration,
 }
@@ -218,7 +218,7 @@ impl Fetcher {
         let context = Context {
             client: Client::new(limits, Listed::new(insecure)),
             kept: Kept::new(data_dir, limits.fetched_bytes),
-            slots: Semaphore::new(FETCHES),
+            slots: Arc::new(Semaphore::new(FETCHES)),
             counters: FetchCounters::new(),
             retry: limits.fetch_retry,
         };
@@ -331,10 +331,11 @@ async fn fetch(
 }
 
 async fn once(context: &Arc<Context>, remote: &Remote) -> Result<(Digest, Blob), FetchError> {
-    // Never closed.
-    let _slot = context.slots.acquire().await;
+    // Never closed. The slot is taken until the work is over, also if nobody waits for it any more.
+    let slot = Arc::clone(&context.slots).acquire_owned().await;
     let (context, remote) = (Arc::clone(context), remote.clone());
     let work = tokio::task::spawn_blocking(move || {
+        let _slot = slot;
         let module = context.client.module(&remote)?;
         let digest = Digest::of(&module);
         let blob = match context.kept.keep(&remote, digest, &module) {

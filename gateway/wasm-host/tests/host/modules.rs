@@ -274,3 +274,21 @@ fn a_report_tells_all_and_names_every_refusal() {
     assert!(report.imports.iter().all(|import| !import.provided) && report.memory.is_none());
     assert_eq!(compile(bad).unwrap_err(), report.refusals[0]);
 }
+
+#[test]
+fn compiled_code_is_restored_by_an_engine_like_the_one_that_made_it() {
+    let wasm = wat::parse_str(module("")).unwrap();
+    let first = Module::compile(engine(), &wasm).unwrap();
+    let code = first.serialize().unwrap();
+    // SAFETY: it is what was serialised of this very module.
+    let again = unsafe { Module::restore(engine(), &wasm, &code) }.unwrap();
+    assert_eq!((again.abi(), again.callbacks(), again.size()), (first.abi(), first.callbacks(), first.size()));
+    let plugin = Plugin::new(again, PluginSettings::new("restored"), shared().0);
+    assert!(plugin.instantiate().is_ok());
+
+    // Bounds checks are compiled in where there is no room for the pool.
+    let other = Engine::new(&EngineOptions { max_instances: u32::MAX, ..EngineOptions::default() }).unwrap();
+    assert_ne!(other.compatibility(), engine().compatibility());
+    // SAFETY: as above, and the settings are compared before anything else.
+    assert!(unsafe { Module::restore(&other, &wasm, &code) }.is_err());
+}

@@ -339,7 +339,7 @@ async fn this_machine_is_asked_only_if_it_was_named() {
     let upstream = Upstream::start(Protocol::Http1).await.unwrap();
     let modules = server(&[("/p", module_bytes("probe"))]).await;
     let gateway = setup(&upstream, &[])
-        .options(|options| options.insecure_registries = vec!["*".to_owned()])
+        .options(|options| options.insecure_registries = vec!["127.0.0.1:1".to_owned()])
         .file("p.yaml", probe_from("p", &url(&modules, "/p"), ""))
         .start()
         .await
