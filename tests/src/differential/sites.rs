@@ -166,7 +166,7 @@ async fn beginnings() -> anyhow::Result<(Service, Upstream, TempDir)> {
     let callee = Upstream::start(Protocol::Http1).await?;
     callee.answer_with(|request| {
         let body = format!("{} {} {}", request.method, request.target, String::from_utf8_lossy(&request.body));
-        Answer::new(if request.target == "/refused" { 403 } else { 200 }).header("x-callee", "was here").text(body)
+        Answer::new(if request.target == "/refused" { 403 } else { 200 }).header("x-callee", "yes").text(body)
     });
     Ok((Service::start().await?, callee, tempfile::tempdir()?))
 }
@@ -244,7 +244,7 @@ fn listener(plugin: &Plugin, front: SocketAddr) -> String {
               '@type': type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm
               config:
                 name: default.{name}
-                vm_config: {{runtime: envoy.wasm.runtime.v8, code: {{local: {{filename: '{module}'}}}}}}
+                vm_config: {{vm_id: {name}, runtime: envoy.wasm.runtime.v8, code: {{local: {{filename: '{module}'}}}}}}
                 configuration: {{'@type': type.googleapis.com/google.protobuf.StringValue, value: '{{}}'}}
           - name: router
             typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}",

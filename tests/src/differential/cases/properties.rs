@@ -22,7 +22,7 @@ const PATHS: &[&str] = &[
     "xds.route_name", "xds.route_metadata", "xds.virtual_host_name", "xds.virtual_host_metadata", "xds.upstream_host_metadata",
     "xds.filter_chain_name", "node", "cluster_name", "cluster_metadata", "listener_direction",
     "listener_metadata", "route_name", "route_metadata", "upstream_host_metadata", "plugin_name", "plugin_root_id",
-    "plugin_vm_id", "unknown", "unknown.deeper", "", "request..path", "request.path.deeper", "request.size.deeper",
+    "unknown", "unknown.deeper", "", "request..path", "request.path.deeper", "request.size.deeper",
 ];
 
 pub(super) fn cases() -> Vec<Case> {
