@@ -71,8 +71,9 @@ impl Report {
 
     /// What rewriting a body adds, against Envoy.
     pub(crate) fn add_bodies(&mut self, rounds: &Rounds) {
-        let added =
-            |without: usize| -> Vec<f64> { rounds.rounds.iter().map(|round| round[without + 1] - round[without]).collect() };
+        let added = |without: usize| -> Vec<f64> {
+            rounds.rounds.iter().map(|round| round[without + 1] - round[without]).collect()
+        };
         let (ours, envoy) = (added(0), added(2));
         let ratio = median(&mut ours.clone()) / median(&mut envoy.clone());
         let text = format!(

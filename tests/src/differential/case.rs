@@ -38,7 +38,13 @@ pub struct Answer {
 
 impl Default for Answer {
     fn default() -> Answer {
-        Answer { status: 200, headers: Vec::new(), pieces: vec!["answer".to_owned()], chunked: false, trailers: Vec::new() }
+        Answer {
+            status: 200,
+            headers: Vec::new(),
+            pieces: vec!["answer".to_owned()],
+            chunked: false,
+            trailers: Vec::new(),
+        }
     }
 }
 
@@ -141,7 +147,8 @@ impl Case {
 
     /// The head of the request.
     pub(super) fn head(&self) -> String {
-        let mut head = format!("{} {} HTTP/1.1\r\nhost: test.example.dev\r\nx-case: {}\r\n", self.method, self.path, self.name);
+        let mut head =
+            format!("{} {} HTTP/1.1\r\nhost: test.example.dev\r\nx-case: {}\r\n", self.method, self.path, self.name);
         if !self.script.is_empty() {
             line(&mut head, "x-script", &self.script);
         }

@@ -111,7 +111,11 @@ impl Site {
             let text = GATEWAY.to_owned()
                 + &service_at("sample", "HTTP", &[service.address])
                 + &service_at("callee", "HTTP", &[callee.address()])
-                + &virtual_service("everything", &["*"], "  - {name: to-sample, route: [{destination: {host: sample}}]}")
+                + &virtual_service(
+                    "everything",
+                    &["*"],
+                    "  - {name: to-sample, route: [{destination: {host: sample}}]}",
+                )
                 + &plugins::wasm_plugin(&plugin.name, &plugin.module, "pluginConfig: {}\nfailStrategy: FAIL_CLOSE");
             std::fs::write(folder.join("all.yaml"), text)?;
             let process = Process::start(program, &folder, &["--workers=1"]).await?;
@@ -200,7 +204,8 @@ fn made(names: &[&str], home: &TempDir) -> anyhow::Result<Vec<Plugin>> {
 /// Whether a module has been compiled.
 pub fn is_there(name: &str) -> bool {
     let source = if name == "scripted-0-2-0" { "scripted" } else { name };
-    name == "lang-text" || Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../target/plugins/{source}.wasm")).is_file()
+    name == "lang-text"
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../target/plugins/{source}.wasm")).is_file()
 }
 
 fn address(address: SocketAddr) -> String {

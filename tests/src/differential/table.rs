@@ -37,7 +37,8 @@ pub fn differences(case: &str, envoy: &Seen, ours: &Seen) -> Vec<Row> {
     let follows = |place: &str| place.starts_with("client ") || place.starts_with("service ") || place.ends_with("()");
     let mut rows = Vec::<Row>::new();
     for place in places {
-        let of = |values: &BTreeMap<String, String>| values.get(place).map_or(MISSING.to_owned(), |value| escaped(value));
+        let of =
+            |values: &BTreeMap<String, String>| values.get(place).map_or(MISSING.to_owned(), |value| escaped(value));
         let (envoy, ours) = (of(&theirs), of(&own));
         let one_sided = envoy == MISSING || ours == MISSING;
         if envoy == ours || otherwise && (follows(place) || place == "callbacks" || place != "service" && one_sided) {
@@ -58,8 +59,20 @@ pub fn differences(case: &str, envoy: &Seen, ours: &Seen) -> Vec<Row> {
 /// A host call is shown once for all callbacks in which it has the same result.
 fn split(place: &str) -> (&str, &str) {
     const CALLBACKS: [&str; 14] = [
-        "request_headers ", "request_body ", "request_trailers ", "response_headers ", "response_body ", "response_trailers ",
-        "log ", "done ", "delete ", "tick ", "queue ", "call ", "grpc_close ", "configure ",
+        "request_headers ",
+        "request_body ",
+        "request_trailers ",
+        "response_headers ",
+        "response_body ",
+        "response_trailers ",
+        "log ",
+        "done ",
+        "delete ",
+        "tick ",
+        "queue ",
+        "call ",
+        "grpc_close ",
+        "configure ",
     ];
     match CALLBACKS.iter().find_map(|callback| Some((callback.trim(), place.strip_prefix(callback)?))) {
         Some((at, what)) => (at, what),
@@ -107,7 +120,8 @@ pub fn written(text: &str, mut rows: Vec<Row>) -> anyhow::Result<String> {
 
 /// As it can stand in a table; long values are cut.
 fn escaped(text: &str) -> String {
-    let visible = |letter: char| if letter.is_control() { letter.escape_default().to_string() } else { letter.to_string() };
+    let visible =
+        |letter: char| if letter.is_control() { letter.escape_default().to_string() } else { letter.to_string() };
     let text: String = text.chars().map(visible).collect();
     let mut text = text.replace('|', "\\|").replace('<', "&lt;").replace('*', "\\*");
     if text.chars().count() > 300 {

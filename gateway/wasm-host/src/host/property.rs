@@ -111,7 +111,10 @@ fn of_exchange(exchange: &Exchange, path: &[&[u8]]) -> Found {
         [b"filter_state" | b"upstream_filter_state"] => Found::Message,
         [
             b"xds",
-            b"cluster_metadata" | b"listener_metadata" | b"route_metadata" | b"virtual_host_metadata"
+            b"cluster_metadata"
+            | b"listener_metadata"
+            | b"route_metadata"
+            | b"virtual_host_metadata"
             | b"filter_chain_name",
         ] => text(""),
         [b"xds", rest @ ..] => xds(facts, rest),

@@ -83,7 +83,8 @@ impl Stream {
     fn count(&self) {
         loop {
             let (value, cas) = self.get_shared_data("count");
-            let number = value.and_then(|value| std::str::from_utf8(&value).ok()?.parse::<u64>().ok()).unwrap_or_default();
+            let number =
+                value.and_then(|value| std::str::from_utf8(&value).ok()?.parse::<u64>().ok()).unwrap_or_default();
             let next = (number + 1).to_string();
             match self.set_shared_data("count", Some(next.as_bytes()), cas) {
                 Err(Status::CasMismatch) => {}

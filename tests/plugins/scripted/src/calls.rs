@@ -131,7 +131,8 @@ pub(crate) fn make(step: &Step, own: u32, numbers: &mut Vec<u32>) -> Made {
         match place {
             Place::Number(at) => {
                 numbers.push(read(at) as u32);
-                token = Some(read(at) as u32).filter(|_| matches!(&*step.call, "http_call" | "grpc_call" | "grpc_stream"));
+                token =
+                    Some(read(at) as u32).filter(|_| matches!(&*step.call, "http_call" | "grpc_call" | "grpc_stream"));
                 let _ = write!(outcome, " {}", read(at) as u32);
             }
             Place::Long(at) => {

@@ -14,7 +14,8 @@ fn edit(name: &str, start: &str, size: &str) -> Vec<Case> {
     };
     vec![
         Case::post(format!("buffers: {name} of the request"), &script("request_body", 0)).chunks(&["hello", "world"]),
-        Case::get(format!("buffers: {name} of the answer"), &script("response_body", 1)).answer_chunks(&["hello", "world"]),
+        Case::get(format!("buffers: {name} of the answer"), &script("response_body", 1))
+            .answer_chunks(&["hello", "world"]),
     ]
 }
 

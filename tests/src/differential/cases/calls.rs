@@ -29,10 +29,24 @@ pub(super) fn cases() -> Vec<Case> {
     let goes_on = "call continue_stream 0";
     let mut cases = vec![
         call("and resume", CALLEE, whole, "\"\" {} 1000", goes_on),
-        call("with a body", CALLEE, "{:method=POST;:path=/asked;:authority=callee.example.dev}", "\"some body\" {} 1000", goes_on),
-        call("and reply", CALLEE, "{:method=GET;:path=/refused;:authority=callee.example.dev}", "\"\" {} 1000", "call send_local_response 403 \"\" \"refused\" {} 0xffffffff"),
-        call("that has no service", "outbound|80||nobody.default.svc.cluster.local", whole, "\"\" {} 1000", goes_on).hangs(),
-        call("without a method", CALLEE, "{:path=/asked;:authority=callee.example.dev}", "\"\" {} 1000", goes_on).hangs(),
+        call(
+            "with a body",
+            CALLEE,
+            "{:method=POST;:path=/asked;:authority=callee.example.dev}",
+            "\"some body\" {} 1000",
+            goes_on,
+        ),
+        call(
+            "and reply",
+            CALLEE,
+            "{:method=GET;:path=/refused;:authority=callee.example.dev}",
+            "\"\" {} 1000",
+            "call send_local_response 403 \"\" \"refused\" {} 0xffffffff",
+        ),
+        call("that has no service", "outbound|80||nobody.default.svc.cluster.local", whole, "\"\" {} 1000", goes_on)
+            .hangs(),
+        call("without a method", CALLEE, "{:path=/asked;:authority=callee.example.dev}", "\"\" {} 1000", goes_on)
+            .hangs(),
         call("without a path", CALLEE, "{:method=GET;:authority=callee.example.dev}", "\"\" {} 1000", goes_on).hangs(),
         call("without an authority", CALLEE, "{:method=GET;:path=/asked}", "\"\" {} 1000", goes_on).hangs(),
         call("with headers that are none", CALLEE, "\"\\xff\\xff\"", "\"\" {} 1000", goes_on).hangs(),

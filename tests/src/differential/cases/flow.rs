@@ -1,7 +1,9 @@
 //! What callbacks return and what becomes of the stream: pauses, buffering, `end_of_stream`, trailers, resets, the order
 //! of callbacks.
 //!
-//! Not here, since Envoy 1.40 ends with a segmentation fault: continuing the response before there is one.
+//! Not here: continuing the response before there is one (Envoy 1.40 ends with a segmentation fault), and continuing
+//! within a callback that then goes on (it sends the head twice: the service gets two requests, or the client a head
+//! where the body should be).
 
 use super::Case;
 
@@ -24,7 +26,9 @@ pub(super) fn cases() -> Vec<Case> {
         Case::post("flow: two chunks pass", "").chunks(&["one", "two"]),
         Case::post("flow: chunks and trailers pass", "").chunks(&["one", "two"]).trailers(&[("x-end", "here")]),
         Case::get("flow: an answer in chunks passes", "").answer_chunks(&["one", "two"]),
-        Case::get("flow: an answer with trailers passes", "").answer_chunks(&["one"]).answer_trailers(&[("x-end", "here")]),
+        Case::get("flow: an answer with trailers passes", "")
+            .answer_chunks(&["one"])
+            .answer_trailers(&[("x-end", "here")]),
         Case::get("flow: an answer without a body", "").answer(204, ""),
         Case::get("flow: an empty answer", "").answer(200, ""),
     ];
@@ -32,9 +36,18 @@ pub(super) fn cases() -> Vec<Case> {
     for action in [1, 2, 3, 4, 5, 7] {
         let hangs = action != 2;
         let case = |case: Case| if hangs { case.hangs() } else { case };
-        cases.push(case(Case::get(format!("flow: request headers return {action}, no body"), &format!("request_headers return {action}"))));
-        cases.push(case(Case::post(format!("flow: request headers return {action}"), &format!("request_headers return {action}"))));
-        cases.push(case(Case::get(format!("flow: response headers return {action}"), &format!("response_headers return {action}"))));
+        cases.push(case(Case::get(
+            format!("flow: request headers return {action}, no body"),
+            &format!("request_headers return {action}"),
+        )));
+        cases.push(case(Case::post(
+            format!("flow: request headers return {action}"),
+            &format!("request_headers return {action}"),
+        )));
+        cases.push(case(Case::get(
+            format!("flow: response headers return {action}"),
+            &format!("response_headers return {action}"),
+        )));
         cases.push(Case::post(
             format!("flow: request headers return {action} and a tick resumes"),
             &format!("{}request_headers return {action}", resumed(0)),
@@ -56,29 +69,39 @@ pub(super) fn cases() -> Vec<Case> {
                 &format!("{}request_body! return {action}", resumed(0)),
             )
             .chunks(&["one", "two"]),
-            Case::get(format!("flow: response body returns {action} once"), &format!("response_body#1 return {action}"))
-                .answer_chunks(&["one", "two", "three"]),
-            Case::get(format!("flow: response body returns {action} always"), &format!("response_body return {action}"))
-                .answer_chunks(&["one", "two"])
-                .hangs(),
+            Case::get(
+                format!("flow: response body returns {action} once"),
+                &format!("response_body#1 return {action}"),
+            )
+            .answer_chunks(&["one", "two", "three"]),
+            Case::get(
+                format!("flow: response body returns {action} always"),
+                &format!("response_body return {action}"),
+            )
+            .answer_chunks(&["one", "two"])
+            .hangs(),
             Case::get(
                 format!("flow: response body returns {action} at its end and a tick resumes"),
                 &format!("{}response_body! return {action}", resumed(1)),
             )
             .answer_chunks(&["one", "two"]),
-            Case::post(format!("flow: request trailers return {action} and a tick resumes"), &format!("{}request_trailers return {action}", resumed(0)))
-                .chunks(&["one"])
-                .trailers(&[("x-end", "here")]),
-            Case::get(format!("flow: response trailers return {action} and a tick resumes"), &format!("{}response_trailers return {action}", resumed(1)))
-                .answer_chunks(&["one"])
-                .answer_trailers(&[("x-end", "here")]),
+            Case::post(
+                format!("flow: request trailers return {action} and a tick resumes"),
+                &format!("{}request_trailers return {action}", resumed(0)),
+            )
+            .chunks(&["one"])
+            .trailers(&[("x-end", "here")]),
+            Case::get(
+                format!("flow: response trailers return {action} and a tick resumes"),
+                &format!("{}response_trailers return {action}", resumed(1)),
+            )
+            .answer_chunks(&["one"])
+            .answer_trailers(&[("x-end", "here")]),
         ]);
     }
     cases.extend([
         Case::post("flow: continue within the callback that pauses", "request_headers continue_stream 0\nrequest_headers return 1").hangs(),
-        Case::post("flow: continue within the callback that goes on", "request_headers continue_stream 0"),
         Case::get("flow: continue the request from response headers", "response_headers continue_stream 0"),
-        Case::get("flow: continue the response from response headers", "response_headers continue_stream 1"),
         Case::get("flow: continue the request in the log", "log continue_stream 0"),
         Case::get("flow: continue the response in the log", "log continue_stream 1"),
         Case::get("flow: continue TCP, upstream", "request_headers continue_stream 3"),
@@ -114,11 +137,6 @@ pub(super) fn cases() -> Vec<Case> {
         .trailers(&[("x-end", "here"), ("x-two", "2")])
         .answer_chunks(&["one"])
         .answer_trailers(&[("x-end", "here")]),
-        Case::post("flow: buffered body and trailers", "request_body return 1\nresponse_body return 1")
-            .chunks(&["one", "two"])
-            .trailers(&[("x-end", "here")])
-            .answer_chunks(&["one", "two"])
-            .answer_trailers(&[("x-end", "here")]),
         Case::get("flow: on_done returns 0", "done return 0"),
         Case::get("flow: done is called", "request_headers,log,done,delete done"),
         Case::get("flow: effective context", "request_headers set_effective_context @self\nrequest_headers set_effective_context 1\nrequest_headers get_property \"request\\x00path\" >d\nrequest_headers set_effective_context 99999\nrequest_headers get_property \"request\\x00path\" >d\nrequest_headers set_effective_context @self\nrequest_headers get_property \"request\\x00path\" >d"),

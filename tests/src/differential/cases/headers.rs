@@ -124,7 +124,10 @@ pub(super) fn cases() -> Vec<Case> {
             request_headers call_foreign_function "clear_route_cache" 0 0 >d"#),
     ];
     for name in [":path", ":method", ":authority", ":scheme", "host"] {
-        cases.push(Case::get(format!("headers: {name} is removed"), &format!("request_headers remove_header_map_value 0 \"{name}\"")));
+        cases.push(Case::get(
+            format!("headers: {name} is removed"),
+            &format!("request_headers remove_header_map_value 0 \"{name}\""),
+        ));
     }
     cases.push(Case::get("headers: :status is removed", "response_headers remove_header_map_value 2 \":status\""));
     for (what, name, value) in [
@@ -137,11 +140,20 @@ pub(super) fn cases() -> Vec<Case> {
         ("a framing header", "transfer-encoding", "chunked"),
         ("connection", "connection", "close"),
     ] {
-        cases.push(Case::get(format!("headers: {what} in the request"), &format!("request_headers add_header_map_value 0 \"{name}\" \"{value}\"")));
-        cases.push(Case::get(format!("headers: {what} in the answer"), &format!("response_headers add_header_map_value 2 \"{name}\" \"{value}\"")));
+        cases.push(Case::get(
+            format!("headers: {what} in the request"),
+            &format!("request_headers add_header_map_value 0 \"{name}\" \"{value}\""),
+        ));
+        cases.push(Case::get(
+            format!("headers: {what} in the answer"),
+            &format!("response_headers add_header_map_value 2 \"{name}\" \"{value}\""),
+        ));
     }
     for (what, status) in [("no number", "abc"), ("too small", "99"), ("too large", "1000"), ("empty", "")] {
-        cases.push(Case::get(format!("headers: :status is {what}"), &format!("response_headers replace_header_map_value 2 \":status\" \"{status}\"")));
+        cases.push(Case::get(
+            format!("headers: :status is {what}"),
+            &format!("response_headers replace_header_map_value 2 \":status\" \"{status}\""),
+        ));
     }
     let missing = r#"request_headers get_header_map_value 0 "x-missing" >d
         response_headers get_header_map_value 2 "x-missing" >d
@@ -153,7 +165,7 @@ pub(super) fn cases() -> Vec<Case> {
     cases.push(
         Case::get(
             "headers: what only 0.1.0 has",
-            "request_headers clear_route_cache\nrequest_headers get_configuration >d\nrequest_headers continue_request\nresponse_headers get_configuration >d",
+            "request_headers clear_route_cache\nrequest_headers get_configuration >d\nresponse_headers get_configuration >d",
         )
         .in_plugin("scripted-0-1-0"),
     );

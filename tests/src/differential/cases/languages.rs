@@ -22,7 +22,9 @@ pub struct Wish {
 /// All that the plugin can do in this language. `count` is twice in it: the second time it counts on.
 pub fn wishes(module: &'static str, language: &str) -> Vec<Wish> {
     let wish = |wish: &str, case: fn(String, &str) -> Case, expected: &[(&'static str, &str)]| Wish {
-        case: case(format!("{language}: {wish}"), "").in_plugin(module).header("x-do", wish.split(' ').next().unwrap_or("")),
+        case: case(format!("{language}: {wish}"), "")
+            .in_plugin(module)
+            .header("x-do", wish.split(' ').next().unwrap_or("")),
         expected: expected.iter().map(|(what, value)| (*what, (*value).to_owned())).collect(),
     };
     let mut wishes = vec![
@@ -30,11 +32,20 @@ pub fn wishes(module: &'static str, language: &str) -> Vec<Wish> {
         wish(
             "headers",
             Case::get,
-            &[("service x-copy", "caf\u{fffd}"), ("service x-add", "there & one & two"), ("service x-set", "set"), ("client x-kept", "1")],
+            &[
+                ("service x-copy", "caf\u{fffd}"),
+                ("service x-add", "there & one & two"),
+                ("service x-set", "set"),
+                ("client x-kept", "1"),
+            ],
         ),
         wish("body", Case::post, &[("service body", "\"HELLO\""), ("client body", "\"[answer]\"")]),
         wish("body in chunks", Case::post, &[("service body", "\"ONE TWO\""), ("client body", "\"[one two]\"")]),
-        wish("reply", Case::get, &[("client", "403"), ("client x-reply", "yes"), ("client body", &format!("\"refused in {language}\""))]),
+        wish(
+            "reply",
+            Case::get,
+            &[("client", "403"), ("client x-reply", "yes"), ("client body", &format!("\"refused in {language}\""))],
+        ),
         wish("call", Case::get, &[("client", "200"), ("service x-answer", "200 GET /asked")]),
         wish("count", Case::get, &[("service x-counted", "1")]),
         wish("count on", Case::get, &[("service x-counted", "2")]),

@@ -6,7 +6,16 @@ const REPLY: &str = r#"send_local_response 403 "some details" "refused" {x-reply
 
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    for at in ["request_headers", "request_body#1", "request_body!", "request_trailers", "response_headers", "log", "done", "delete"] {
+    for at in [
+        "request_headers",
+        "request_body#1",
+        "request_body!",
+        "request_trailers",
+        "response_headers",
+        "log",
+        "done",
+        "delete",
+    ] {
         for end in ["return 1", "return 0"] {
             cases.push(
                 Case::post(format!("replies: in {at}, which {end}"), &format!("{at} {REPLY}\n{at} {end}"))
@@ -46,8 +55,13 @@ pub(super) fn cases() -> Vec<Case> {
     ]);
     for status in [100, 199, 204, 304, 500, 599, 600, 1000, 0] {
         cases.push(
-            Case::get(format!("replies: status {status}"), &format!("request_headers send_local_response {status} \"\" \"\" {{}} 0xffffffff\nrequest_headers return 1"))
-                .hangs(),
+            Case::get(
+                format!("replies: status {status}"),
+                &format!(
+                    "request_headers send_local_response {status} \"\" \"\" {{}} 0xffffffff\nrequest_headers return 1"
+                ),
+            )
+            .hangs(),
         );
     }
     cases
