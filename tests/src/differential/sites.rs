@@ -6,7 +6,7 @@ use crate::process::Process;
 use crate::resources::{GATEWAY, service_at, virtual_service};
 use crate::server::Protocol;
 use crate::upstream::{Answer, Upstream};
-use crate::{eventually, plugins};
+use crate::{START_PATIENCE, eventually_in, plugins};
 use anyhow::{Context as _, ensure};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -88,7 +88,7 @@ impl Site {
             .context("cannot run Envoy")?;
         let all = fronts.clone();
         let said = home.path().join("envoy.log");
-        eventually("Envoy to listen", async || {
+        eventually_in(START_PATIENCE, "Envoy to listen", async || {
             if let Some(status) = process.try_wait()? {
                 anyhow::bail!("Envoy ended with {status}: {}", std::fs::read_to_string(&said)?);
             }
