@@ -51,8 +51,8 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 pub const START_PATIENCE: Duration = Duration::from_secs(90);
 
 /// Waits for something that must happen; `what` completes the sentence "waited for …".
-pub async fn within<T>(what: &str, event: impl Future<Output = T>) -> anyhow::Result<T> {
-    within_time(PATIENCE, what, event).await
+pub fn within<T>(what: &str, event: impl Future<Output = T>) -> impl Future<Output = anyhow::Result<T>> {
+    within_time(PATIENCE, what, event)
 }
 
 async fn within_time<T>(patience: Duration, what: &str, event: impl Future<Output = T>) -> anyhow::Result<T> {

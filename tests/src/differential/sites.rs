@@ -44,11 +44,10 @@ struct Plugin {
 /// Envoy, if `tests/strict/install-peers` has installed it.
 pub fn envoy_program() -> Option<PathBuf> {
     let peers = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/peers/lib");
-    let python = std::fs::read_dir(peers).ok()?.find_map(|entry| {
+    std::fs::read_dir(peers).ok()?.find_map(|entry| {
         let program = entry.ok()?.path().join("site-packages/envoy/_bin/envoy");
         program.is_file().then_some(program)
-    });
-    python
+    })
 }
 
 impl Site {

@@ -7,14 +7,16 @@
 
 use super::Case;
 
-/// Resumes from the next tick.
-fn resumed(half: u32) -> String {
+/// Pauses in this callback by returning `action`, and resumes from the next tick. (The tick is asked for in that callback:
+/// one that came earlier would find nothing to resume, and Envoy does not survive that.)
+fn resumed(at: &str, action: u32) -> String {
+    let half = u32::from(at.starts_with("response"));
     format!(
-        "request_headers set_tick_period_milliseconds 20
+        "{at} set_tick_period_milliseconds 20
+         {at} return {action}
          tick set_effective_context @self
          tick continue_stream {half}
-         tick set_tick_period_milliseconds 0
-         "
+         tick set_tick_period_milliseconds 0"
     )
 }
 
@@ -48,13 +50,17 @@ pub(super) fn cases() -> Vec<Case> {
             format!("flow: response headers return {action}"),
             &format!("response_headers return {action}"),
         )));
+        // That does not pause.
+        if action == 2 {
+            continue;
+        }
         cases.push(Case::post(
             format!("flow: request headers return {action} and a tick resumes"),
-            &format!("{}request_headers return {action}", resumed(0)),
+            &resumed("request_headers", action),
         ));
         cases.push(Case::get(
             format!("flow: response headers return {action} and a tick resumes"),
-            &format!("{}response_headers return {action}", resumed(1)),
+            &resumed("response_headers", action),
         ));
     }
     for action in [1, 2, 3, 4] {
@@ -66,7 +72,7 @@ pub(super) fn cases() -> Vec<Case> {
                 .hangs(),
             Case::post(
                 format!("flow: request body returns {action} at its end and a tick resumes"),
-                &format!("{}request_body! return {action}", resumed(0)),
+                &resumed("request_body!", action),
             )
             .chunks(&["one", "two"]),
             Case::get(
@@ -82,18 +88,18 @@ pub(super) fn cases() -> Vec<Case> {
             .hangs(),
             Case::get(
                 format!("flow: response body returns {action} at its end and a tick resumes"),
-                &format!("{}response_body! return {action}", resumed(1)),
+                &resumed("response_body!", action),
             )
             .answer_chunks(&["one", "two"]),
             Case::post(
                 format!("flow: request trailers return {action} and a tick resumes"),
-                &format!("{}request_trailers return {action}", resumed(0)),
+                &resumed("request_trailers", action),
             )
             .chunks(&["one"])
             .trailers(&[("x-end", "here")]),
             Case::get(
                 format!("flow: response trailers return {action} and a tick resumes"),
-                &format!("{}response_trailers return {action}", resumed(1)),
+                &resumed("response_trailers", action),
             )
             .answer_chunks(&["one"])
             .answer_trailers(&[("x-end", "here")]),
