@@ -49,17 +49,36 @@ use std::time::Duration;
 /// How long anything may take before a test gives up on it. Far above what it takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// The same for the start of a process: it may have large plugins to compile, on a machine that has other things to do.
+pub const START_PATIENCE: Duration = Duration::from_secs(90);
+
 /// Waits for something that must happen; `what` completes the sentence "waited for …".
-pub async fn within<T>(what: &str, event: impl Future<Output = T>) -> anyhow::Result<T> {
-    let waited = tokio::time::timeout(PATIENCE, event).await;
-    waited.map_err(|_| anyhow::anyhow!("waited for {what} for {} s", PATIENCE.as_secs()))
+pub fn within<T>(what: &str, event: impl Future<Output = T>) -> impl Future<Output = anyhow::Result<T>> {
+    within_time(PATIENCE, what, event)
+}
+
+async fn within_time<T>(patience: Duration, what: &str, event: impl Future<Output = T>) -> anyhow::Result<T> {
+    let waited = tokio::time::timeout(patience, event).await;
+    waited.map_err(|_| anyhow::anyhow!("waited for {what} for {} s", patience.as_secs()))
 }
 
 /// Waits for something that nobody announces, such as a line in a file of another thread: looks until there is one.
 ///
 /// # Errors
 /// What `look` says, or that nothing was found within [`PATIENCE`].
-pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> anyhow::Result<Option<T>>) -> anyhow::Result<T> {
+pub async fn eventually<T>(what: &str, look: impl AsyncFnMut() -> anyhow::Result<Option<T>>) -> anyhow::Result<T> {
+    eventually_in(PATIENCE, what, look).await
+}
+
+/// The same with another patience.
+///
+/// # Errors
+/// As [`eventually`].
+pub async fn eventually_in<T>(
+    patience: Duration,
+    what: &str,
+    mut look: impl AsyncFnMut() -> anyhow::Result<Option<T>>,
+) -> anyhow::Result<T> {
     let found = async {
         loop {
             if let Some(found) = look().await? {
@@ -69,5 +88,5 @@ pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> anyhow::Re
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    within(what, found).await?
+    within_time(patience, what, found).await?
 }

@@ -1,8 +1,8 @@
 //! The gateway as a process of its own: for what only a process has, such as signals, an exit code and a log.
 
 use crate::client::RawClient;
-use crate::eventually;
 use crate::metrics::Metrics;
+use crate::{START_PATIENCE, eventually, eventually_in};
 use anyhow::{Context as _, ensure};
 use std::io::Read;
 use std::net::SocketAddr;
@@ -102,7 +102,7 @@ impl Process {
         let stdout = Output::follow(child.stdout.take().context("no standard output")?);
         let stderr = Output::follow(child.stderr.take().context("no standard error")?);
         let mut process = Process { child, stdout, stderr };
-        eventually("the process to serve", async || {
+        eventually_in(START_PATIENCE, "the process to serve", async || {
             if let Some(status) = process.child.try_wait()? {
                 anyhow::bail!("it ended with {status}: {}", process.stderr.text());
             }

@@ -156,6 +156,9 @@ impl Case {
             line(&mut head, name, value);
         }
         announcement(&mut head, &self.trailers);
+        if !self.answer.trailers.is_empty() {
+            line(&mut head, "te", "trailers");
+        }
         framing(&mut head, &self.pieces, self.chunked, self.method == "GET");
         head
     }

@@ -6,7 +6,7 @@ use crate::process::Process;
 use crate::resources::{GATEWAY, service_at, virtual_service};
 use crate::server::Protocol;
 use crate::upstream::{Answer, Upstream};
-use crate::{eventually, plugins};
+use crate::{START_PATIENCE, eventually_in, plugins};
 use anyhow::{Context as _, ensure};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -44,11 +44,10 @@ struct Plugin {
 /// Envoy, if `tests/strict/install-peers` has installed it.
 pub fn envoy_program() -> Option<PathBuf> {
     let peers = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/peers/lib");
-    let python = std::fs::read_dir(peers).ok()?.find_map(|entry| {
+    std::fs::read_dir(peers).ok()?.find_map(|entry| {
         let program = entry.ok()?.path().join("site-packages/envoy/_bin/envoy");
         program.is_file().then_some(program)
-    });
-    python
+    })
 }
 
 impl Site {
@@ -88,7 +87,7 @@ impl Site {
             .context("cannot run Envoy")?;
         let all = fronts.clone();
         let said = home.path().join("envoy.log");
-        eventually("Envoy to listen", async || {
+        eventually_in(START_PATIENCE, "Envoy to listen", async || {
             if let Some(status) = process.try_wait()? {
                 anyhow::bail!("Envoy ended with {status}: {}", std::fs::read_to_string(&said)?);
             }
@@ -170,7 +169,7 @@ async fn beginnings() -> anyhow::Result<(Service, Upstream, TempDir)> {
     let callee = Upstream::start(Protocol::Http1).await?;
     callee.answer_with(|request| {
         let body = format!("{} {} {}", request.method, request.target, String::from_utf8_lossy(&request.body));
-        Answer::new(if request.target == "/refused" { 403 } else { 200 }).header("x-callee", "was here").text(body)
+        Answer::new(if request.target == "/refused" { 403 } else { 200 }).header("x-callee", "yes").text(body)
     });
     Ok((Service::start().await?, callee, tempfile::tempdir()?))
 }
@@ -249,7 +248,7 @@ fn listener(plugin: &Plugin, front: SocketAddr) -> String {
               '@type': type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm
               config:
                 name: default.{name}
-                vm_config: {{runtime: envoy.wasm.runtime.v8, code: {{local: {{filename: '{module}'}}}}}}
+                vm_config: {{vm_id: {name}, runtime: envoy.wasm.runtime.v8, code: {{local: {{filename: '{module}'}}}}}}
                 configuration: {{'@type': type.googleapis.com/google.protobuf.StringValue, value: '{{}}'}}
           - name: router
             typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}",

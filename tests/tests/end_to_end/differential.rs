@@ -2,6 +2,7 @@
 //! `tests/differential/DIFFERENCES.md` what differs and why.
 
 use gateway_tests::differential::{Site, cases, envoy_program, is_there, run, table};
+use gateway_tests::eventually;
 use std::io::Write as _;
 use std::path::Path;
 
@@ -44,8 +45,10 @@ async fn plugins_see_and_do_here_what_they_see_and_do_in_envoy() {
     for (module, language) in cases::languages::LANGUAGES.iter().filter(|(module, _)| plugins.contains(module)) {
         let hello = format!("hello from {language}");
         for site in [&theirs, &ours] {
-            let said = site.log(module).unwrap().matches(&hello).count();
-            assert_eq!(said, 1, "{hello} in the log of {}", site.name);
+            let said = eventually(&hello, async || {
+                Ok(Some(site.log(module)?.matches(&hello).count()).filter(|said| *said > 0))
+            });
+            assert_eq!(said.await.unwrap(), 1, "{hello} in the log of {}", site.name);
         }
     }
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("differential/DIFFERENCES.md");

@@ -4,6 +4,7 @@
 use crate::differential::not_run;
 use gateway_tests::differential::cases::languages::{LANGUAGES, wishes};
 use gateway_tests::differential::{Site, is_there, run};
+use gateway_tests::eventually;
 
 async fn works(module: &'static str) {
     if !is_there(module) {
@@ -27,7 +28,9 @@ async fn works(module: &'static str) {
         assert_eq!(metrics.sum(&format!("{prefix}_{name}"), &[]), value, "{name}");
     }
     let hello = format!("hello from {language}");
-    assert_eq!(site.log(module).unwrap().matches(&hello).count(), 1, "{hello}");
+    let said =
+        eventually(&hello, async || Ok(Some(site.log(module)?.matches(&hello).count()).filter(|said| *said > 0)));
+    assert_eq!(said.await.unwrap(), 1, "{hello}");
 }
 
 #[tokio::test]

@@ -106,6 +106,18 @@ fn of_exchange(exchange: &Exchange, path: &[&[u8]]) -> Found {
         [b"upstream", rest @ ..] => upstream(facts, rest),
         [b"connection", rest @ ..] => connection(facts, rest),
         [b"connection_id"] => facts.connection_id.map_or(Found::Absent, number),
+        // Metadata and state of others: there is none, and messages without content have no bytes.
+        [b"metadata"] => text(""),
+        [b"metadata", b"filter_metadata"] => blob(std::iter::empty),
+        [b"filter_state" | b"upstream_filter_state"] => Found::Message,
+        [
+            b"xds",
+            b"cluster_metadata"
+            | b"listener_metadata"
+            | b"route_metadata"
+            | b"virtual_host_metadata"
+            | b"filter_chain_name",
+        ] => text(""),
         [b"xds", rest @ ..] => xds(facts, rest),
         [b"node" | b"cluster_name" | b"route_name" | b"listener_direction", ..] => xds(facts, path),
         _ => Found::Absent,
@@ -172,7 +184,11 @@ fn upstream(facts: &Properties, path: &[&[u8]]) -> Found {
     match path {
         [b"local_address"] => facts.upstream_local.map_or(Found::Absent, display),
         [b"request_attempt_count"] if facts.upstream_attempts > 0 => number(facts.upstream_attempts.into()),
-        [b"transport_failure_reason"] => optional_text(facts.upstream_failure.as_deref()),
+        [b"transport_failure_reason"] if facts.upstream.is_some() => {
+            text(facts.upstream_failure.as_deref().unwrap_or_default())
+        }
+        // Nobody says where endpoints are.
+        [b"locality"] if facts.upstream.is_some() => text(""),
         _ => address(facts.upstream, path),
     }
 }

@@ -62,7 +62,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case::get("buffers: a shorter answer", "response_body#1 set_buffer_bytes 1 0 100 \"a\"").hangs(),
         Case::post("buffers: the body is emptied", "request_headers remove_header_map_value 0 \"content-length\"\nrequest_body set_buffer_bytes 0 0 100 \"\""),
         Case::post("buffers: replaced at the end, pieces dropped", "request_body return 3\nrequest_body! set_buffer_bytes 0 0 100 \"only this\"\nrequest_body! return 0").chunks(&["one", "two"]),
-        Case::post("buffers: an edit while paused", "request_headers set_tick_period_milliseconds 20\nrequest_body! return 1\ntick set_effective_context @self\ntick get_buffer_bytes 0 0 100 >d\ntick set_buffer_bytes 0 0 100 \"from the tick\"\ntick continue_stream 0\ntick set_tick_period_milliseconds 0").chunks(&["one", "two"]),
+        Case::post("buffers: an edit while paused", "request_body! set_tick_period_milliseconds 20\nrequest_body! return 1\ntick set_effective_context @self\ntick get_buffer_bytes 0 0 100 >d\ntick set_buffer_bytes 0 0 100 \"from the tick\"\ntick continue_stream 0\ntick set_tick_period_milliseconds 0").chunks(&["one", "two"]),
         Case::get("buffers: encoded answers stay encoded", "response_body#1 get_buffer_bytes 1 0 100 >d").answer(200, "not really").answer_header("content-encoding", "gzip"),
     ];
     for (name, start, size) in [

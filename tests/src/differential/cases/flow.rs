@@ -1,18 +1,22 @@
 //! What callbacks return and what becomes of the stream: pauses, buffering, `end_of_stream`, trailers, resets, the order
 //! of callbacks.
 //!
-//! Not here, since Envoy 1.40 ends with a segmentation fault: continuing the response before there is one.
+//! Not here: continuing the response before there is one (Envoy 1.40 ends with a segmentation fault), and continuing
+//! within a callback that then goes on (it sends the head twice: the service gets two requests, or the client a head
+//! where the body should be).
 
 use super::Case;
 
-/// Resumes from the next tick.
-fn resumed(half: u32) -> String {
+/// Pauses in this callback by returning `action`, and resumes from the next tick. (The tick is asked for in that callback:
+/// one that came earlier would find nothing to resume, and Envoy does not survive that.)
+fn resumed(at: &str, action: u32) -> String {
+    let half = u32::from(at.starts_with("response"));
     format!(
-        "request_headers set_tick_period_milliseconds 20
+        "{at} set_tick_period_milliseconds 20
+         {at} return {action}
          tick set_effective_context @self
          tick continue_stream {half}
-         tick set_tick_period_milliseconds 0
-         "
+         tick set_tick_period_milliseconds 0"
     )
 }
 
@@ -46,13 +50,17 @@ pub(super) fn cases() -> Vec<Case> {
             format!("flow: response headers return {action}"),
             &format!("response_headers return {action}"),
         )));
+        // That does not pause.
+        if action == 2 {
+            continue;
+        }
         cases.push(Case::post(
             format!("flow: request headers return {action} and a tick resumes"),
-            &format!("{}request_headers return {action}", resumed(0)),
+            &resumed("request_headers", action),
         ));
         cases.push(Case::get(
             format!("flow: response headers return {action} and a tick resumes"),
-            &format!("{}response_headers return {action}", resumed(1)),
+            &resumed("response_headers", action),
         ));
     }
     for action in [1, 2, 3, 4] {
@@ -64,7 +72,7 @@ pub(super) fn cases() -> Vec<Case> {
                 .hangs(),
             Case::post(
                 format!("flow: request body returns {action} at its end and a tick resumes"),
-                &format!("{}request_body! return {action}", resumed(0)),
+                &resumed("request_body!", action),
             )
             .chunks(&["one", "two"]),
             Case::get(
@@ -80,18 +88,18 @@ pub(super) fn cases() -> Vec<Case> {
             .hangs(),
             Case::get(
                 format!("flow: response body returns {action} at its end and a tick resumes"),
-                &format!("{}response_body! return {action}", resumed(1)),
+                &resumed("response_body!", action),
             )
             .answer_chunks(&["one", "two"]),
             Case::post(
                 format!("flow: request trailers return {action} and a tick resumes"),
-                &format!("{}request_trailers return {action}", resumed(0)),
+                &resumed("request_trailers", action),
             )
             .chunks(&["one"])
             .trailers(&[("x-end", "here")]),
             Case::get(
                 format!("flow: response trailers return {action} and a tick resumes"),
-                &format!("{}response_trailers return {action}", resumed(1)),
+                &resumed("response_trailers", action),
             )
             .answer_chunks(&["one"])
             .answer_trailers(&[("x-end", "here")]),
@@ -99,9 +107,7 @@ pub(super) fn cases() -> Vec<Case> {
     }
     cases.extend([
         Case::post("flow: continue within the callback that pauses", "request_headers continue_stream 0\nrequest_headers return 1").hangs(),
-        Case::post("flow: continue within the callback that goes on", "request_headers continue_stream 0"),
         Case::get("flow: continue the request from response headers", "response_headers continue_stream 0"),
-        Case::get("flow: continue the response from response headers", "response_headers continue_stream 1"),
         Case::get("flow: continue the request in the log", "log continue_stream 0"),
         Case::get("flow: continue the response in the log", "log continue_stream 1"),
         Case::get("flow: continue TCP, upstream", "request_headers continue_stream 3"),
@@ -137,11 +143,6 @@ pub(super) fn cases() -> Vec<Case> {
         .trailers(&[("x-end", "here"), ("x-two", "2")])
         .answer_chunks(&["one"])
         .answer_trailers(&[("x-end", "here")]),
-        Case::post("flow: buffered body and trailers", "request_body return 1\nresponse_body return 1")
-            .chunks(&["one", "two"])
-            .trailers(&[("x-end", "here")])
-            .answer_chunks(&["one", "two"])
-            .answer_trailers(&[("x-end", "here")]),
         Case::get("flow: on_done returns 0", "done return 0"),
         Case::get("flow: done is called", "request_headers,log,done,delete done"),
         Case::get("flow: effective context", "request_headers set_effective_context @self\nrequest_headers set_effective_context 1\nrequest_headers get_property \"request\\x00path\" >d\nrequest_headers set_effective_context 99999\nrequest_headers get_property \"request\\x00path\" >d\nrequest_headers set_effective_context @self\nrequest_headers get_property \"request\\x00path\" >d"),

@@ -165,7 +165,7 @@ pub(super) fn cases() -> Vec<Case> {
     cases.push(
         Case::get(
             "headers: what only 0.1.0 has",
-            "request_headers clear_route_cache\nrequest_headers get_configuration >d\nrequest_headers continue_request\nresponse_headers get_configuration >d",
+            "request_headers clear_route_cache\nrequest_headers get_configuration >d\nresponse_headers get_configuration >d",
         )
         .in_plugin("scripted-0-1-0"),
     );

@@ -93,7 +93,6 @@ const PATHS: &[&str] = &[
     "upstream_host_metadata",
     "plugin_name",
     "plugin_root_id",
-    "plugin_vm_id",
     "unknown",
     "unknown.deeper",
     "",

@@ -38,7 +38,7 @@ pub(super) fn cases() -> Vec<Case> {
     }
     cases.extend([
         Case::get("replies: from a tick", &format!("request_headers set_tick_period_milliseconds 20\nrequest_headers return 1\ntick set_effective_context @self\ntick {REPLY}\ntick set_tick_period_milliseconds 0")),
-        Case::get("replies: from a tick, for nobody", &format!("request_headers set_tick_period_milliseconds 20\nresponse_headers return 1\ntick {REPLY}\ntick set_effective_context @self\ntick continue_stream 1\ntick set_tick_period_milliseconds 0")),
+        Case::get("replies: from a tick, for nobody", &format!("response_headers set_tick_period_milliseconds 20\nresponse_headers return 1\ntick {REPLY}\ntick set_effective_context @self\ntick continue_stream 1\ntick set_tick_period_milliseconds 0")),
         Case::get("replies: two in one callback", &format!("request_headers {REPLY}\nrequest_headers send_local_response 200 \"\" \"second\" {{}} 0xffffffff\nrequest_headers return 1")),
         Case::get("replies: a second one from its own response headers", &format!("request_headers {REPLY}\nrequest_headers return 1\nresponse_headers send_local_response 402 \"\" \"second\" {{x-second=yes}} 0xffffffff\nresponse_headers return 1")),
         Case::get("replies: changed in response headers", &format!("request_headers {REPLY}\nrequest_headers return 1\nresponse_headers add_header_map_value 2 \"x-later\" \"1\"\nresponse_headers replace_header_map_value 2 \":status\" \"404\"\nresponse_headers pairs 2\nresponse_body get_buffer_bytes 1 0 100 >d")),
