@@ -84,6 +84,13 @@ pub struct Remote {
     pub secret: Option<PullSecret>,
 }
 
+impl Remote {
+    /// The URL for logs and messages: without its query, in which there may be a signature.
+    pub(super) fn shown(&self) -> &str {
+        self.url.split_once('?').map_or(&self.url, |(place, _)| place)
+    }
+}
+
 /// The Secret of `imagePullSecret`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PullSecret {

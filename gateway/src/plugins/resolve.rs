@@ -259,7 +259,7 @@ impl Registry {
         match self.fetcher.want(key, remote) {
             Availability::Here(digest, blob) => Ok(Source::Fetched(digest, blob)),
             Availability::Fetching => {
-                let message = format!("{} is being fetched", remote.url);
+                let message = format!("{} is being fetched", remote.shown());
                 Err(Failure { cause: Cause::Fetching, ..Failure::new("url", message) })
             }
             Availability::Failed(error) => {

@@ -240,7 +240,7 @@ impl Fetcher {
         let run = match kept {
             Some((digest, blob)) => Run { number, remote, state: Availability::Here(digest, blob), task: None },
             None => {
-                tracing::info!(plugin = %format_args!("{}/{}", plugin.1, plugin.2), url = remote.url, "fetching the module");
+                tracing::info!(plugin = %format_args!("{}/{}", plugin.1, plugin.2), url = remote.shown(), "fetching the module");
                 let task =
                     fetch(Arc::clone(&self.context), plugin.clone(), number, remote.clone(), self.reports.clone());
                 let task = tokio::spawn(task).abort_handle();
@@ -342,7 +342,7 @@ async fn once(context: &Arc<Context>, remote: &Remote) -> Result<(Digest, Blob),
             Ok(Some(path)) => Blob::File(path),
             Ok(None) => Blob::Memory(Some(Bytes::from(module))),
             Err(error) => {
-                tracing::warn!(%error, url = remote.url, "a fetched module cannot be kept and has to be fetched again after a restart");
+                tracing::warn!(%error, url = remote.shown(), "a fetched module cannot be kept and has to be fetched again after a restart");
                 Blob::Memory(Some(Bytes::from(module)))
             }
         };
