@@ -49,7 +49,7 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
 /// The most of each is what one plugin may take of a gateway without being a danger to the others.
-const BUDGETS: [Budget; 20] = [
+const BUDGETS: [Budget; 23] = [
     row("callbackCpu", Time, 10, 10_000, "must be a time from 10ms to 10s", |limits, value| {
         limits.callback_cpu = Duration::from_millis(value)
     }),
@@ -101,6 +101,15 @@ const BUDGETS: [Budget; 20] = [
     row("properties", Bytes, 0, MIB, "must be a size of at most 1Mi", |limits, value| {
         limits.property_bytes = size(value)
     }),
+    row("callsPerStream", Count, 0, 1_000, "must be a number of at most 1000", |limits, value| {
+        limits.calls_per_stream = size(value)
+    }),
+    row("calls", Count, 0, 100_000, "must be a number of at most 100000", |limits, value| {
+        limits.calls_in_flight = size(value)
+    }),
+    row("callTime", Time, 10, 3_600_000, "must be a time from 10ms to 60m", |limits, value| {
+        limits.call_time = Duration::from_millis(value)
+    }),
     row("tickPeriod", Time, 10, 3_600_000, "must be a time from 10ms to 60m", |limits, value| {
         limits.tick_period = Duration::from_millis(value)
     }),
@@ -109,7 +118,7 @@ const BUDGETS: [Budget; 20] = [
 /// What a name that is not among them is answered with.
 const NAMES: &str = "unknown budget; there are callbackCpu, callbackWall, startCpu, startWall, memory, pause, body, headerEdits, \
                      headerFields, logLine, logLines, logBytes, metrics, sharedDataKeys, sharedData, queues, queueItems, \
-                     queueBytes, properties and tickPeriod";
+                     queueBytes, properties, callsPerStream, calls, callTime and tickPeriod";
 
 const fn row(
     name: &'static str,

@@ -31,7 +31,8 @@ pub(crate) fn version(declaration: &Declaration, digest: Digest, limits: &proxy_
     }
     field(&mut hash, declaration.root_id.as_bytes());
     field(&mut hash, &declaration.configuration);
-    field(&mut hash, format!("{limits:?} {:?}", declaration.terms.isolation).as_bytes());
+    let terms = &declaration.terms;
+    field(&mut hash, format!("{limits:?} {:?} {:?}", terms.isolation, terms.allowed_capabilities).as_bytes());
     id(hash)
 }
 

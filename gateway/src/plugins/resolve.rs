@@ -343,6 +343,7 @@ impl Declaration {
             environment: self.environment.clone(),
             limits: self.terms.budgets.apply(limits.clone()),
             isolation: self.terms.isolation,
+            allowed_capabilities: self.terms.allowed_capabilities.clone(),
             // Istio's name for it, and Istio's vm_id: none.
             ..PluginSettings::new(format!("{}.{}", self.namespace, self.name))
         }

@@ -35,6 +35,8 @@ pub(crate) struct Settings {
 pub struct Terms {
     /// `limits`: what the plugin may use, where that is not what every plugin may.
     pub budgets: Budgets,
+    /// `allowedCapabilities`: the host functions and callbacks that it is restricted to, as in Envoy. `None`: all.
+    pub allowed_capabilities: Option<Vec<String>>,
     /// `isolation`: who shares an instance.
     pub isolation: Isolation,
     /// `hosts` and `routes`: the requests it sees.
@@ -47,7 +49,7 @@ impl Terms {
     /// What annotations of resources begin with; behind it stands the name of the setting.
     pub(crate) const PREFIX: &str = "plugin.gateway/";
     /// The settings.
-    pub(crate) const NAMES: [&str; 5] = ["limits", "isolation", "hosts", "routes", "overrides"];
+    pub(crate) const NAMES: [&str; 6] = ["limits", "isolation", "allowedCapabilities", "hosts", "routes", "overrides"];
 
     /// Reads one of the settings; `field` is where it stands, for people. Whether there is such a setting.
     pub(crate) fn set(&mut self, name: &str, field: &str, value: &Value, mistakes: &mut Mistakes) -> bool {
@@ -58,6 +60,7 @@ impl Terms {
                 Some("request") => self.isolation = Isolation::Request,
                 _ => mistakes.add(field, "must be worker or request"),
             },
+            "allowedCapabilities" => self.allowed_capabilities = capabilities(field, value, mistakes),
             "hosts" => self.scope.hosts = Scope::hosts(field, value, mistakes),
             "routes" => self.scope.routes = Scope::routes(field, value, mistakes),
             "overrides" => self.overrides = Override::list(field, value, mistakes),
@@ -74,11 +77,28 @@ impl Terms {
         if self.isolation == Isolation::Request {
             spec.insert("isolation".into(), "request".into());
         }
+        if let Some(allowed) = &self.allowed_capabilities {
+            spec.insert("allowedCapabilities".into(), allowed.clone().into());
+        }
         self.scope.write(spec);
         if !self.overrides.is_empty() {
             spec.insert("overrides".into(), self.overrides.iter().map(Override::write).collect());
         }
     }
+}
+
+/// Names of host functions and callbacks. As in Envoy, none at all is no restriction.
+fn capabilities(field: &str, value: &Value, mistakes: &mut Mistakes) -> Option<Vec<String>> {
+    let name = |value: &Value| value.as_str().filter(|name| name.len() <= 64).map(ToOwned::to_owned);
+    let names = value.as_array().filter(|list| list.len() <= 256).and_then(|list| list.iter().map(name).collect());
+    let Some(names): Option<Vec<String>> = names else {
+        mistakes.add(
+            field,
+            "must be a list of host functions and callbacks, such as proxy_log and proxy_on_request_headers",
+        );
+        return None;
+    };
+    (!names.is_empty()).then_some(names)
 }
 
 /// Most environment variables, longest name and longest value (Istio's validation).
@@ -140,7 +160,7 @@ impl Settings {
                 _ => mistakes.add(
                     name,
                     "unknown setting; there are pluginName, pluginConfig, phase, priority, failStrategy, vmConfig, match, type, \
-                     limits, isolation, hosts, routes and overrides",
+                     limits, isolation, allowedCapabilities, hosts, routes and overrides",
                 ),
             }
         }
