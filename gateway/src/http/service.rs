@@ -4,6 +4,7 @@ use std::{
     convert::Infallible,
     pin::{Pin, pin},
     rc::Rc,
+    sync::{Arc, LazyLock},
 };
 
 use bytes::Bytes;
@@ -34,6 +35,7 @@ use crate::{
 };
 
 static X_ENVOY_UPSTREAM_SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
+static VIA_UPSTREAM: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from("via_upstream"));
 /// `server` of every response, as Istio's gateway.
 const SERVER: HeaderValue = HeaderValue::from_static("istio-envoy");
 
@@ -349,7 +351,10 @@ impl Stream {
             ops.apply(&mut head.headers, &context);
         }
         if let Some(filters) = &self.filters {
-            filters.note(|properties| properties.backend_latency = Some(elapsed));
+            filters.note(|properties| {
+                properties.backend_latency = Some(elapsed);
+                properties.response_code_details = Some(Arc::clone(&VIA_UPSTREAM));
+            });
         }
         if head.status == StatusCode::NO_CONTENT {
             // RFC 9110 8.6.
@@ -386,6 +391,7 @@ impl Stream {
     fn local(&mut self, reply: Box<Reply>) -> Outcome {
         self.record.flags.insert(reply.flags);
         self.record.details = reply.details.clone();
+        self.record.note(|properties| properties.response_code_details = Some(Arc::from(&*reply.details)));
         let close = reply.close;
         let (status, mut headers, mut body) = reply.into_parts(self.record.is_grpc());
         if self.record.is_grpc() {

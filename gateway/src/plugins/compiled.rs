@@ -28,6 +28,8 @@ use proxy_wasm_host::{Engine, Module};
 
 use super::Digest;
 
+/// What is left of the disk for others, in bytes.
+const SPARED: u64 = 16 << 20;
 /// How long an entry that nobody uses is kept.
 const UNUSED: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -147,15 +149,26 @@ impl Inner {
         Some(code)
     }
 
+    /// Uploads need their disk more: nothing is written where little would be left.
     fn write(&self, digest: Digest, code: &[u8]) -> io::Result<()> {
+        let disk = rustix::fs::statvfs(&self.folder)?;
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        if free < SPARED.saturating_add(code.len() as u64) {
+            return Err(io::Error::new(
+                io::ErrorKind::StorageFull,
+                "the disk is nearly full; it is compiled again at a restart",
+            ));
+        }
         let path = self.path(digest);
         // While one process takes over from another, both may write.
         let next = path.with_extension(format!("{}.next", std::process::id()));
         let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&next)?;
-        file.write_all(self.signed(digest, code).as_ref())?;
-        file.write_all(code)?;
+        let written = file.write_all(self.signed(digest, code).as_ref()).and_then(|()| file.write_all(code));
         // Not synced: after a crash the MAC tells.
-        fs::rename(next, path)
+        written.and_then(|()| fs::rename(&next, path)).inspect_err(|_| {
+            // What cannot be removed is overwritten the next time.
+            let _ = fs::remove_file(&next);
+        })
     }
 
     fn sweep(&self, used: &HashSet<Digest>) {

@@ -78,12 +78,31 @@ pub(super) struct Filter {
 /// What a plugin holds back of a body.
 #[derive(Default)]
 pub(super) struct Stage {
+    /// What its next callback sees.
     pub(super) held: Body,
+    /// In front of that, what it has seen and wants to see no more (action 2).
+    behind: Body,
     pub(super) paused: bool,
     /// Paused without wanting more to be read.
     pub(super) full: bool,
     /// What is held is the end of the body.
     pub(super) ended: bool,
+}
+
+impl Stage {
+    /// Bytes that are held back.
+    fn len(&self) -> usize {
+        self.behind.len() + self.held.len()
+    }
+
+    /// All of them, which are held back no more.
+    fn take(&mut self) -> Bytes {
+        if self.behind.is_empty() {
+            return self.held.take();
+        }
+        self.behind.push(self.held.take());
+        self.behind.take()
+    }
 }
 
 impl Filter {
@@ -344,7 +363,13 @@ impl Passage {
         end: bool,
     ) -> Result<Option<(Bytes, bool)>, Interrupted> {
         // A stage that is paused may have what it holds.
-        self.home();
+        if let Some(exchange) = self.home().filter(|_| from == 0) {
+            let seen = match half {
+                Half::Request => &mut exchange.properties.request_bytes,
+                Half::Response => &mut exchange.properties.response_bytes,
+            };
+            *seen += piece.len() as u64;
+        }
         let mark = &mut Instant::now();
         for stage in from..self.filters.len() {
             let index = self.index(half, stage);
@@ -367,13 +392,13 @@ impl Passage {
             let Some(filter) = self.filters.get_mut(index) else { return Ok(None) };
             let (limit, edits) = (filter.live.limits().body_bytes, filter.live.edits_bodies());
             let stage = filter.stage(half);
-            let too_long = stage.held.len() > limit;
+            let too_long = stage.len() > limit;
             stage.ended = end;
             stage.paused = action != Action::Continue;
             stage.full = action == Action::PauseWatermark && too_long;
             match action {
                 Action::Continue => {
-                    piece = stage.held.take();
+                    piece = stage.take();
                     continue;
                 }
                 // The head says how long the body is, because this plugin cannot change it: no host function for that is
@@ -386,7 +411,7 @@ impl Passage {
                     stage.held.take();
                     stage.paused = end;
                 }
-                Action::PauseWatermark => {}
+                Action::PauseWatermark => stage.behind.push(stage.held.take()),
                 Action::Pause if too_long => return Err(self.too_large(half)),
                 Action::Pause => {}
             }
@@ -405,7 +430,7 @@ impl Passage {
         let held = filter.stage(half);
         held.paused = false;
         held.full = false;
-        let (piece, ended) = (held.held.take(), held.ended);
+        let (piece, ended) = (held.take(), held.ended);
         if piece.is_empty() && !ended {
             return Ok(None);
         }
@@ -414,7 +439,7 @@ impl Passage {
 
     /// Counts what plugins hold back of this stream, for the total of the worker.
     fn weigh(&mut self) -> Result<(), Interrupted> {
-        let held = self.filters.iter().map(|filter| filter.request.held.len() + filter.response.held.len()).sum();
+        let held = self.filters.iter().map(|filter| filter.request.len() + filter.response.len()).sum();
         if self.weight.set(held) {
             return Ok(());
         }

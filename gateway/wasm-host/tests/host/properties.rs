@@ -211,10 +211,10 @@ fn expressions_are_evaluated_over_the_stream() {
     for (expression, value) in expressions {
         let exchange = run(program()
             .call(CALL, [b("expr_create"), b(expression), Out(0), Out(1)])
-            .call(CALL, [b("expr_evaluate"), b([1, 0, 0, 0]), Out(0), Out(1)])
+            .call(CALL, [b("expr_evaluate"), b([0, 0, 0, 0]), Out(0), Out(1)])
             .keep("value")
-            .call(CALL, [b("expr_delete"), b([1, 0, 0, 0]), N(0), N(0)])
-            .call(CALL, [b("expr_evaluate"), b([1, 0, 0, 0]), Out(2), Out(3)])
+            .call(CALL, [b("expr_delete"), b([0, 0, 0, 0]), N(0), N(0)])
+            .call(CALL, [b("expr_evaluate"), b([0, 0, 0, 0]), Out(2), Out(3)])
             .call(CALL, [b("expr_create"), b("1 +"), Out(2), Out(3)])
             .call(CALL, [b("expr_evaluate"), b("no number"), Out(2), Out(3)]));
         let statuses = results(&exchange, On::RequestHeaders);

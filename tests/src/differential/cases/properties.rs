@@ -101,11 +101,26 @@ const PATHS: &[&str] = &[
     "request.size.deeper",
 ];
 
+/// Where a property is read. Whether a body's first piece comes before or after the service is connected is chance, in Envoy
+/// as here.
+fn callbacks(path: &str) -> &'static [&'static str] {
+    if path.starts_with("upstream") {
+        &["request_headers", "response_headers", "response_body", "response_trailers", "log"]
+    } else {
+        &["*"]
+    }
+}
+
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for paths in PATHS.chunks(20) {
-        let lines: Vec<_> =
-            paths.iter().map(|path| format!("* get_property \"{}\" >d", path.replace('.', "\\x00"))).collect();
+        let lines: Vec<_> = paths
+            .iter()
+            .flat_map(|path| {
+                let read = format!("get_property \"{}\" >d", path.replace('.', "\\x00"));
+                callbacks(path).iter().map(move |callback| format!("{callback} {read}"))
+            })
+            .collect();
         cases.push(
             Case::post(format!("properties: {} to {}", paths[0], paths[paths.len() - 1]), &lines.join("\n"))
                 .header("x-one", "1")
