@@ -9,6 +9,7 @@ use wasmtime::{Config, Enabled, InstanceAllocationStrategy, Linker, PoolingAlloc
 
 use crate::deadline::TICK;
 use crate::host;
+use crate::instrument;
 use crate::state::State;
 
 /// Size of a plugin's stack, host functions included. Workers' threads must have room for it: the
@@ -85,10 +86,11 @@ impl Engine {
     }
 
     /// A number for all that compiled code depends on besides the module: wasmtime's version, the settings, the
-    /// processor. Where it is another, [`Module::restore`](crate::Module::restore) refuses what was compiled.
+    /// processor, and what this crate changes in a module before. Where it is another, [`Module::restore`](crate::Module::restore) refuses what was compiled.
     pub fn compatibility(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         self.wasmtime.precompile_compatibility_hash().hash(&mut hasher);
+        instrument::VERSION.hash(&mut hasher);
         hasher.finish()
     }
 

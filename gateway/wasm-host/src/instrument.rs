@@ -11,6 +11,9 @@ use wasmparser::{ExternalKind, Operator, Parser, Payload, ValType};
 
 use crate::module::ModuleError;
 
+/// Counts the ways in which modules are changed here: code that was compiled after another change is not used.
+pub(crate) const VERSION: u32 = 1;
+
 /// What the names of the added exports begin with.
 pub(crate) const PREFIX: &str = "gateway:";
 /// The start function.

@@ -29,7 +29,9 @@
 //!
 //! * Resuming a stream inside the callback that then returns "pause" continues it (Envoy hangs).
 //! * The plugin configuration can be read at any time, not only in `on_configure`.
-//! * Request headers can be read in all later phases.
+//! * Request headers can be read in all later phases, and in `on_log` a map that does not exist is empty.
+//! * What a service sends over TCP can be paused and resumed, too.
+//! * A HTTP call without an answer leaves maps and a body to look at, which are empty.
 //! * `set_buffer_bytes` may replace bytes in the middle of a body.
 //! * A malformed or oversized map is refused instead of silently emptying the headers. A map that
 //!   leaves out pseudo headers keeps their present values.
