@@ -82,8 +82,10 @@ pub(crate) fn inspect(wasm: &[u8]) -> Result<Outline, ModuleError> {
         "proxy_get_header_map_pairs",
         "proxy_get_header_map_size",
         "proxy_get_property",
+        // Expressions name properties, heads among them.
+        "proxy_call_foreign_function",
     ]);
-    let reads_properties = imports(&["proxy_get_property"]);
+    let reads_properties = imports(&["proxy_get_property", "proxy_call_foreign_function"]);
     let makes_calls = imports(&["proxy_http_call", "proxy_grpc_call", "proxy_grpc_stream"]);
     let callbacks = Callbacks::of(functions.map(|(name, _, _)| *name));
     Ok(Outline { abi, callbacks, edits_bodies, reads_heads, reads_properties, makes_calls })

@@ -181,7 +181,7 @@ impl Module {
         (log || response_headers || response_body || response_trailers) && self.0.reads_heads
     }
 
-    /// Whether the module imports the function that reads properties. If not, nobody asks for [`Properties`](crate::Properties).
+    /// Whether the module imports functions that read properties, by themselves or in expressions. If not, nobody asks for [`Properties`](crate::Properties).
     pub fn reads_properties(&self) -> bool {
         self.0.reads_properties
     }

@@ -81,6 +81,7 @@ impl Filters {
             interruption: None,
             version,
             is_connection: false,
+            asked: Self::reads_properties(chain),
             weight: chain.first().map(|link| link.live.weight()).unwrap_or_default(),
         };
         for link in chain {
@@ -235,9 +236,12 @@ impl Filters {
         };
     }
 
-    /// Notes what plugins may ask for.
+    /// Notes what plugins may ask for, if one of them does.
     pub(in crate::http) fn note(&self, fact: impl FnOnce(&mut Properties)) {
-        if let Some(exchange) = self.0.borrow_mut().home() {
+        let mut inner = self.0.borrow_mut();
+        if inner.asked
+            && let Some(exchange) = inner.home()
+        {
             fact(&mut exchange.properties);
         }
     }

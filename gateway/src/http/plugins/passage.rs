@@ -61,6 +61,8 @@ pub(super) struct Passage {
     pub(super) version: Version,
     /// A TCP connection: no heads, and other callbacks for what passes.
     pub(super) is_connection: bool,
+    /// Whether some plugin may ask for properties: else nobody has to note them.
+    pub(super) asked: bool,
     pub(super) weight: Weight,
 }
 

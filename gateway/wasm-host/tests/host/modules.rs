@@ -292,3 +292,13 @@ fn compiled_code_is_restored_by_an_engine_like_the_one_that_made_it() {
     // SAFETY: as above, and the settings are compared before anything else.
     assert!(unsafe { Module::restore(&other, &wasm, &code) }.is_err());
 }
+
+#[test]
+fn a_module_that_evaluates_expressions_reads_heads_and_properties() {
+    let import = |name: &str| {
+        let text = module(&format!(r#"(import "env" "{name}" (func (param i32 i32 i32 i32 i32 i32) (result i32)))"#));
+        compile(&text.replace("(memory", "(func (export \"proxy_on_log\") (param i32)) (memory")).unwrap()
+    };
+    let expressions = import("proxy_call_foreign_function");
+    assert!(expressions.reads_properties() && expressions.reads_late() && expressions.reads_request_late());
+}
