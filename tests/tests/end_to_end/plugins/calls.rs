@@ -90,8 +90,17 @@ async fn services_that_fail_are_answered_as_envoy_answers() {
     let upstream = Upstream::start(Protocol::Http1).await.unwrap();
     let gone: SocketAddr = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let called = Upstream::start(Protocol::Http1).await.unwrap();
-    let files =
-        service("called", &[&called]) + &service_at("gone", "HTTP", &[gone]) + &service_at("empty", "HTTP", &[]);
+    // Its own service, because nobody knows whether a call that is given up so soon reaches it.
+    let silent = Upstream::start(Protocol::Http1).await.unwrap();
+    let never = Gate::shut();
+    silent.answer_with({
+        let never = never.clone();
+        move |_| Answer::new(200).after(&never)
+    });
+    let files = service("called", &[&called])
+        + &service("silent", &[&silent])
+        + &service_at("gone", "HTTP", &[gone])
+        + &service_at("empty", "HTTP", &[]);
     let gateway = start(&upstream, &files, "").await;
     let mut client = gateway.client().await.unwrap();
     let reset = "503/upstream_connect_error_or_disconnect/reset_before_headers._reset_reason:_";
@@ -102,9 +111,7 @@ async fn services_that_fail_are_answered_as_envoy_answers() {
     called.answer_next(Answer::hang_up());
     let answer = heard(&mut client, &upstream, "http called /").await;
     assert_eq!(answer, format!("{reset}connection_termination/0/true//p"));
-    let never = Gate::shut();
-    called.answer_next(Answer::new(200).after(&never));
-    let answer = heard(&mut client, &upstream, "http called / 50").await;
+    let answer = heard(&mut client, &upstream, "http silent / 50").await;
     assert_eq!(answer, "504/upstream_request_timeout/0/true//p");
     // An answer that breaks off is none.
     let (answer, responding) = Answer::streamed(200);
