@@ -18,6 +18,7 @@ pub mod net;
 pub mod overload;
 pub mod plugins;
 pub mod snapshot;
+mod stopwatch;
 mod tcp;
 pub mod telemetry;
 pub mod tls;

@@ -131,9 +131,9 @@ fn plugins_and_the_process() {
     plugin.memory_changed(1 << 20, 1 << 19);
     plugin.instance_ended(5);
     for micros in [10, 20, 30, 4000] {
-        plugin.callback(Callback::RequestHeaders, Duration::from_micros(micros));
+        plugin.callback(Callback::RequestHeaders, micros * 1_000);
     }
-    plugin.callback(Callback::Tick, Duration::from_secs(5));
+    plugin.callback(Callback::Tick, 5_000_000_000);
     worker.counters().downstream_connections.inc();
     worker.counters().upstream_retries.add(3);
     worker.counters().limit_exceeded(Limit::RequestHeadTime);

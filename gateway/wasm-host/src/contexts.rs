@@ -78,7 +78,7 @@ impl Contexts {
             u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
         });
         if let Some(place) = self.slots.get_mut(slot as usize) {
-            *place = Slot { id, exchange: Some(exchange), ..Slot::default() };
+            (place.id, place.exchange) = (id, Some(exchange));
         }
         ContextId { id, slot }
     }
@@ -100,7 +100,9 @@ impl Contexts {
     pub(crate) fn close(&mut self, context: ContextId) -> Option<Box<Exchange>> {
         let slot = self.slot_mut(context)?;
         let exchange = slot.exchange.take();
-        slot.id = 0;
+        // The next stream in this place finds nothing.
+        (slot.id, slot.woken, slot.away) = (0, false, None);
+        (slot.request, slot.response) = Default::default();
         self.free.push(context.slot);
         exchange
     }
@@ -193,6 +195,11 @@ impl Contexts {
         {
             self.woken.push(context);
         }
+    }
+
+    /// Whether there are woken streams.
+    pub(crate) fn has_woken(&self) -> bool {
+        !self.woken.is_empty()
     }
 
     /// Takes the list of woken streams.

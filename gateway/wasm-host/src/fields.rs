@@ -222,8 +222,16 @@ impl FieldsMut<'_> {
 /// section 6): the HTTP layer writes them. A plugin that writes one is ignored rather than refused,
 /// because copying all fields of one message to another is common and harmless without these.
 pub(crate) fn is_framing(name: &HeaderName) -> bool {
-    [header::CONNECTION, header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::UPGRADE].contains(name)
-        || ["keep-alive", "proxy-connection", "http2-settings"].contains(&name.as_str())
+    matches!(
+        name.as_str(),
+        "connection"
+            | "content-length"
+            | "transfer-encoding"
+            | "upgrade"
+            | "keep-alive"
+            | "proxy-connection"
+            | "http2-settings"
+    )
 }
 
 /// A host with an optional port, without user information.

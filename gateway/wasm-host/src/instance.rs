@@ -33,18 +33,21 @@ pub struct Instance {
 struct Vm {
     store: Store<State>,
     life: Life,
+    /// What it died of.
+    trap: Option<Box<Trap>>,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Life {
     Alive,
     /// A callback is running; found afterwards, one ended in a panic of the host.
     Inside,
-    Dead(Trap),
+    Dead,
 }
 
 impl Instance {
     pub(crate) fn new(store: Store<State>, exports: Exports) -> Self {
-        Self { vm: Vm { store, life: Life::Alive }, exports }
+        Self { vm: Vm { store, life: Life::Alive, trap: None }, exports }
     }
 
     /// Opens a stream context (`on_context_create`). On a trap the exchange comes back.
@@ -249,9 +252,14 @@ impl Instance {
         self.vm.contexts().take_woken()
     }
 
+    /// Whether [`Instance::take_woken`] has any.
+    pub fn has_woken(&self) -> bool {
+        self.vm.store.data().contexts.has_woken()
+    }
+
     /// Whether a callback has trapped.
     pub fn is_dead(&self) -> bool {
-        !matches!(self.vm.life, Life::Alive)
+        self.vm.life != Life::Alive
     }
 
     /// Size of the linear memory, in bytes. Memory never shrinks.
@@ -304,11 +312,10 @@ fn trailer_action(returned: u32) -> Action {
 impl Vm {
     /// The trap that killed the instance, if one has.
     fn alive(&self) -> Result<(), Trap> {
-        match &self.life {
-            Life::Alive => Ok(()),
-            Life::Inside => Err(Trap::panicked()),
-            Life::Dead(trap) => Err(trap.clone()),
+        if self.life == Life::Alive {
+            return Ok(());
         }
+        Err(self.trap.as_deref().map_or_else(Trap::panicked, Trap::clone))
     }
 
     fn contexts(&mut self) -> &mut Contexts {
@@ -349,7 +356,8 @@ impl Vm {
             }
             Err(error) => {
                 let trap = Trap::explain(callback, &error, self.store.data().growth.refused);
-                self.life = Life::Dead(trap.clone());
+                self.life = Life::Dead;
+                self.trap = Some(Box::new(trap.clone()));
                 // Others may hear of what is in its queues.
                 self.store.data().inbox.close();
                 Err(trap)

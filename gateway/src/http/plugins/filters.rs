@@ -10,7 +10,7 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Context, Poll},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
@@ -26,6 +26,7 @@ use super::{
 use crate::{
     http::{connection::Connection, record, request::X_REQUEST_ID},
     snapshot::{self, Action},
+    stopwatch::Reading,
     telemetry::{Callback, ResponseFlags},
 };
 
@@ -95,13 +96,13 @@ impl Filters {
         if let Some(interrupted) = self.take_interruption() {
             return Err(interrupted);
         }
-        let mut mark = Instant::now();
+        let mut mark = Reading::now();
         for index in 0..self.len() {
             let action =
                 self.0.borrow_mut().call(index, Callback::NewConnection, &mut mark, Instance::on_new_connection)?;
             if action != Wish::Continue {
                 self.resumed(index, Half::Request).await?;
-                mark = Instant::now();
+                mark = Reading::now();
             }
         }
         Ok(())
@@ -112,7 +113,7 @@ impl Filters {
     pub(in crate::http) fn disconnect(&self, by: Peer, service_done: bool, duration: Duration, bytes: (u64, u64)) {
         {
             let Ok(mut inner) = self.0.try_borrow_mut() else { return };
-            let mark = &mut Instant::now();
+            let mark = &mut Reading::now();
             for index in 0..inner.filters.len() {
                 inner.end(index, mark, |instance, context| {
                     if service_done {
@@ -135,7 +136,7 @@ impl Filters {
         if let Some(interrupted) = self.take_interruption() {
             return Err(interrupted);
         }
-        let mut mark = Instant::now();
+        let mut mark = Reading::now();
         for index in 0..self.len() {
             let action =
                 self.0.borrow_mut().call(index, Callback::RequestHeaders, &mut mark, |instance, context| {
@@ -143,7 +144,7 @@ impl Filters {
                 })?;
             if action != Wish::Continue {
                 self.resumed(index, Half::Request).await?;
-                mark = Instant::now();
+                mark = Reading::now();
             }
         }
         Ok(())
@@ -156,7 +157,7 @@ impl Filters {
         end_of_stream: bool,
     ) -> Result<(), Interrupted> {
         self.0.borrow_mut().set_response(head);
-        let mut mark = Instant::now();
+        let mut mark = Reading::now();
         for index in (0..self.len()).rev() {
             let action =
                 self.0.borrow_mut().call(index, Callback::ResponseHeaders, &mut mark, |instance, context| {
@@ -164,7 +165,7 @@ impl Filters {
                 })?;
             if action != Wish::Continue {
                 self.resumed(index, Half::Response).await?;
-                mark = Instant::now();
+                mark = Reading::now();
             }
         }
         Ok(())
@@ -296,7 +297,7 @@ impl Filters {
                 exchange.response = Some(ResponseHead { status, headers: HeaderMap::new() });
             }
         }
-        let mut mark = Instant::now();
+        let mut mark = Reading::now();
         for index in 0..inner.filters.len() {
             inner.close(index, &mut mark);
         }
@@ -329,7 +330,7 @@ impl Filters {
         out: &mut Vec<Bytes>,
     ) -> Result<Option<usize>, Interrupted> {
         let mut inner = self.0.borrow_mut();
-        let mark = &mut Instant::now();
+        let mark = &mut Reading::now();
         for stage in from..inner.filters.len() {
             let index = inner.index(half, stage);
             let action = match half {
@@ -359,7 +360,7 @@ impl Filters {
 
     /// Whether some stage holds the body back.
     pub(super) fn holds(&self, half: Half) -> bool {
-        self.0.borrow_mut().filters.iter_mut().any(|filter| filter.stage(half).paused)
+        self.0.borrow().filters.iter().any(|filter| filter.stage(half).is_some_and(|stage| stage.paused))
     }
 
     /// Lets paused stages go on that may.
@@ -368,12 +369,8 @@ impl Filters {
         let mut paused = Paused::Nobody;
         for stage in 0..inner.filters.len() {
             let index = inner.index(half, stage);
-            let Some((true, full)) = inner.filters.get_mut(index).map(|filter| {
-                let stage = filter.stage(half);
-                (stage.paused, stage.full)
-            }) else {
-                continue;
-            };
+            let held = inner.filters.get(index).and_then(|filter| filter.stage(half));
+            let Some(full) = held.filter(|held| held.paused).map(|held| held.full) else { continue };
             if let Poll::Ready(resumed) = inner.poll_resumed(index, half, cx) {
                 resumed?;
                 return inner.let_go(half, stage).map(Paused::LetGo);

@@ -7,7 +7,6 @@
 use std::{
     rc::Rc,
     task::{Context, Poll},
-    time::Instant,
 };
 
 use bytes::Bytes;
@@ -24,6 +23,7 @@ use super::{
 use crate::{
     http::{reply::Reply, service::Aborted},
     snapshot::FailStrategy,
+    stopwatch::Reading,
     telemetry::{Callback, Limit, ResponseFlags},
 };
 
@@ -73,8 +73,8 @@ pub(super) struct Filter {
     /// `None`: left out of this stream.
     pub(super) vm: Option<(Rc<Vm>, ContextId)>,
     pub(super) callbacks: Callbacks,
-    pub(super) request: Stage,
-    pub(super) response: Stage,
+    /// What it holds back of the request's body and of the response's; made when there is something that it may hold.
+    stages: Option<Box<(Stage, Stage)>>,
 }
 
 /// What a plugin holds back of a body.
@@ -108,10 +108,41 @@ impl Stage {
 }
 
 impl Filter {
-    pub(super) fn stage(&mut self, half: Half) -> &mut Stage {
+    /// What it holds back of a body, if it has seen any of one.
+    pub(super) fn stage(&self, half: Half) -> Option<&Stage> {
+        let (request, response) = self.stages.as_deref()?;
+        Some(match half {
+            Half::Request => request,
+            Half::Response => response,
+        })
+    }
+
+    fn stage_mut(&mut self, half: Half) -> &mut Stage {
+        let (request, response) = &mut **self.stages.get_or_insert_default();
         match half {
-            Half::Request => &mut self.request,
-            Half::Response => &mut self.response,
+            Half::Request => request,
+            Half::Response => response,
+        }
+    }
+
+    /// Bytes of bodies that it holds back.
+    fn held(&self) -> usize {
+        self.stages.as_deref().map_or(0, |(request, response)| request.len() + response.len())
+    }
+
+    /// Whether the module exports this callback.
+    fn exports(&self, which: Callback) -> bool {
+        match which {
+            Callback::RequestHeaders => self.callbacks.request_headers,
+            Callback::RequestBody => self.callbacks.request_body,
+            Callback::RequestTrailers => self.callbacks.request_trailers,
+            Callback::ResponseHeaders => self.callbacks.response_headers,
+            Callback::ResponseBody => self.callbacks.response_body,
+            Callback::ResponseTrailers => self.callbacks.response_trailers,
+            Callback::NewConnection => self.callbacks.new_connection,
+            Callback::DownstreamData => self.callbacks.downstream_data,
+            Callback::UpstreamData => self.callbacks.upstream_data,
+            Callback::Close | Callback::Tick | Callback::CallResponse | Callback::QueueReady => true,
         }
     }
 
@@ -126,14 +157,19 @@ impl Filter {
 
     /// The exchange goes to the plugin, and with it what the plugin holds back.
     fn hand_over(&mut self, exchange: &mut Exchange) {
-        self.request.held.move_to(&mut exchange.request_body);
-        self.response.held.move_to(&mut exchange.response_body);
+        if let Some((request, response)) = self.stages.as_deref_mut() {
+            request.held.move_to(&mut exchange.request_body);
+            response.held.move_to(&mut exchange.response_body);
+        }
     }
 
     /// It comes back, and the next plugin must not get what this one holds back.
     fn take_back(&mut self, exchange: &mut Exchange) {
-        exchange.request_body.move_to(&mut self.request.held);
-        exchange.response_body.move_to(&mut self.response.held);
+        if self.stages.is_some() || !exchange.request_body.is_empty() || !exchange.response_body.is_empty() {
+            let (request, response) = &mut **self.stages.get_or_insert_default();
+            exchange.request_body.move_to(&mut request.held);
+            exchange.response_body.move_to(&mut response.held);
+        }
     }
 }
 
@@ -205,14 +241,8 @@ impl Passage {
     pub(super) fn open(&mut self, link: &Link) {
         let live = &link.live;
         live.stats.stream();
-        let mut filter = Filter {
-            live: Rc::clone(live),
-            fail: link.fail,
-            vm: None,
-            callbacks: live.callbacks,
-            request: Stage::default(),
-            response: Stage::default(),
-        };
+        let mut filter =
+            Filter { live: Rc::clone(live), fail: link.fail, vm: None, callbacks: live.callbacks, stages: None };
         if let Some(vm) = live.stream_vm()
             && let Some(exchange) = self.exchange.take()
         {
@@ -259,27 +289,14 @@ impl Passage {
         &mut self,
         index: usize,
         which: Callback,
-        mark: &mut Instant,
+        mark: &mut Reading,
         callback: impl FnOnce(&mut Instance, ContextId) -> Result<Action, Trap>,
     ) -> Result<Action, Interrupted> {
         let Some(filter) = self.filters.get(index) else { return Ok(Action::Continue) };
-        let exported = match which {
-            Callback::RequestHeaders => filter.callbacks.request_headers,
-            Callback::RequestBody => filter.callbacks.request_body,
-            Callback::RequestTrailers => filter.callbacks.request_trailers,
-            Callback::ResponseHeaders => filter.callbacks.response_headers,
-            Callback::ResponseBody => filter.callbacks.response_body,
-            Callback::ResponseTrailers => filter.callbacks.response_trailers,
-            Callback::NewConnection => filter.callbacks.new_connection,
-            Callback::DownstreamData => filter.callbacks.downstream_data,
-            Callback::UpstreamData => filter.callbacks.upstream_data,
-            Callback::Close | Callback::Tick | Callback::CallResponse | Callback::QueueReady => true,
-        };
-        let Some((vm, context)) =
-            filter.vm.as_ref().filter(|_| exported).map(|(vm, context)| (Rc::clone(vm), *context))
-        else {
+        let Some((vm, context)) = filter.vm.as_ref().filter(|_| filter.exports(which)) else {
             return Ok(Action::Continue);
         };
+        let (vm, context) = (Rc::clone(vm), *context);
         self.lend(index);
         let returned = vm.call(which, mark, |instance| callback(instance, context));
         self.home();
@@ -291,12 +308,11 @@ impl Passage {
 
     /// What the plugin wants done besides its return value.
     pub(super) fn carry_out(&mut self, index: usize) -> Result<(), Interrupted> {
-        let in_response = self.exchange.as_ref().is_some_and(|exchange| exchange.response.is_some());
-        let Some(effects) = self.exchange.as_mut().map(|exchange| &mut exchange.effects) else { return Ok(()) };
-        if !effects.interrupts() {
+        let Some(exchange) = self.exchange.as_mut().filter(|exchange| exchange.effects.interrupts()) else {
             return Ok(());
-        }
-        let effects = std::mem::take(effects);
+        };
+        let in_response = exchange.response.is_some();
+        let effects = std::mem::take(&mut exchange.effects);
         let Some(filter) = self.filters.get(index) else { return Ok(()) };
         if let Some(response) = effects.local_response {
             filter.live.stats.local_response();
@@ -345,7 +361,7 @@ impl Passage {
             );
             filter.live.limit_exceeded(Limit::PluginPauseTime);
         }
-        self.close(index, &mut Instant::now());
+        self.close(index, &mut Reading::now());
         self.leave_out(index)
     }
 
@@ -372,28 +388,29 @@ impl Passage {
             };
             *seen += piece.len() as u64;
         }
-        let mark = &mut Instant::now();
+        let which = match (half, self.is_connection) {
+            (Half::Request, false) => Callback::RequestBody,
+            (Half::Response, false) => Callback::ResponseBody,
+            (Half::Request, true) => Callback::DownstreamData,
+            (Half::Response, true) => Callback::UpstreamData,
+        };
+        let mark = &mut Reading::now();
         for stage in from..self.filters.len() {
             let index = self.index(half, stage);
             let Some(filter) = self.filters.get_mut(index) else { return Ok(None) };
-            filter.stage(half).held.push(piece);
-            let action = match (half, self.is_connection) {
-                (Half::Request, false) => self.call(index, Callback::RequestBody, mark, |instance, context| {
-                    instance.on_request_body(context, end)
-                }),
-                (Half::Response, false) => self.call(index, Callback::ResponseBody, mark, |instance, context| {
-                    instance.on_response_body(context, end)
-                }),
-                (Half::Request, true) => self.call(index, Callback::DownstreamData, mark, |instance, context| {
-                    instance.on_downstream_data(context, end)
-                }),
-                (Half::Response, true) => self.call(index, Callback::UpstreamData, mark, |instance, context| {
-                    instance.on_upstream_data(context, end)
-                }),
-            }?;
+            if !filter.exports(which) {
+                continue;
+            }
+            filter.stage_mut(half).held.push(piece);
+            let action = self.call(index, which, mark, |instance, context| match which {
+                Callback::RequestBody => instance.on_request_body(context, end),
+                Callback::ResponseBody => instance.on_response_body(context, end),
+                Callback::DownstreamData => instance.on_downstream_data(context, end),
+                _ => instance.on_upstream_data(context, end),
+            })?;
             let Some(filter) = self.filters.get_mut(index) else { return Ok(None) };
             let (limit, edits) = (filter.live.limits().body_bytes, filter.live.edits_bodies());
-            let stage = filter.stage(half);
+            let stage = filter.stage_mut(half);
             let too_long = stage.len() > limit;
             stage.ended = end;
             stage.paused = action != Action::Continue;
@@ -429,10 +446,15 @@ impl Passage {
         self.home();
         let index = self.index(half, stage);
         let Some(filter) = self.filters.get_mut(index) else { return Ok(None) };
-        let held = filter.stage(half);
-        held.paused = false;
-        held.full = false;
-        let (piece, ended) = (held.take(), held.ended);
+        let (piece, ended) = match filter.stages {
+            Some(_) => {
+                let held = filter.stage_mut(half);
+                held.paused = false;
+                held.full = false;
+                (held.take(), held.ended)
+            }
+            None => (Bytes::new(), false),
+        };
         if piece.is_empty() && !ended {
             return Ok(None);
         }
@@ -441,7 +463,7 @@ impl Passage {
 
     /// Counts what plugins hold back of this stream, for the total of the worker.
     fn weigh(&mut self) -> Result<(), Interrupted> {
-        let held = self.filters.iter().map(|filter| filter.request.len() + filter.response.len()).sum();
+        let held = self.filters.iter().map(Filter::held).sum();
         if self.weight.set(held) {
             return Ok(());
         }
@@ -465,7 +487,7 @@ impl Passage {
     pub(super) fn end(
         &mut self,
         index: usize,
-        mark: &mut Instant,
+        mark: &mut Reading,
         callback: impl FnOnce(&mut Instance, ContextId) -> Result<(), Trap>,
     ) {
         self.lend(index);
@@ -476,7 +498,7 @@ impl Passage {
     }
 
     /// Ends the stream in one plugin. For `mark` see [`Vm::call`].
-    pub(super) fn close(&mut self, index: usize, mark: &mut Instant) {
+    pub(super) fn close(&mut self, index: usize, mark: &mut Reading) {
         self.lend(index);
         let Some(filter) = self.filters.get_mut(index) else { return };
         let Some((vm, context)) = filter.vm.take() else { return };

@@ -11,7 +11,7 @@ use std::{
     rc::{Rc, Weak},
     sync::{Arc, LazyLock},
     task::{Poll, Waker},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use proxy_wasm_host::{Callbacks, ContextId, Half, Instance, Isolation, Limits, StartFailure, Trap, TrapKind};
@@ -21,6 +21,7 @@ use super::{calls::Going, weight::Weight};
 use crate::{
     http::{Cluster, serving::Config},
     snapshot::{self, Code, FailStrategy, PluginId},
+    stopwatch::Reading,
     telemetry::{Callback, Limit, PluginStats, WorkerTelemetry},
 };
 
@@ -70,6 +71,8 @@ impl PluginSet {
         orders: mpsc::UnboundedSender<SpareOrder>,
         telemetry: Rc<WorkerTelemetry>,
     ) -> Self {
+        // The first reading takes its time; no request is to wait for it.
+        Reading::now();
         let (live, held, config) = (RefCell::default(), Rc::default(), Rc::default());
         Self { worker, orders, telemetry, live, held, config }
     }
@@ -359,22 +362,21 @@ impl Vm {
     pub(super) fn call<R, E: Failure>(
         self: &Rc<Self>,
         which: Callback,
-        mark: &mut Instant,
+        mark: &mut Reading,
         callback: impl FnOnce(&mut Instance) -> Result<R, E>,
     ) -> Result<R, E> {
-        let result = callback(&mut self.instance.borrow_mut());
-        let ended = Instant::now();
-        self.stats.callback(which, ended.saturating_duration_since(std::mem::replace(mark, ended)));
+        let mut instance = self.instance.borrow_mut();
+        let result = callback(&mut instance);
+        let ended = Reading::now();
+        self.stats.callback(which, ended.nanos_since(std::mem::replace(mark, ended)));
         if let Err(failure) = &result {
+            drop(instance);
             self.bury(failure.trap());
         } else {
-            for context in self.instance.borrow_mut().take_woken() {
-                for half in [Half::Request, Half::Response] {
-                    if let Some(stream) = self.waiting.borrow_mut().remove(&(context, half)) {
-                        stream.wake();
-                    }
-                }
+            if instance.has_woken() {
+                self.wake(&mut instance);
             }
+            drop(instance);
             if self.ticks {
                 self.update_ticker();
             }
@@ -388,13 +390,25 @@ impl Vm {
         result
     }
 
+    /// Wakes the streams that a callback about another has decided something about.
+    #[cold]
+    fn wake(&self, instance: &mut Instance) {
+        for context in instance.take_woken() {
+            for half in [Half::Request, Half::Response] {
+                if let Some(stream) = self.waiting.borrow_mut().remove(&(context, half)) {
+                    stream.wake();
+                }
+            }
+        }
+    }
+
     /// Runs a callback that stands alone.
     pub(super) fn call_now<R, E: Failure>(
         self: &Rc<Self>,
         which: Callback,
         callback: impl FnOnce(&mut Instance) -> Result<R, E>,
     ) -> Result<R, E> {
-        self.call(which, &mut Instant::now(), callback)
+        self.call(which, &mut Reading::now(), callback)
     }
 
     /// Wakes `waker` when something happens to a stream that is paused here.
