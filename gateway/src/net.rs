@@ -2,6 +2,7 @@
 //! only copied.
 
 pub(crate) mod descriptors;
+mod pipe;
 pub(crate) mod reading;
 mod tunnel;
 
@@ -19,6 +20,7 @@ use tokio::{
     net::TcpStream,
 };
 
+pub(crate) use pipe::Pipe;
 pub(crate) use tunnel::{End, Ended, Tunnel};
 
 /// Silence after which the kernel asks whether a peer that need not say anything is still there.
@@ -83,6 +85,14 @@ impl Stream {
         match self {
             Self::Plain(stream) => stream,
             Self::Tls(stream) => stream.get_ref().0,
+        }
+    }
+
+    /// The socket, if its bytes are those of the stream.
+    pub(crate) fn plain(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Plain(stream) => Some(stream),
+            Self::Tls(_) => None,
         }
     }
 

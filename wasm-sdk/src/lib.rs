@@ -118,6 +118,8 @@ mod queue;
 mod reply;
 pub mod shared;
 mod stream;
+#[cfg(any(test, target_arch = "wasm32"))]
+mod table;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
 mod time;

@@ -22,6 +22,8 @@ use super::{
     wire::WireBody,
 };
 use crate::{
+    http1::sending::Piped,
+    net::Pipe,
     telemetry::ResponseFlags,
     upstream::{self, BodyError},
 };
@@ -194,6 +196,8 @@ impl Body for RequestBody {
     }
 }
 
+impl Piped for RequestBody {}
+
 impl upstream::RequestBody for RequestBody {
     fn upgrade(&self) -> Option<&'static str> {
         matches!(self, Self::Upgrade).then_some(upgrade::PROTOCOL)
@@ -292,22 +296,58 @@ impl ResponseBody {
                 record.complete = self.source.is_end_stream();
                 self.offers.offer(record.complete);
             }
-            Poll::Ready(Some(Err(error))) => {
-                tracing::debug!(%error, "response ended early");
-                if record.flags.is_empty() {
-                    let (flag, details) = if upstream::remote_reset(&**error).is_some() {
-                        (ResponseFlags::UPSTREAM_REMOTE_RESET, "upstream_reset_after_response_started{remote_reset}")
-                    } else {
-                        (
-                            ResponseFlags::UPSTREAM_CONNECTION_TERMINATION,
-                            "upstream_reset_after_response_started{connection_termination}",
-                        )
-                    };
-                    record.flags = flag;
-                    record.details = details.into();
-                }
-            }
+            Poll::Ready(Some(Err(error))) => broke_off(record, error),
         }
+    }
+
+    /// Whether the route's timeout has passed.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError> {
+        if let Some(deadline) = &mut self.deadline
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            if let Some(record) = &mut self.record {
+                record.flags = ResponseFlags::UPSTREAM_REQUEST_TIMEOUT;
+                record.details = "response_timeout".into();
+            }
+            return Err("the timeout of the route has passed".into());
+        }
+        Ok(())
+    }
+}
+
+/// The upstream has not sent all of its response.
+fn broke_off(record: &mut Record, error: &BodyError) {
+    tracing::debug!(%error, "response ended early");
+    if record.flags.is_empty() {
+        let (flag, details) = if upstream::remote_reset(&**error).is_some() {
+            (ResponseFlags::UPSTREAM_REMOTE_RESET, "upstream_reset_after_response_started{remote_reset}")
+        } else {
+            (
+                ResponseFlags::UPSTREAM_CONNECTION_TERMINATION,
+                "upstream_reset_after_response_started{connection_termination}",
+            )
+        };
+        record.flags = flag;
+        record.details = details.into();
+    }
+}
+
+impl Piped for ResponseBody {
+    fn poll_pipe(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Pipe, BodyError>>> {
+        self.poll_deadline(cx)?;
+        let Source::Upstream(source) = &mut self.source else { return Poll::Ready(None) };
+        let record = self.record.as_mut().filter(|record| !record.looks_at_bytes());
+        let Some(record) = record else { return Poll::Ready(None) };
+        let polled = source.poll_pipe(cx);
+        match &polled {
+            Poll::Ready(Some(Ok(pipe))) => {
+                record.passed(pipe.len());
+                record.complete = source.is_end_stream();
+            }
+            Poll::Ready(Some(Err(error))) => broke_off(record, error),
+            Poll::Ready(None) | Poll::Pending => {}
+        }
+        polled
     }
 }
 
@@ -318,15 +358,7 @@ impl Body for ResponseBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
         this.offers.take();
-        if let Some(deadline) = &mut this.deadline
-            && deadline.as_mut().poll(cx).is_ready()
-        {
-            if let Some(record) = &mut this.record {
-                record.flags = ResponseFlags::UPSTREAM_REQUEST_TIMEOUT;
-                record.details = "response_timeout".into();
-            }
-            return Poll::Ready(Some(Err("the timeout of the route has passed".into())));
-        }
+        this.poll_deadline(cx)?;
         let polled = Pin::new(&mut this.source).poll_frame(cx);
         this.observe(&polled);
         polled

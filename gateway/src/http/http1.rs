@@ -181,7 +181,8 @@ impl Client {
             Vec::new()
         };
         self.connection.worker.header_maps.put(head.headers);
-        (framing.map(|framing| Sending::new(body, framing, announced)), keep)
+        let plain = self.wire.stream.borrow().plain().is_some();
+        (framing.map(|framing| Sending::new(body, framing, announced, plain)), keep)
     }
 
     /// Writes an answer. `None`: the connection is broken.

@@ -145,6 +145,16 @@ impl Record {
         }
     }
 
+    /// Whether [`Self::received`] has to see them: messages of gRPC are counted in them.
+    pub(super) fn looks_at_bytes(&self) -> bool {
+        self.grpc
+    }
+
+    /// A piece of the response's body that nobody has looked at is on its way to the client.
+    pub(super) fn passed(&mut self, bytes: usize) {
+        self.response_body_bytes += bytes as u64;
+    }
+
     /// Tells the destination of gRPC messages as they come: streams may last for hours.
     fn report_messages(&mut self) {
         let request = self.request_body.as_ref().and_then(|body| body.messages.get()).map_or(0, GrpcMessages::count);

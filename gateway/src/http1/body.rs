@@ -78,6 +78,16 @@ impl Decoder {
         }
     }
 
+    /// So many bytes went another way; never more than are [left](Self::left).
+    pub(crate) fn skip(&mut self, bytes: usize) {
+        if let State::Length(left) = &mut self.0 {
+            *left = left.saturating_sub(bytes as u64);
+            if *left == 0 {
+                self.0 = State::Ended;
+            }
+        }
+    }
+
     /// How much to read at once, at most.
     pub(crate) fn read_size(&self) -> usize {
         match self.0 {

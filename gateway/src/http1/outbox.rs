@@ -9,7 +9,9 @@ use std::{
 
 use bytes::{Buf, Bytes};
 use http::{HeaderName, HeaderValue};
-use tokio::io::AsyncWrite;
+use tokio::{io::AsyncWrite, net::TcpStream};
+
+use crate::net::{Pipe, Stream};
 
 /// Bytes that wait to be written to one connection.
 #[derive(Debug, Default)]
@@ -19,8 +21,10 @@ pub(crate) struct Outbox {
     from: usize,
     /// Then this,
     data: Bytes,
-    /// and this.
+    /// this,
     behind: &'static [u8],
+    /// and what is in here.
+    pipe: Option<Pipe>,
     /// Whether something was written that the stream may still hold, as TLS does.
     flush: bool,
 }
@@ -34,15 +38,27 @@ const SMALL: usize = 1024;
 /// A buffer of so many bytes is kept for the next message.
 const KEEP: usize = 32 * 1024;
 
+/// What an outbox is written to.
+pub(crate) trait Sink: AsyncWrite + Unpin {
+    /// The socket, if the bytes that are written are the bytes of the socket.
+    fn socket(&self) -> Option<&TcpStream>;
+}
+
+impl Sink for Stream {
+    fn socket(&self) -> Option<&TcpStream> {
+        self.plain()
+    }
+}
+
 impl Outbox {
     /// Whether everything is written.
     pub(crate) fn is_empty(&self) -> bool {
-        self.from == self.gathered.len() && self.data.is_empty() && self.behind.is_empty()
+        self.from == self.gathered.len() && self.data.is_empty() && self.behind.is_empty() && self.pipe.is_none()
     }
 
     /// Whether more should be put in before it is written.
     pub(crate) fn has_room(&self) -> bool {
-        self.data.is_empty() && self.behind.is_empty() && self.gathered.len() < FULL
+        self.data.is_empty() && self.behind.is_empty() && self.pipe.is_none() && self.gathered.len() < FULL
     }
 
     /// Gathers bytes. Only while there [is room](Self::has_room).
@@ -85,14 +101,24 @@ impl Outbox {
         }
     }
 
+    /// Puts in what is in a pipe. Only while there [is room](Self::has_room), and if the outbox is that of a
+    /// [socket](Sink::socket).
+    pub(crate) fn put_pipe(&mut self, pipe: Pipe) {
+        self.pipe = Some(pipe);
+    }
+
     /// Writes everything.
-    pub(crate) fn poll_flush<S: AsyncWrite + Unpin>(
-        &mut self,
-        stream: &mut S,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_flush<S: Sink>(&mut self, stream: &mut S, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.is_empty() {
             let gathered = self.gathered.get(self.from..).unwrap_or_default();
+            if let Some(pipe) = &mut self.pipe
+                && gathered.is_empty()
+            {
+                let socket = stream.socket().ok_or(io::ErrorKind::Unsupported)?;
+                ready!(pipe.poll_drain(socket, cx))?;
+                self.pipe = None;
+                continue;
+            }
             let wrote = if self.data.is_empty() && self.behind.is_empty() {
                 ready!(Pin::new(&mut *stream).poll_write(cx, gathered))?
             } else {

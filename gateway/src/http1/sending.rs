@@ -11,9 +11,19 @@ use http::{HeaderMap, HeaderName, header};
 use http_body::Body;
 
 use super::outbox::Outbox;
+use crate::net::Pipe;
 
 /// Why every body here ends early.
 pub(crate) type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A body that may be able to give its bytes without anybody having looked at them.
+pub trait Piped: Body {
+    /// The next bytes in a pipe, at least one. `None`: they cannot be had so now, and [`Body::poll_frame`] has them.
+    fn poll_pipe(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Pipe, BodyError>>> {
+        let _ = cx;
+        Poll::Ready(None)
+    }
+}
 
 /// A body, as far as it is not in the outbox yet.
 pub(crate) struct Sending<B> {
@@ -21,6 +31,8 @@ pub(crate) struct Sending<B> {
     framing: Framing,
     /// The trailers that the head names; others are not sent.
     announced: Vec<HeaderName>,
+    /// It goes to a socket as it is.
+    plain: bool,
 }
 
 /// How the peer finds its end.
@@ -43,9 +55,13 @@ pub(crate) enum Sent {
     Full,
 }
 
-impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Sending<B> {
-    pub(crate) fn new(body: B, framing: Framing, announced: Vec<HeaderName>) -> Self {
-        Self { body, framing, announced }
+/// With fewer bytes to come a pipe is not worth its system calls.
+const PIPED: u64 = 96 * 1024;
+
+impl<B: Piped<Data = Bytes, Error = BodyError> + Unpin> Sending<B> {
+    /// `plain`: it goes to a [socket](super::outbox::Sink::socket).
+    pub(crate) fn new(body: B, framing: Framing, announced: Vec<HeaderName>, plain: bool) -> Self {
+        Self { body, framing, announced, plain }
     }
 
     /// Puts into the outbox what the body has and the outbox has room for.
@@ -60,6 +76,14 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Sending<B> {
             }
             if self.body.is_end_stream() {
                 return Poll::Ready(self.end(None, outbox).map(|()| Sent::All));
+            }
+            if let Framing::Length(left @ PIPED..) = &mut self.framing
+                && self.plain
+                && let Some(pipe) = ready!(self.body.poll_pipe(cx)).transpose()?
+            {
+                *left = left.checked_sub(pipe.len() as u64).ok_or("a body is longer than its head says")?;
+                outbox.put_pipe(pipe);
+                continue;
             }
             match ready!(Pin::new(&mut self.body).poll_frame(cx)).transpose()? {
                 None => return Poll::Ready(self.end(None, outbox).map(|()| Sent::All)),

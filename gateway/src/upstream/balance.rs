@@ -122,6 +122,8 @@ mod tests {
         }
     }
 
+    impl crate::http1::sending::Piped for Body {}
+
     impl RequestBody for Body {}
 
     fn endpoints(weights: &[u32]) -> Endpoints<Body> {

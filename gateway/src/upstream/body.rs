@@ -10,7 +10,10 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::{BodyError, RequestBody, endpoint::Active, http1::Http1, http2::OpenStream};
-use crate::net::Stream;
+use crate::{
+    http1::sending::Piped,
+    net::{Pipe, Stream},
+};
 
 /// The body of an upstream's response.
 pub struct ResponseBody<B: RequestBody> {
@@ -66,6 +69,20 @@ impl<B: RequestBody> ResponseBody<B> {
         {
             self.active.endpoint.keep(connection);
         }
+    }
+}
+
+impl<B: RequestBody> Piped for ResponseBody<B> {
+    fn poll_pipe(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Pipe, BodyError>>> {
+        let Source::Http1(Some(connection)) = &mut self.source else { return Poll::Ready(None) };
+        let polled = connection.poll_pipe(cx);
+        match &polled {
+            // Broken in the middle: the connection goes with the body.
+            Poll::Ready(Some(Err(_))) => self.source = Source::Http1(None),
+            Poll::Ready(Some(Ok(_))) if connection.is_end_of_body() => self.release(),
+            _ => {}
+        }
+        polled
     }
 }
 

@@ -30,7 +30,7 @@ use crate::{
         response::{Head, Reader},
         sending::{self, Sending, Sent},
     },
-    net::{Stream, reading},
+    net::{Pipe, Stream, reading},
 };
 
 /// A connection. It lives in a box, because it is moved between pool, request and body.
@@ -149,7 +149,7 @@ impl<B: RequestBody> Http1<B> {
             }
         };
         out.put(b"\r\n");
-        self.sending = Some(Sending::new(body, framing, announced));
+        self.sending = Some(Sending::new(body, framing, announced, self.stream.plain().is_some()));
     }
 
     /// Sends, and reads up to the head of the final response, which takes the place of the request's in `headers`.
@@ -270,6 +270,26 @@ impl<B: RequestBody> Http1<B> {
                 return Poll::Ready(cut.map(|Cut| Err("the connection ended in the middle of a body".into())));
             }
         }
+    }
+
+    /// The next of the response's body in a pipe. `None`: [`Self::poll_body`] has it.
+    pub(super) fn poll_pipe(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Pipe, BodyError>>> {
+        let (Some(socket), Some(left @ 1..)) = (self.stream.plain(), self.receiving.left()) else {
+            return Poll::Ready(None);
+        };
+        if !self.inbox.is_empty() || self.sending.is_some() || !self.outbox.is_empty() {
+            return Poll::Ready(None);
+        }
+        let Some(mut pipe) = Pipe::take() else { return Poll::Ready(None) };
+        let most = usize::try_from(left).unwrap_or(usize::MAX);
+        Poll::Ready(Some(match ready!(pipe.poll_fill(socket, most, cx)) {
+            Ok(0) => Err("the connection ended in the middle of a body".into()),
+            Ok(moved) => {
+                self.receiving.skip(moved);
+                Ok(pipe)
+            }
+            Err(error) => Err(error.into()),
+        }))
     }
 
     /// Whether nothing is left of the response's body.

@@ -28,7 +28,9 @@ pub use error::{Failure, Remains, UpstreamError};
 pub use usage::{Permit, Resource, Usage};
 
 /// What a request body has to be; by default it is empty.
-pub trait RequestBody: http_body::Body<Data = bytes::Bytes, Error = BodyError> + Default + Unpin + 'static {
+pub trait RequestBody:
+    crate::http1::sending::Piped<Data = bytes::Bytes, Error = BodyError> + Default + Unpin + 'static
+{
     /// The protocol that the connection may be switched to by a 101 (HTTP/1 only). The head says so, too.
     fn upgrade(&self) -> Option<&'static str> {
         None

@@ -99,6 +99,40 @@ async fn lengths_of_bodies_that_are_not_there() {
 }
 
 #[tokio::test]
+async fn a_long_body_passes_whole_and_one_that_breaks_off_does_not_look_complete() {
+    const LENGTH: usize = 3_000_000;
+    let body: Vec<u8> = (0..LENGTH).map(|n| (n / 251) as u8).collect();
+    let server = RawServer::start().await.unwrap();
+    let gateway = in_front_of(&server).await;
+    let mut client = gateway.client().await.unwrap();
+    let ask = format!("GET / HTTP/1.1\r\nhost: {HOST}\r\n\r\n");
+    client.send(&ask).await.unwrap();
+    let mut connection = server.accept().await.unwrap();
+    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {LENGTH}\r\n\r\n");
+    for _ in 0..2 {
+        connection.request_head().await.unwrap();
+        connection.send(&answer).await.unwrap();
+        let mut response = client.head().await.unwrap();
+        // The client reads while the service writes, and what follows on the connection is the next answer.
+        let (sent, read) = tokio::join!(connection.send(&body), client.body(&mut response));
+        sent.and(read).unwrap();
+        assert!(response.body == body);
+        client.send(&ask).await.unwrap();
+    }
+    connection.request_head().await.unwrap();
+    connection.send(&answer).await.unwrap();
+    let mut response = client.head().await.unwrap();
+    let broken = async {
+        connection.send(&body[..LENGTH - 500_000]).await.unwrap();
+        drop(connection);
+    };
+    let ((), read) = tokio::join!(broken, client.body(&mut response));
+    let error = read.unwrap_err().to_string();
+    assert_eq!(error, "the connection ended 500000 bytes too early");
+    gateway.metric_becomes("envoy_http_downstream_cx_active", &[], 0.0).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_length_that_is_not_kept_resets_the_stream() {
     for protocol in [Http1, Http2] {
         let (gateway, upstream) = start(protocol).await;

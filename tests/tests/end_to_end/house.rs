@@ -67,11 +67,23 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("worker", &["clock", "http", "overload", "proxy_wasm_host", "snapshot", "telemetry"]),
     (
         "http",
-        &["clock", "http1", "net", "overload", "proxy_wasm_host", "snapshot", "tcp", "telemetry", "tls", "upstream"],
+        &[
+            "clock",
+            "http1",
+            "net",
+            "overload",
+            "proxy_wasm_host",
+            "snapshot",
+            "stopwatch",
+            "tcp",
+            "telemetry",
+            "tls",
+            "upstream",
+        ],
     ),
     ("tcp", &["net", "telemetry", "upstream"]),
     ("upstream", &["clock", "http1", "net", "overload::descriptors", "snapshot", "tls"]),
-    ("http1", &[]),
+    ("http1", &["net"]),
     ("telemetry", &["snapshot"]),
     ("snapshot", &["proxy_wasm_host", "tls"]),
     ("tls", &[]),
@@ -79,6 +91,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("net", &[]),
     ("overload", &[]),
     ("clock", &[]),
+    ("stopwatch", &[]),
 ];
 
 #[test]

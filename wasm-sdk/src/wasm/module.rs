@@ -4,11 +4,10 @@ use super::abi::{self, Abi};
 use crate::host::Side;
 use crate::log::Level;
 use crate::stream::{self, Action, Stream};
+use crate::table::Table;
 use crate::{HostError, Plugin, Queue, Result, config};
 use std::alloc::{Layout, alloc};
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
-use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 
 /// Everything that a module remembers; one static of [`__export!`](crate::__export).
@@ -17,28 +16,19 @@ pub struct Module<P: Plugin>(RefCell<Contexts<P>>);
 /// The contexts of the ABI, by the numbers that the host gave them. There is one root in this gateway; other hosts
 /// may give one module several configurations, each with a root of its own.
 struct Contexts<P: Plugin> {
-    roots: BTreeMap<u32, Option<Rc<P>>>,
-    streams: HashMap<u32, Option<Stream<P>>, BuildHasherDefault<Spread>>,
+    roots: Vec<(u32, Option<Rc<P>>)>,
+    streams: Table<Option<Stream<P>>>,
 }
 
-/// The hash of a number that the host counts up: nobody can choose it, so it need not be protected, only spread.
-#[derive(Default)]
-struct Spread(u64);
-
-impl Hasher for Spread {
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u32(u32::from(*byte));
-        }
+impl<P: Plugin> Contexts<P> {
+    /// The plugin that a root context has become, once it is configured.
+    fn root(&self, number: u32) -> Option<&Rc<P>> {
+        self.roots.iter().find(|(root, _)| *root == number)?.1.as_ref()
     }
 
-    fn write_u32(&mut self, number: u32) {
-        // Fibonacci hashing: the golden ratio of 2^64.
-        self.0 = (self.0 ^ u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
+    fn set_root(&mut self, number: u32, plugin: Option<Rc<P>>) {
+        self.roots.retain(|(root, _)| *root != number);
+        self.roots.push((number, plugin));
     }
 }
 
@@ -59,18 +49,17 @@ impl<P: Plugin> Module<P> {
     /// Before anything has happened.
     #[allow(clippy::new_without_default, reason = "only made by a macro, as a constant")]
     pub const fn new() -> Module<P> {
-        let streams = HashMap::with_hasher(BuildHasherDefault::new());
-        Module(RefCell::new(Contexts { roots: BTreeMap::new(), streams }))
+        Module(RefCell::new(Contexts { roots: Vec::new(), streams: Table::new() }))
     }
 
     /// A root context begins if it has no parent, else a stream of that root.
     pub fn on_context_create(&self, context: u32, parent: u32) {
         let contexts = &mut *self.0.borrow_mut();
         if parent == 0 {
-            contexts.roots.insert(context, None);
+            contexts.set_root(context, None);
         } else {
-            let plugin = contexts.roots.get(&parent).and_then(Option::as_ref);
-            contexts.streams.insert(context, plugin.map(|plugin| Stream::new(Rc::clone(plugin))));
+            let stream = contexts.root(parent).map(|plugin| Stream::new(Rc::clone(plugin)));
+            contexts.streams.insert(context, stream);
         }
     }
 
@@ -80,7 +69,7 @@ impl<P: Plugin> Module<P> {
         let bytes = bytes.map_err(|status| HostError::new("reading the configuration", status).into());
         match bytes.and_then(|bytes| config::parse(&bytes)).and_then(P::configure) {
             Ok(plugin) => {
-                self.0.borrow_mut().roots.insert(root, Some(Rc::new(plugin)));
+                self.0.borrow_mut().set_root(root, Some(Rc::new(plugin)));
                 1
             }
             Err(error) => {
@@ -107,7 +96,7 @@ impl<P: Plugin> Module<P> {
 
     /// A stream is over.
     pub fn on_log(&self, context: u32) {
-        if let Some(Some(stream)) = self.0.borrow_mut().streams.get_mut(&context) {
+        if let Some(Some(stream)) = self.0.borrow_mut().streams.get_mut(context) {
             stream.on_log(&Abi);
         }
     }
@@ -115,8 +104,8 @@ impl<P: Plugin> Module<P> {
     /// A context ends.
     pub fn on_delete(&self, context: u32) {
         let contexts = &mut *self.0.borrow_mut();
-        if contexts.streams.remove(&context).is_none() {
-            contexts.roots.remove(&context);
+        if contexts.streams.remove(context).is_none() {
+            contexts.roots.retain(|(root, _)| *root != context);
         }
     }
 
@@ -131,7 +120,7 @@ impl<P: Plugin> Module<P> {
     }
 
     fn stream(&self, context: u32, callback: impl FnOnce(&mut Stream<P>) -> Action) -> u32 {
-        match self.0.borrow_mut().streams.get_mut(&context) {
+        match self.0.borrow_mut().streams.get_mut(context) {
             Some(Some(stream)) => callback(stream).into(),
             // A mistake of the host, and no reason to let a request pass.
             Some(None) | None => {
@@ -142,7 +131,7 @@ impl<P: Plugin> Module<P> {
     }
 
     fn root(&self, root: u32, what: &str, callback: impl FnOnce(&P) -> Result<()>) {
-        let plugin = self.0.borrow().roots.get(&root).cloned().flatten();
+        let plugin = self.0.borrow().root(root).map(Rc::clone);
         if let Some(Err(error)) = plugin.map(|plugin| callback(&plugin)) {
             crate::error!("{what}: {error}");
         }

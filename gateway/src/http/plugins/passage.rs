@@ -246,10 +246,13 @@ impl Passage {
         if let Some(vm) = live.stream_vm()
             && let Some(exchange) = self.exchange.take()
         {
-            let opened = vm.with(|instance| instance.open(exchange));
+            let opened = vm.with(|instance| {
+                let context = instance.open(exchange)?;
+                Ok((context, instance.detach(context)))
+            });
             match opened {
-                Ok(context) => {
-                    self.exchange = vm.with(|instance| instance.detach(context));
+                Ok((context, exchange)) => {
+                    self.exchange = exchange;
                     filter.vm = Some((vm, context));
                 }
                 Err((exchange, trap)) => {
@@ -292,18 +295,41 @@ impl Passage {
         mark: &mut Reading,
         callback: impl FnOnce(&mut Instance, ContextId) -> Result<Action, Trap>,
     ) -> Result<Action, Interrupted> {
-        let Some(filter) = self.filters.get(index) else { return Ok(Action::Continue) };
-        let Some((vm, context)) = filter.vm.as_ref().filter(|_| filter.exports(which)) else {
+        if !self.filters.get(index).is_some_and(|filter| filter.exports(which)) {
             return Ok(Action::Continue);
-        };
-        let (vm, context) = (Rc::clone(vm), *context);
-        self.lend(index);
-        let returned = vm.call(which, mark, |instance| callback(instance, context));
-        self.home();
-        match returned {
-            Ok(action) => self.carry_out(index).map(|()| action),
-            Err(_) => self.leave_out(index).map(|()| Action::Continue),
         }
+        match self.visit(index, which, mark, callback) {
+            Some(Ok(action)) => self.carry_out(index).map(|()| action),
+            Some(Err(_)) => self.leave_out(index).map(|()| Action::Continue),
+            None => Ok(Action::Continue),
+        }
+    }
+
+    /// Lends the exchange to one plugin for a callback. `None`: the plugin has no part in the stream.
+    fn visit<R>(
+        &mut self,
+        index: usize,
+        which: Callback,
+        mark: &mut Reading,
+        callback: impl FnOnce(&mut Instance, ContextId) -> Result<R, Trap>,
+    ) -> Option<Result<R, Trap>> {
+        self.home();
+        let filter = self.filters.get_mut(index)?;
+        let (vm, context) = filter.vm.as_ref().map(|(vm, context)| (Rc::clone(vm), *context))?;
+        let exchange = &mut self.exchange;
+        if let Some(exchange) = exchange {
+            filter.hand_over(exchange);
+        }
+        let returned = vm.call(which, mark, |instance| {
+            *exchange = exchange.take().and_then(|lent| instance.attach(context, lent).err());
+            let returned = callback(instance, context);
+            *exchange = exchange.take().or_else(|| instance.detach(context));
+            returned
+        });
+        if let Some(exchange) = exchange {
+            filter.take_back(exchange);
+        }
+        Some(returned)
     }
 
     /// What the plugin wants done besides its return value.
@@ -490,30 +516,23 @@ impl Passage {
         mark: &mut Reading,
         callback: impl FnOnce(&mut Instance, ContextId) -> Result<(), Trap>,
     ) {
-        self.lend(index);
-        let Some(filter) = self.filters.get(index) else { return };
-        let Some((vm, context)) = filter.vm.as_ref().map(|(vm, context)| (Rc::clone(vm), *context)) else { return };
         // A trap is dealt with where every callback ends.
-        let _ = vm.call(Callback::Close, mark, |instance| callback(instance, context));
+        let _ = self.visit(index, Callback::Close, mark, callback);
     }
 
     /// Ends the stream in one plugin. For `mark` see [`Vm::call`].
     pub(super) fn close(&mut self, index: usize, mark: &mut Reading) {
-        self.lend(index);
+        let closed = self.visit(index, Callback::Close, mark, Instance::close);
         let Some(filter) = self.filters.get_mut(index) else { return };
-        let Some((vm, context)) = filter.vm.take() else { return };
-        vm.forget(context, Half::Request);
-        vm.forget(context, Half::Response);
-        let lent = self.lent.take().is_some();
-        let closed = vm.call(Callback::Close, mark, |instance| instance.close(context));
-        if lent {
-            let exchange = closed.unwrap_or_else(|_| vm.with(|instance| instance.detach(context)));
-            self.exchange = exchange.map(|mut exchange| {
-                filter.take_back(&mut exchange);
-                exchange
-            });
+        // A trap is dealt with where every callback ends; the exchange came back before that.
+        if let Some(Ok(Some(mut exchange))) = closed {
+            filter.take_back(&mut exchange);
+            self.exchange = Some(exchange);
         }
-        vm.record_memory();
+        if let Some((vm, context)) = filter.vm.take() {
+            vm.forget_both(context);
+            vm.record_memory();
+        }
     }
 }
 

@@ -416,11 +416,18 @@ impl Vm {
         self.waiting.borrow_mut().insert((context, half), waker.clone());
     }
 
+    /// Nobody waits for that half any more.
     pub(super) fn forget(&self, context: ContextId, half: Half) {
+        self.waiting.borrow_mut().remove(&(context, half));
+    }
+
+    /// Nobody waits for the stream any more.
+    pub(super) fn forget_both(&self, context: ContextId) {
         let mut waiting = self.waiting.borrow_mut();
         // It nearly always is, and two lookups cost a tenth of what a small plugin does.
         if !waiting.is_empty() {
-            waiting.remove(&(context, half));
+            waiting.remove(&(context, Half::Request));
+            waiting.remove(&(context, Half::Response));
         }
     }
 
