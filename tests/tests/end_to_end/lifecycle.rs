@@ -376,7 +376,7 @@ async fn i6_the_end_under_load_fails_no_request() {
     });
     let mut answered = 0;
     for client in clients {
-        answered += client.await.unwrap().unwrap();
+        answered += client.await.unwrap().unwrap_or_else(|error| panic!("{error:#}; it said:\n{}", process.log()));
     }
     println!("{answered} requests, the last {:?} after SIGTERM, none failed", begin.elapsed());
     assert!(begin.elapsed() >= Duration::from_secs(2), "{:?}", begin.elapsed());

@@ -133,7 +133,12 @@ async fn swaps_under_load_lose_no_request_and_leave_no_memory() {
         Ok((now <= descriptors).then_some(now))
     });
     let descriptors_now = settled.await.unwrap();
-    let grown = process.memory().unwrap() as f64 / 1e6 - memory as f64 / 1e6;
+    // What was freed goes back to the system after some seconds.
+    let settled = eventually("the memory to be that of before", async || {
+        let grown = process.memory()? as f64 / 1e6 - memory as f64 / 1e6;
+        Ok((grown < 16.0).then_some(grown))
+    });
+    let grown = settled.await.unwrap();
     times.sort_unstable();
     println!(
         "{swaps} swaps of {} bytes: {outcome}\nswap p50 {:?}, longest {:?}; memory {grown:+.1} MB of {:.1}, {descriptors_now} descriptors after {descriptors}",
@@ -144,7 +149,6 @@ async fn swaps_under_load_lose_no_request_and_leave_no_memory() {
     );
     assert!(outcome.errors.is_empty(), "{outcome}");
     assert!(outcome.answered > 100, "{outcome}");
-    assert!(grown < 16.0, "{grown} MB more than after the first swaps");
     let (_, shown) = ask_at(admin, "GET", "/plugins/p", "", b"").await.unwrap();
     assert_eq!((shown["versions"].as_array().unwrap().len(), &shown["stats"]["traps"]), (10, &json!(0)));
     let blobs = fs::read_dir(home.path().join("data/blobs")).unwrap().count();
