@@ -39,6 +39,7 @@ impl<P: Plugin> Stream<P> {
     }
 
     /// The headers of a message are there; `end` if nothing follows them.
+    #[inline(always)]
     pub(crate) fn on_headers(&mut self, host: &Current, side: Side, end: bool) -> Action {
         let flow = match side {
             Side::Request => {
@@ -108,13 +109,19 @@ impl From<Flow> for BodyFlow {
 }
 
 /// Carries out what a handler decided.
+#[inline(always)]
 fn act(host: &Current, side: Side, part: &str, flow: Result<BodyFlow>) -> Action {
-    let sent = match flow {
-        Ok(BodyFlow::Continue) => return Action::Continue,
-        Ok(BodyFlow::Wait) => return Action::Pause,
-        Ok(BodyFlow::Respond(reply)) => send(host, &reply),
-        Err(error) => Err(error),
-    };
+    match flow {
+        Ok(BodyFlow::Continue) => Action::Continue,
+        Ok(BodyFlow::Wait) => Action::Pause,
+        Ok(BodyFlow::Respond(reply)) => answer(host, side, part, Ok(reply)),
+        Err(error) => answer(host, side, part, Err(error)),
+    }
+}
+
+#[cold]
+fn answer(host: &Current, side: Side, part: &str, reply: Result<Reply>) -> Action {
+    let sent = reply.and_then(|reply| send(host, &reply));
     if let Err(error) = sent {
         fail(host, &format!("{} {part}: {error}", if side == Side::Request { "request" } else { "response" }));
     }

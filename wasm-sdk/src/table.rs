@@ -2,6 +2,8 @@
 //!
 //! Every stream is put in, found for each of its callbacks, and taken out, which is a good part of what a small plugin
 //! does. A host counts its numbers up, so a multiplication spreads them as evenly as can be, and one look finds them.
+//! What runs for every callback is inlined: compilers that make modules small do not do it, and in WebAssembly a call costs
+//! more than any of these, because each looks whether the plugin's time is over.
 
 /// Values by number; open addressing with linear probing, at most half full.
 pub(crate) struct Table<T> {
@@ -19,6 +21,7 @@ impl<T> Table<T> {
     }
 
     /// Puts a value in the place of what has this number, if anything has.
+    #[inline(always)]
     pub(crate) fn insert(&mut self, number: u32, value: T) {
         if self.len * 2 >= self.slots.len() {
             self.grow();
@@ -31,12 +34,14 @@ impl<T> Table<T> {
     }
 
     /// The value with this number.
+    #[inline(always)]
     pub(crate) fn get_mut(&mut self, number: u32) -> Option<&mut T> {
         let at = self.place(number);
         self.slots.get_mut(at)?.as_mut().map(|(_, value)| value)
     }
 
     /// Takes the value with this number out.
+    #[inline(always)]
     pub(crate) fn remove(&mut self, number: u32) -> Option<T> {
         let mut gap = self.place(number);
         let (_, value) = self.slots.get_mut(gap)?.take()?;
@@ -55,6 +60,7 @@ impl<T> Table<T> {
     }
 
     /// Where a number is, or else belongs.
+    #[inline(always)]
     fn place(&self, number: u32) -> usize {
         let mut at = self.home(number);
         while matches!(self.slots.get(at), Some(Some((other, _))) if *other != number) {
@@ -64,17 +70,20 @@ impl<T> Table<T> {
     }
 
     /// Where a number is if nothing was in its way: Fibonacci hashing, by the golden ratio of 2^32.
+    #[inline(always)]
     fn home(&self, number: u32) -> usize {
         let spread = u64::from(number.wrapping_mul(0x9e37_79b9));
         // As many of the upper bits as there are places.
         (spread * self.slots.len() as u64 >> 32) as usize
     }
 
+    #[inline(always)]
     fn after(&self, at: usize) -> usize {
         (at + 1) & (self.slots.len() - 1)
     }
 
     /// How many steps lead from one place to another.
+    #[inline(always)]
     fn distance(&self, from: usize, to: usize) -> usize {
         to.wrapping_sub(from) & (self.slots.len() - 1)
     }

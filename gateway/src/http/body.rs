@@ -91,6 +91,44 @@ impl ClientBody {
     pub(super) fn new(incoming: Incoming, seen: Rc<ClientBytes>, watched: Option<Watched>) -> Self {
         Self { incoming, seen, watched }
     }
+
+    /// Whether the client has still time to send something.
+    fn check_time(&self) -> Result<(), BodyError> {
+        if self.watched.as_ref().is_some_and(Watched::is_late) {
+            self.seen.broken.set(true);
+            return Err("the client has sent nothing of the body for too long".into());
+        }
+        Ok(())
+    }
+
+    /// Somebody wanted more, and it is waited for, or something has come.
+    fn watch(&self, waits: bool, cx: &Context<'_>) {
+        match &self.watched {
+            Some(watched) if waits => watched.wait(cx.waker()),
+            Some(watched) => watched.arrived(),
+            None => {}
+        }
+    }
+}
+
+impl Piped for ClientBody {
+    fn poll_pipe(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Pipe, BodyError>>> {
+        // Messages of gRPC are counted in the bytes.
+        if self.seen.messages.get().is_some() {
+            return Poll::Ready(None);
+        }
+        self.check_time()?;
+        let Incoming::Http1(incoming) = &mut self.incoming else { return Poll::Ready(None) };
+        let polled = incoming.poll_pipe(cx);
+        match &polled {
+            Poll::Ready(None) => return polled,
+            Poll::Ready(Some(Ok(pipe))) => self.seen.count.set(self.seen.count.get() + pipe.len() as u64),
+            Poll::Ready(Some(Err(_))) => self.seen.broken.set(true),
+            Poll::Pending => {}
+        }
+        self.watch(polled.is_pending(), cx);
+        polled
+    }
 }
 
 impl Body for Incoming {
@@ -127,16 +165,9 @@ impl Body for ClientBody {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if self.watched.as_ref().is_some_and(Watched::is_late) {
-            self.seen.broken.set(true);
-            return Poll::Ready(Some(Err("the client has sent nothing of the body for too long".into())));
-        }
+        self.check_time()?;
         let mut polled = Pin::new(&mut self.incoming).poll_frame(cx);
-        match (&self.watched, &polled) {
-            (Some(watched), Poll::Pending) => watched.wait(cx.waker()),
-            (Some(watched), Poll::Ready(_)) => watched.arrived(),
-            (None, _) => {}
-        }
+        self.watch(polled.is_pending(), cx);
         match &mut polled {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(trailers) = frame.trailers_mut() {
@@ -196,7 +227,14 @@ impl Body for RequestBody {
     }
 }
 
-impl Piped for RequestBody {}
+impl Piped for RequestBody {
+    fn poll_pipe(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Pipe, BodyError>>> {
+        match self {
+            Self::Client(body) => body.poll_pipe(cx),
+            Self::Empty | Self::Upgrade | Self::Filtered(_) | Self::Replay(_) | Self::Call(_) => Poll::Ready(None),
+        }
+    }
+}
 
 impl upstream::RequestBody for RequestBody {
     fn upgrade(&self) -> Option<&'static str> {

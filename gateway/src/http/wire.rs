@@ -23,8 +23,9 @@ use crate::{
         limits::{EXTENSIONS_TOO_LARGE, TRAILERS_TOO_LARGE},
         outbox::Outbox,
         request::Refusal,
+        sending::Piped,
     },
-    net::{Stream, reading},
+    net::{Pipe, Stream, reading},
     telemetry::Limit,
     upstream::BodyError,
 };
@@ -185,6 +186,31 @@ impl WireBody {
                     incoming.reader = Some(cx.waker().clone());
                     return Poll::Pending;
                 }
+            }
+        }
+    }
+}
+
+impl Piped for WireBody {
+    fn poll_pipe(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Pipe, BodyError>>> {
+        let incoming = &mut *self.wire.incoming.borrow_mut();
+        let stream = self.wire.stream.borrow();
+        let (Some(socket), Some(left @ 1..)) = (stream.plain(), incoming.body.left()) else { return Poll::Ready(None) };
+        let is_next = incoming.number == self.number && incoming.inbox.is_empty();
+        if !is_next || incoming.expects_continue || !incoming.interim.is_empty() {
+            return Poll::Ready(None);
+        }
+        let Some(mut pipe) = Pipe::take() else { return Poll::Ready(None) };
+        incoming.reader = None;
+        match pipe.poll_fill(socket, usize::try_from(left).unwrap_or(usize::MAX), cx)? {
+            Poll::Ready(0) => Poll::Ready(Some(Err("the client has broken off the request".into()))),
+            Poll::Ready(moved) => {
+                incoming.body.skip(moved);
+                Poll::Ready(Some(Ok(pipe)))
+            }
+            Poll::Pending => {
+                incoming.reader = Some(cx.waker().clone());
+                Poll::Pending
             }
         }
     }

@@ -26,6 +26,7 @@ impl<P: Plugin> Contexts<P> {
         self.roots.iter().find(|(root, _)| *root == number)?.1.as_ref()
     }
 
+    #[cold]
     fn set_root(&mut self, number: u32, plugin: Option<Rc<P>>) {
         self.roots.retain(|(root, _)| *root != number);
         self.roots.push((number, plugin));
@@ -53,6 +54,7 @@ impl<P: Plugin> Module<P> {
     }
 
     /// A root context begins if it has no parent, else a stream of that root.
+    #[inline]
     pub fn on_context_create(&self, context: u32, parent: u32) {
         let contexts = &mut *self.0.borrow_mut();
         if parent == 0 {
@@ -119,6 +121,7 @@ impl<P: Plugin> Module<P> {
         self.root(root, "queue", |plugin| plugin.on_queue(&Queue::with_id(queue)));
     }
 
+    #[inline(always)]
     fn stream(&self, context: u32, callback: impl FnOnce(&mut Stream<P>) -> Action) -> u32 {
         match self.0.borrow_mut().streams.get_mut(context) {
             Some(Some(stream)) => callback(stream).into(),
