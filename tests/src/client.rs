@@ -10,6 +10,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU16, Ordering};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -228,6 +229,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> RawClient<S> {
     async fn fill(&mut self) -> anyhow::Result<bool> {
         Ok(within("bytes to arrive", self.stream.read_buf(&mut self.buffer)).await?? > 0)
     }
+}
+
+/// An address at which nobody listens, unless the test does. The port is below those that the kernel chooses from, so that
+/// no other test is given it meanwhile; one that was free a moment ago would be somebody's now and then.
+///
+/// # Errors
+/// There is none.
+pub fn unused_address() -> anyhow::Result<SocketAddr> {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Processes that run side by side begin at different ports.
+    let first = 20_000 + std::process::id() % 100 * 100;
+    for _ in 0..1_000 {
+        let port = u16::try_from(first)? + NEXT.fetch_add(1, Ordering::Relaxed) % 1_000;
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        if std::net::TcpListener::bind(address).is_ok() {
+            return Ok(address);
+        }
+    }
+    anyhow::bail!("no port is free from {first} on")
 }
 
 /// A server for which the test does everything: it reads what comes and sends exactly the bytes it is given.

@@ -1,7 +1,7 @@
 //! Configuration that changes while the gateway serves: what takes effect, what stays, what is reported.
 
 use gateway_tests::body::Outgoing;
-use gateway_tests::client::{RawClient, RawServer};
+use gateway_tests::client::{RawClient, RawServer, unused_address};
 use gateway_tests::eventually;
 use gateway_tests::gateway::{Setup, TestGateway};
 use gateway_tests::resources::{GATEWAY, everything_to, service, virtual_service};
@@ -314,7 +314,7 @@ async fn a_port_that_is_taken_later_is_reported_and_the_rest_serves() {
 
 #[tokio::test]
 async fn two_ports_cannot_be_bound_to_one_address() {
-    let address = RawServer::start().await.unwrap().address().unwrap();
+    let address = unused_address().unwrap();
     let gateway = Setup::new()
         .file("1.yaml", GATEWAY.to_owned() + &says("route", "*", "one"))
         .file("2.yaml", listener("other", 81))

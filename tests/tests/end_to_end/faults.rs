@@ -1,7 +1,7 @@
 //! Services that are not there, leave, or talk nonsense; clients that leave. What the other side sees of it.
 
 use gateway_tests::body::Outgoing;
-use gateway_tests::client::{RawResponse, RawServer};
+use gateway_tests::client::{RawResponse, RawServer, unused_address};
 use gateway_tests::gateway::{Setup, TestGateway};
 use gateway_tests::resources::{GATEWAY, everything_to, service, service_at, virtual_service};
 use gateway_tests::server::Protocol::{self, Http1, Http2};
@@ -37,16 +37,10 @@ fn get(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nhost: {HOST}\r\n\r\n")
 }
 
-/// An address where nobody listens.
-async fn nobody() -> SocketAddr {
-    // Bound again below a moment later it would be another one's; nobody in these tests asks for a given port.
-    RawServer::start().await.unwrap().address().unwrap()
-}
-
 #[tokio::test]
 async fn a_service_that_refuses_connections() {
     for protocol in ["HTTP", "HTTP2"] {
-        let gateway = in_front_of(nobody().await, protocol).await;
+        let gateway = in_front_of(unused_address().unwrap(), protocol).await;
         let response = gateway.client().await.unwrap().get(HOST, "/").await.unwrap();
         assert_eq!(response.status, 503);
         assert_eq!(
@@ -64,7 +58,7 @@ async fn a_service_that_refuses_connections() {
 async fn another_endpoint_is_tried_when_one_refuses() {
     let upstream = Upstream::start(Http1).await.unwrap();
     let resources = GATEWAY.to_owned()
-        + &service_at("sample", "HTTP", &[nobody().await, upstream.address()])
+        + &service_at("sample", "HTTP", &[unused_address().unwrap(), upstream.address()])
         + &virtual_service("everything", &["*"], "  - route: [{destination: {host: sample}}]");
     let gateway = Setup::new().file("all.yaml", resources).start().await.unwrap();
     let mut client = gateway.client().await.unwrap();

@@ -1,7 +1,7 @@
 //! Group I of the fault table: configuration that changes under load, starts and ends, and what of it clients see. The
 //! names of the tests begin with the row they are about; I-7 is `takeover`.
 
-use gateway_tests::client::{H2Client, RawClient, RawServer};
+use gateway_tests::client::{H2Client, RawClient, RawServer, unused_address};
 use gateway_tests::eventually;
 use gateway_tests::gateway::{Setup, TestGateway};
 use gateway_tests::load::{Client, Load};
@@ -443,7 +443,7 @@ fn listener(name: &str, port: u16) -> String {
 async fn i9_listeners_come_go_and_move_and_nobody_else_notices() {
     let upstream = Upstream::start(Http1).await.unwrap();
     // Two declared ports that are bound to one address, one after the other.
-    let free = RawServer::start().await.unwrap().address().unwrap();
+    let free = unused_address().unwrap();
     let gateway = Setup::new()
         .workers(2)
         .file("all.yaml", everything_to(&upstream))

@@ -3,7 +3,7 @@
 use gateway::telemetry::{LogFormat, SourceIdentity};
 use gateway_tests::body::Outgoing;
 use gateway_tests::certificates::Authority;
-use gateway_tests::client::{RawClient, RawServer};
+use gateway_tests::client::{RawClient, unused_address};
 use gateway_tests::eventually;
 use gateway_tests::gateway::Setup;
 use gateway_tests::process::Process;
@@ -99,9 +99,7 @@ async fn operators_see_what_is_served() {
 
 #[tokio::test]
 async fn ready_means_that_the_first_configuration_serves() {
-    // Both are free again when the gateway asks for them.
-    let free = async || RawServer::start().await.unwrap().address().unwrap();
-    let (address, status) = (free().await, free().await);
+    let (address, status) = (unused_address().unwrap(), unused_address().unwrap());
     let one = |n: usize| {
         let answer = format!("  - directResponse: {{status: 200, body: {{string: '{n}'}}}}");
         virtual_service(&format!("v{n}"), &[&format!("host-{n}.example")], &answer)

@@ -1,11 +1,10 @@
 //! Which requests are sent again, how often, and that the upstream gets the whole of them each time.
 
-use gateway_tests::client::{RawResponse, RawServer};
+use gateway_tests::client::{RawResponse, RawServer, unused_address};
 use gateway_tests::gateway::{Setup, TestGateway};
 use gateway_tests::resources::{GATEWAY, service, service_at, virtual_service};
 use gateway_tests::server::Protocol::{self, Http1, Http2};
 use gateway_tests::upstream::{Answer, Gate, Upstream};
-use std::net::SocketAddr;
 
 const HOST: &str = "test.example.dev";
 
@@ -27,10 +26,6 @@ async fn post(gateway: &TestGateway, headers: &str, body: &[u8]) -> RawResponse 
     let head = format!("POST /x HTTP/1.1\r\nhost: {HOST}\r\n{headers}\r\n");
     client.send([head.as_bytes(), body].concat()).await.unwrap();
     client.response().await.unwrap()
-}
-
-async fn nobody() -> SocketAddr {
-    RawServer::start().await.unwrap().address().unwrap()
 }
 
 async fn retries(gateway: &TestGateway) -> f64 {
@@ -90,7 +85,7 @@ async fn attempts_are_used_up() {
 
 #[tokio::test]
 async fn an_empty_policy_means_no_retries() {
-    let gateway = with_policy(&service_at("sample", "HTTP", &[nobody().await]), "{}").await;
+    let gateway = with_policy(&service_at("sample", "HTTP", &[unused_address().unwrap()]), "{}").await;
     let response = gateway.client().await.unwrap().get(HOST, "/").await.unwrap();
     assert_eq!(response.status, 503);
     assert_eq!(

@@ -2,7 +2,7 @@
 
 use gateway::telemetry::LogFormat;
 use gateway_tests::certificates::Authority;
-use gateway_tests::client::{RawClient, RawServer};
+use gateway_tests::client::{RawClient, RawServer, unused_address};
 use gateway_tests::gateway::{Setup, TestGateway};
 use gateway_tests::plugins::{module, wasm_plugin};
 use gateway_tests::resources::{secret, service_at};
@@ -91,7 +91,7 @@ async fn tls_ends_here_and_what_was_inside_goes_on() {
 
 #[tokio::test]
 async fn without_somebody_to_connect_to_the_connection_is_closed() {
-    let nobody = RawServer::start().await.unwrap().address().unwrap();
+    let nobody = unused_address().unwrap();
     let elsewhere = "  - {match: [{port: 1}], route: [{destination: {host: sample}}]}";
     for (tcp, flags) in [(TO_SAMPLE, "UF"), (elsewhere, "NR"), ("  - route: [{destination: {host: unknown}}]", "NC")] {
         let gateway = start(gateway(TCP) + &service_at("sample", "TCP", &[nobody]) + &route(tcp)).await;

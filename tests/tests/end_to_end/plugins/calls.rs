@@ -1,14 +1,13 @@
 //! Plugins that call services: over HTTP and gRPC, with time-outs, limits, and services that are not there.
 
 use super::get;
-use gateway_tests::client::{RawClient, RawServer};
+use gateway_tests::client::{RawClient, RawServer, unused_address};
 use gateway_tests::gateway::{Setup, TestGateway};
 use gateway_tests::grpc::EchoServer;
 use gateway_tests::plugins::{module, wasm_plugin};
 use gateway_tests::resources::{everything_to, service, service_at};
 use gateway_tests::server::Protocol;
 use gateway_tests::upstream::{Answer, Gate, Upstream};
-use std::net::SocketAddr;
 
 const CLUSTER: &str = "outbound|80||called.default.svc.cluster.local";
 
@@ -88,7 +87,7 @@ async fn what_is_no_service_is_not_called() {
 #[tokio::test]
 async fn services_that_fail_are_answered_as_envoy_answers() {
     let upstream = Upstream::start(Protocol::Http1).await.unwrap();
-    let gone: SocketAddr = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let gone = unused_address().unwrap();
     let called = Upstream::start(Protocol::Http1).await.unwrap();
     // Its own service, because nobody knows whether a call that is given up so soon reaches it.
     let silent = Upstream::start(Protocol::Http1).await.unwrap();
