@@ -11,7 +11,7 @@ use std::{
 use proxy_wasm_host::PluginSettings;
 
 use super::{
-    Attached, Declaration, Digest, ModuleSource, Origin, PluginView, Remote, Staged,
+    Attached, Contents, Declaration, Digest, ModuleSource, Origin, PluginView, Remote, Staged,
     fetch::Availability,
     loader::{Loaded, Source},
     order,
@@ -37,7 +37,8 @@ pub(super) struct Version {
     pub(super) since: String,
     pub(super) digest: Digest,
     pub(super) bytes: u64,
-    pub(super) abi: String,
+    /// What the module declares.
+    pub(super) contents: Arc<Contents>,
     pub(super) code: proxy_wasm_host::Plugin,
 }
 
@@ -293,7 +294,7 @@ impl Registry {
             since: rfc3339(SystemTime::now()),
             digest: loaded.digest,
             bytes: loaded.bytes,
-            abi: loaded.module.abi().to_string(),
+            contents: loaded.contents,
             code: proxy_wasm_host::Plugin::new(loaded.module, settings, self.shared.clone()),
         }
     }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
-    Declaration, Spec,
+    Contents, Declaration, Spec,
     resolve::{Candidate, Cause, Failure, Version},
     upload::{self, Upload},
 };
@@ -28,6 +28,9 @@ pub struct PluginView {
     pub bytes: u64,
     /// ABI version that the module declares; empty if there is none that serves.
     pub abi: String,
+    /// What that module declares. Only shown where one plugin is shown in detail.
+    #[serde(skip)]
+    pub module: Option<Arc<Contents>>,
     /// Place in the chain.
     pub phase: &'static str,
     /// Order within the phase; `null` is last.
@@ -91,7 +94,8 @@ impl PluginView {
             source: declaration.url(),
             digest,
             bytes,
-            abi: version.map(|version| version.abi.clone()).unwrap_or_default(),
+            abi: version.and_then(|version| version.contents.abi.clone()).unwrap_or_default(),
+            module: version.map(|version| Arc::clone(&version.contents)),
             phase: declaration.phase.as_str(),
             priority: declaration.priority,
             fail_strategy: declaration.fail_strategy.as_str(),

@@ -18,6 +18,7 @@ mod restart;
 mod rewrite_body;
 mod rows;
 mod services;
+mod status;
 mod terms;
 
 /// Sends a `GET` with these header lines and reads the response.
