@@ -166,7 +166,7 @@ fn answer(args: Args, chatter: &mut dyn Write) -> Result<(String, Option<Failure
             }
             let (created, plugin) = client()?.put(&name, Upload { module, settings })?;
             let done = if created { "created" } else { "up to date" };
-            say(chatter, &format!("{name}: {done}, {}", whereabouts(&plugin)))?;
+            report(chatter, &format!("{name}: {done}, {}", whereabouts(&plugin)), &plugin)?;
             print::list(&[plugin], output)
         }
         Command::Ls => {
@@ -184,7 +184,7 @@ fn answer(args: Args, chatter: &mut dyn Write) -> Result<(String, Option<Failure
         }
         Command::Rollback { name, to } => {
             let plugin = client()?.rollback(&name, to.as_deref())?;
-            say(chatter, &format!("{name}: {}, {}", version(&plugin), whereabouts(&plugin)))?;
+            report(chatter, &format!("{name}: {}, {}", version(&plugin), whereabouts(&plugin)), &plugin)?;
             print::list(&[plugin], output)
         }
         Command::Enable { name } => switched(client()?.enable(&name, true)?, &name, output, chatter)?,
@@ -196,7 +196,7 @@ fn answer(args: Args, chatter: &mut dyn Write) -> Result<(String, Option<Failure
 }
 
 fn switched(plugin: Value, name: &str, output: Output, chatter: &mut dyn Write) -> Result<String, Failure> {
-    say(chatter, &format!("{name}: {}", whereabouts(&plugin)))?;
+    report(chatter, &format!("{name}: {}", whereabouts(&plugin)), &plugin)?;
     Ok(print::list(&[plugin], output))
 }
 
@@ -217,6 +217,14 @@ fn version(plugin: &Value) -> String {
     let current = versions.filter(|version| version.get("current") == Some(&Value::Bool(true)));
     let number = current.filter_map(|version| version.get("number").and_then(Value::as_u64)).next();
     number.map_or("rolled back".to_owned(), |number| format!("version {number}"))
+}
+
+/// What was done, and what about the plugin was probably not meant.
+fn report(chatter: &mut dyn Write, done: &str, plugin: &Value) -> Result<(), Failure> {
+    say(chatter, done)?;
+    let warnings = plugin.get("warnings").and_then(Value::as_array).into_iter().flatten();
+    let mut warnings = warnings.filter_map(Value::as_str);
+    warnings.try_for_each(|warning| say(chatter, &format!("warning: {}", print::printable(warning))))
 }
 
 fn say(chatter: &mut dyn Write, text: &str) -> Result<(), Failure> {

@@ -66,6 +66,8 @@ use crate::snapshot::Plugin;
 pub struct Attached {
     /// What runs.
     pub plugin: Arc<Plugin>,
+    /// Who declared it.
+    pub origin: Origin,
     /// Bound ports it is limited to; empty: every port.
     pub ports: Vec<u16>,
     /// Requests it is limited to.

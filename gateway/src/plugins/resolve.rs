@@ -22,7 +22,7 @@ use super::{
     upload::Upload,
 };
 use crate::{
-    config::problem::Problem,
+    config::problem::{Level, Problem},
     snapshot::{Code, Plugin, PluginId},
 };
 
@@ -81,6 +81,20 @@ pub struct Resolved {
     /// Modules whose compiled form is worth keeping.
     pub(super) digests: HashSet<Digest>,
     pub(super) views: Vec<PluginView>,
+}
+
+impl Resolved {
+    /// Has every plugin show the warnings among `problems` that are about it.
+    pub fn warn(&mut self, problems: &[Problem]) {
+        for view in &mut self.views {
+            let about = |problem: &&Problem| problem.level == Level::Warning && problem.resource == view.resource;
+            let text = |problem: &Problem| match problem.field.as_str() {
+                "" => problem.message.clone(),
+                field => format!("{field}: {}", problem.message),
+            };
+            view.warnings = problems.iter().filter(about).map(text).collect();
+        }
+    }
 }
 
 impl Registry {
@@ -165,7 +179,8 @@ impl Registry {
             overrides.push((other.scope.clone(), self.serving(&variant, key, resolved).await.0));
         }
         let (ports, scope) = (declaration.ports.clone(), declaration.terms.scope.clone());
-        resolved.attached.push(Attached { plugin, ports, scope, overrides });
+        let origin = declaration.origin.clone();
+        resolved.attached.push(Attached { plugin, origin, ports, scope, overrides });
     }
 
     /// What serves for a candidate: the version that it asks for, or else the one before or none, and why.

@@ -47,6 +47,11 @@ pub struct PluginView {
     pub state: State,
     /// Why it does not serve, or why an older version does. Empty if all is well.
     pub reason: String,
+    /// What about it was probably not meant.
+    pub warnings: Vec<String>,
+    /// What problems name it by.
+    #[serde(skip)]
+    pub(super) resource: String,
     /// Versions of this upload that are kept, the newest first. For resources the current one.
     pub versions: Vec<VersionView>,
 }
@@ -108,6 +113,8 @@ impl PluginView {
                 (None, _) => State::Failed,
             },
             reason: failure.map(|failure| failure.message.clone()).unwrap_or_default(),
+            warnings: Vec::new(),
+            resource: declaration.resource(),
             versions: match candidate.upload {
                 Some(upload) => versions(upload),
                 None => version.into_iter().map(VersionView::of_resource).collect(),

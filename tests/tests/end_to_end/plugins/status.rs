@@ -1,11 +1,13 @@
 //! What operators see of a plugin: what its module is, what its settings miss, and that it is held back.
 
 use gateway_tests::gateway::{Setup, TestGateway};
-use gateway_tests::plugins::{WASM, ask, module_bytes, probe};
-use gateway_tests::resources::everything_to;
+use gateway_tests::plugins::{FORM, WASM, ask, form, module_bytes, probe};
+use gateway_tests::resources::{GATEWAY, everything_to, service, virtual_service};
 use gateway_tests::server::Protocol;
 use gateway_tests::upstream::Upstream;
-use serde_json::Value;
+use serde_json::{Value, json};
+
+use super::terms::annotated;
 
 /// `GET /plugins/{name}`
 async fn shown(gateway: &TestGateway, name: &str) -> Value {
@@ -48,4 +50,58 @@ async fn the_detail_of_a_plugin_says_what_its_module_is() {
     assert_eq!(shown(&gateway, "upload").await["module"], *module);
     gateway.write("plugin.yaml", &probe("file", "start=refuse", "")).await.unwrap();
     assert_eq!(shown(&gateway, "file").await["module"], *module, "that of the version that serves");
+}
+
+#[tokio::test]
+async fn hosts_and_routes_that_do_not_exist_are_warned_of() {
+    let upstream = Upstream::start(Protocol::Http1).await.unwrap();
+    let route = |name: &str, host: &str| {
+        let http = "  - name: first\n    route: [{destination: {host: sample}}]";
+        virtual_service(name, &[host], http)
+    };
+    let resource = annotated(
+        &probe("resource", "", ""),
+        &[("hosts", r#"[shop.example.com, a.example.com]"#), ("routes", "[default/a/second]")],
+    );
+    let gateway = Setup::new()
+        .file("gateway.yaml", GATEWAY)
+        .file("service.yaml", service("sample", &[&upstream]))
+        .file("a.yaml", route("a", "*.example.com"))
+        .file("b.yaml", route("b", "b.example.dev"))
+        .file("plugin.yaml", resource)
+        .start()
+        .await
+        .unwrap();
+    let none =
+        "plugin.gateway/routes\"]: this gateway has no route default/a/second, so the plugin sees no request at all";
+    let warnings = shown(&gateway, "resource").await["warnings"].clone();
+    assert_eq!(names(&warnings).len(), 1, "the host is one of *.example.com: {warnings}");
+    assert!(names(&warnings)[0].ends_with(none), "{warnings}");
+
+    let settings = json!({
+        "hosts": ["b.example.dev", "*.example.org"], "routes": ["default/a/first"],
+        "overrides": [{"hosts": ["c.example.dev"], "pluginConfig": {"name": "c"}}],
+    });
+    let (module, text) = (module_bytes("probe"), settings.to_string());
+    let body = form(&[("module", &module), ("settings", text.as_bytes())]);
+    let (status, uploaded) = ask(&gateway, "PUT", "/plugins/upload", FORM, &body).await.unwrap();
+    assert_eq!((status, &uploaded["state"]), (201, &json!("live")), "it is no refusal: {uploaded}");
+    let expected = [
+        "hosts: this gateway serves no host *.example.org, so nothing is chosen by it",
+        "overrides: this gateway serves no host c.example.dev, so nothing is chosen by it",
+    ];
+    assert_eq!(names(&uploaded["warnings"]), expected);
+    let problems = gateway.problems();
+    let of_upload: Vec<_> = problems.iter().filter(|problem| problem.resource == "Upload default/upload").collect();
+    assert_eq!(of_upload.len(), 2, "{problems:#?}");
+
+    // The routes may come later.
+    gateway.write("c.yaml", &(route("c", "c.example.dev") + &route("d", "x.example.org"))).await.unwrap();
+    assert_eq!(shown(&gateway, "upload").await["warnings"], json!([]));
+    assert_eq!(gateway.problems().len(), 1, "{:#?}", gateway.problems());
+    gateway.remove("b.yaml").await.unwrap();
+    assert_eq!(
+        names(&shown(&gateway, "upload").await["warnings"]),
+        ["hosts: this gateway serves no host b.example.dev, so nothing is chosen by it"]
+    );
 }
