@@ -2,7 +2,7 @@
 //!
 //! A change is handed to the control task and answered when it is live on all workers or has failed.
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use axum::{
     extract::{Path, Query, Request, State, rejection::QueryRejection},
@@ -32,7 +32,7 @@ const CHANGE: Duration = Duration::from_secs(150);
 #[serde(rename_all = "camelCase")]
 struct Shown<'a> {
     #[serde(flatten)]
-    view: &'a PluginView,
+    view: Cow<'a, PluginView>,
     /// Workers that run it; none if it failed or no listener has it.
     workers: usize,
     stats: Stats,
@@ -189,7 +189,7 @@ fn one(state: &AdminState, name: &str, status: StatusCode) -> Result<Response, F
 fn shown<'a>(state: &AdminState, view: &'a PluginView) -> Shown<'a> {
     let summary = state.telemetry.plugin_summary(&view.namespace, &view.name);
     Shown {
-        view,
+        view: view.now(&state.held_back),
         workers: if runs(&state.snapshot.load(), view) { state.workers } else { 0 },
         stats: Stats {
             streams: summary.streams,

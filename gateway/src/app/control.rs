@@ -203,7 +203,7 @@ impl Control {
                     }
                 }
                 () = self.names.changed() => self.names_changed().await,
-                () = self.registry.fetched() => self.publish_files().await,
+                () = self.registry.changed() => self.publish_files().await,
                 () = self.unbound.due() => self.bind_again().await,
                 stream = knocked(self.handover.as_ref()) => {
                     if self.hand_over(stream, &mut commands).await {
@@ -404,8 +404,11 @@ impl Control {
                         self.registry.discard(staged);
                         return Err(Refused::Upload(ApiError::from(&error)));
                     }
-                    tracing::error!(%error, plugin = %format_args!("{}/{}", plugin.namespace, plugin.name), "plugin does not start");
-                    self.registry.refuse(plugin.id, &error);
+                    let wait = self.registry.refuse(&plugin, &error);
+                    tracing::error!(
+                        %error, plugin = %format_args!("{}/{}", plugin.namespace, plugin.name), seconds = wait.as_secs(),
+                        "plugin does not start and is held back"
+                    );
                 }
                 Err(PublishError::Unbound(failures)) => return Err(Refused::Unbound(failures)),
                 Err(error @ PublishError::Worker(_)) => {

@@ -60,6 +60,8 @@ pub(super) enum Cause {
     Fetching,
     /// The module could not be fetched; that is tried again.
     NotFetched,
+    /// This version did not start; that is tried again.
+    HeldBack(PluginId),
 }
 
 /// Somebody who wants a plugin.
@@ -78,6 +80,8 @@ pub struct Resolved {
     /// What is wrong with plugins.
     pub problems: Vec<Problem>,
     pub(super) versions: HashMap<Key, Version>,
+    /// Versions that would serve if they started.
+    pub(super) held_back: HashSet<PluginId>,
     /// Modules whose compiled form is worth keeping.
     pub(super) digests: HashSet<Digest>,
     pub(super) views: Vec<PluginView>,
@@ -116,6 +120,7 @@ impl Registry {
             attached: Vec::new(),
             problems: self.notes.iter().map(|note| store_note(note)).collect(),
             versions: HashMap::new(),
+            held_back: HashSet::new(),
             digests: HashSet::new(),
             views: Vec::new(),
         };
@@ -165,7 +170,7 @@ impl Registry {
             return;
         }
         let (plugin, version, failure) = self.serving(candidate, key, resolved).await;
-        resolved.views.push(PluginView::new(candidate, version.as_ref(), failure.as_ref()));
+        let mut view = PluginView::new(candidate, version.as_ref(), failure.as_ref());
         let mut overrides = Vec::with_capacity(declaration.terms.overrides.len());
         for (index, other) in declaration.terms.overrides.iter().enumerate() {
             let variant = Candidate {
@@ -176,8 +181,11 @@ impl Registry {
             let mut key = candidate.key();
             // No name of a resource has such an end.
             key.2 = format!("{}/{index}", key.2);
-            overrides.push((other.scope.clone(), self.serving(&variant, key, resolved).await.0));
+            let (plugin, version, failure) = self.serving(&variant, key, resolved).await;
+            view.add_versions(version.as_ref(), failure.as_ref());
+            overrides.push((other.scope.clone(), plugin));
         }
+        resolved.views.push(view);
         let (ports, scope) = (declaration.ports.clone(), declaration.terms.scope.clone());
         let origin = declaration.origin.clone();
         resolved.attached.push(Attached { plugin, origin, ports, scope, overrides });
@@ -200,6 +208,9 @@ impl Registry {
         };
         if let Some(failure) = &failure {
             resolved.problems.push(unusable(declaration, failure, version.as_ref()));
+            if let Cause::HeldBack(id) = failure.cause {
+                resolved.held_back.insert(id);
+            }
         }
         let (id, code) = match &version {
             Some(version) => (version.id, Code::Loaded(version.code.clone())),
