@@ -300,6 +300,9 @@ async fn a_plugin_is_shown_as_contracted() {
         "workers",
         "versions",
         "stats",
+        // Beyond the contract.
+        "module",
+        "warnings",
     ];
     let mut sorted = keys.clone();
     sorted.sort_unstable();

@@ -7,6 +7,7 @@ mod client;
 mod preflight;
 mod print;
 mod push;
+mod settings;
 
 use std::{
     io::{self, Write},
@@ -164,7 +165,7 @@ fn answer(args: Args, chatter: &mut dyn Write) -> Result<(String, Option<Failure
             if module.is_none() && settings.is_empty() {
                 return Err(Failure::usage("nothing to do: name a module, or settings to change (see --help)"));
             }
-            let (created, plugin) = client()?.put(&name, Upload { module, settings })?;
+            let (created, plugin) = client()?.put(&name, Upload { module, settings }).map_err(settings::name_flag)?;
             let done = if created { "created" } else { "up to date" };
             report(chatter, &format!("{name}: {done}, {}", whereabouts(&plugin)), &plugin)?;
             print::list(&[plugin], output)
