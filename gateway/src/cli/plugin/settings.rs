@@ -86,7 +86,7 @@ const FLAGS: [(&str, &str); 5] = [
 pub(super) fn name_flag(failure: Failure) -> Failure {
     let field = failure.object.as_ref().and_then(|object| object.pointer("/error/field")).and_then(Value::as_str);
     let setting = field.and_then(|field| field.split(['.', '[']).next()).unwrap_or_default();
-    match FLAGS.iter().find(|(name, flag)| *name == setting) {
+    match FLAGS.iter().find(|(name, _)| *name == setting) {
         Some((_, flag)) => Failure { message: format!("{}; check {flag} or --settings", failure.message), ..failure },
         None => failure,
     }

@@ -247,6 +247,16 @@ impl Filters {
         }
     }
 
+    /// Looks at what is known of the stream.
+    pub(in crate::http) fn look(&self, at: impl FnOnce(&Properties)) {
+        // Never re-entered, as [`Self::close`].
+        if let Ok(mut inner) = self.0.try_borrow_mut()
+            && let Some(exchange) = inner.home()
+        {
+            at(&exchange.properties);
+        }
+    }
+
     /// The route that the request takes, and the name of its virtual host where that is known.
     pub(in crate::http) fn set_route(&self, route: &snapshot::Route, domain: Option<&Arc<str>>) {
         self.note(|properties| {
