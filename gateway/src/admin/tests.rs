@@ -404,6 +404,7 @@ async fn dumps_show_the_configuration_and_no_secret() {
     let route = Route {
         name: "teapot".into(),
         virtual_service: "default/tea".into(),
+        metadata: None,
         action: Action::Direct(DirectResponse { status: StatusCode::IM_A_TEAPOT, body: Bytes::from_static(b"short") }),
         request_headers: HeaderOps { remove: Vec::new(), write: vec![write] },
         response_headers: HeaderOps::default(),

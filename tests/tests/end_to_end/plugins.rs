@@ -8,6 +8,7 @@ mod bodies;
 mod calls;
 mod chain;
 mod faults;
+mod metadata;
 mod observed;
 mod pauses;
 mod registry;

@@ -12,6 +12,7 @@ mod destination_rules;
 pub(crate) mod headers;
 mod listeners;
 pub(crate) mod matching;
+mod metadata;
 mod plugins;
 mod policies;
 pub(crate) mod retry;

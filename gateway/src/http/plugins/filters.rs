@@ -262,14 +262,17 @@ impl Filters {
         self.note(|properties| {
             properties.route_name = Some(Arc::clone(&route.name));
             properties.virtual_host_name = domain.map(Arc::clone).or(properties.virtual_host_name.take());
-            properties.cluster_name = match &route.action {
+            properties.route_metadata.clone_from(&route.metadata);
+            let destination = match &route.action {
                 Action::Forward(forward) => match &*forward.destinations {
-                    [only] => Some(Arc::clone(&only.cluster_name)),
+                    [only] => Some(only),
                     // Chosen when the request is sent.
                     _ => None,
                 },
                 Action::Redirect(_) | Action::Direct(_) => None,
             };
+            properties.cluster_name = destination.map(|only| Arc::clone(&only.cluster_name));
+            properties.cluster_metadata = destination.and_then(|only| only.metadata.clone());
         });
     }
 
