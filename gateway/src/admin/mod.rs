@@ -46,7 +46,7 @@ pub use token::{Changes, TokenError, read_token};
 use crate::{
     config::problem::Problem,
     overload::Overload,
-    plugins::{ApiError, Command, Limits, Views},
+    plugins::{ApiError, Command, HeldBack, Limits, Views},
     snapshot::Snapshot,
     telemetry::{LogFilter, Telemetry},
 };
@@ -62,6 +62,8 @@ pub struct AdminState {
     pub problems: Arc<ArcSwap<Vec<Problem>>>,
     /// All plugins ([`crate::plugins::Registry::views`]).
     pub plugins: Views,
+    /// Which of them do not start.
+    pub held_back: HeldBack,
     /// The control task. A short queue is enough: callers wait for their answers.
     pub commands: mpsc::Sender<Command>,
     /// Metrics.

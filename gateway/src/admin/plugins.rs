@@ -2,7 +2,7 @@
 //!
 //! A change is handed to the control task and answered when it is live on all workers or has failed.
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use axum::{
     extract::{Path, Query, Request, State, rejection::QueryRejection},
@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Admin, AdminState, reply, reply::Failure, upload};
 use crate::{
-    plugins::{ApiError, Change, Command, Outcome, PluginView},
+    plugins::{ApiError, Change, Command, Contents, Outcome, PluginView},
     snapshot::{Code, Snapshot},
     telemetry::Limit,
 };
@@ -27,15 +27,24 @@ pub(super) const UPLOADS: usize = 4;
 /// instances, publishing.
 const CHANGE: Duration = Duration::from_secs(150);
 
-/// What `GET` shows of one plugin.
+/// What the list shows of a plugin.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Shown<'a> {
     #[serde(flatten)]
-    view: &'a PluginView,
+    view: Cow<'a, PluginView>,
     /// Workers that run it; none if it failed or no listener has it.
     workers: usize,
     stats: Stats,
+}
+
+/// What `GET /plugins/{name}` shows: what the list does, and what the module declares, which may be long.
+#[derive(Serialize)]
+struct Detail<'a> {
+    #[serde(flatten)]
+    shown: Shown<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    module: Option<&'a Contents>,
 }
 
 #[derive(Serialize)]
@@ -169,7 +178,10 @@ fn one(state: &AdminState, name: &str, status: StatusCode) -> Result<Response, F
     // Uploads and most resources are in the gateway's namespace; it wins over the root namespace.
     let view = named().find(|view| view.namespace == state.namespace).or_else(|| named().next());
     match view {
-        Some(view) => Ok(reply::json(status, &shown(state, view))),
+        Some(view) => {
+            let detail = Detail { shown: shown(state, view), module: view.module.as_deref() };
+            Ok(reply::json(status, &detail))
+        }
         None => Err(Failure(ApiError::plugin_unknown(name))),
     }
 }
@@ -177,7 +189,7 @@ fn one(state: &AdminState, name: &str, status: StatusCode) -> Result<Response, F
 fn shown<'a>(state: &AdminState, view: &'a PluginView) -> Shown<'a> {
     let summary = state.telemetry.plugin_summary(&view.namespace, &view.name);
     Shown {
-        view,
+        view: view.now(&state.held_back),
         workers: if runs(&state.snapshot.load(), view) { state.workers } else { 0 },
         stats: Stats {
             streams: summary.streams,

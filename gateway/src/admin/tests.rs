@@ -21,7 +21,7 @@ use super::{guard::Ends, *};
 use crate::{
     config::problem::Level,
     overload::OverloadOptions,
-    plugins::{Outcome, Registry, RegistryOptions, prepare},
+    plugins::{HeldBack, Outcome, Registry, RegistryOptions, prepare},
     snapshot::{
         Action, Conditions, DirectResponse, HeaderOps, HeaderTemplate, HeaderWrite, HostPattern, Listener, Route,
         RouteTable, Rule, Side, StringMatch, UriMatch, VirtualHost,
@@ -48,8 +48,10 @@ fn limits() -> Limits {
 
 pub(crate) fn state() -> (AdminState, watch::Sender<Readiness>, Arc<AtomicUsize>) {
     let engine = EngineOptions { max_instances: 20, max_memory_bytes: 64 << 20, ..EngineOptions::default() };
+    let held_back = HeldBack::new().unwrap();
     let mut registry = Registry::new(RegistryOptions {
         insecure_registries: Vec::new(),
+        held_back: held_back.clone(),
         data_dir: None,
         lock: None,
         namespace: "edge".into(),
@@ -78,6 +80,7 @@ pub(crate) fn state() -> (AdminState, watch::Sender<Readiness>, Arc<AtomicUsize>
         snapshot,
         problems: Arc::default(),
         plugins,
+        held_back,
         commands,
         telemetry,
         shutdown: Box::new(move || {
@@ -297,6 +300,9 @@ async fn a_plugin_is_shown_as_contracted() {
         "workers",
         "versions",
         "stats",
+        // Beyond the contract.
+        "module",
+        "warnings",
     ];
     let mut sorted = keys.clone();
     sorted.sort_unstable();
@@ -398,6 +404,7 @@ async fn dumps_show_the_configuration_and_no_secret() {
     let route = Route {
         name: "teapot".into(),
         virtual_service: "default/tea".into(),
+        metadata: None,
         action: Action::Direct(DirectResponse { status: StatusCode::IM_A_TEAPOT, body: Bytes::from_static(b"short") }),
         request_headers: HeaderOps { remove: Vec::new(), write: vec![write] },
         response_headers: HeaderOps::default(),

@@ -33,7 +33,7 @@ use crate::{
         problem::{BEYOND_LIMIT, Level, Problem},
         source::{FileSource, SourceFile, Watch},
     },
-    plugins::{ApiError, Command, Declaration, ModuleSource, Outcome, Registry, Staged},
+    plugins::{ApiError, Attached, Command, Declaration, ModuleSource, Outcome, Registry, Staged},
     snapshot::{Cluster, ClusterId, Snapshot},
     telemetry::{Limit, Telemetry},
     worker::ListenerKey,
@@ -70,6 +70,8 @@ pub(super) struct Control {
     readiness: watch::Sender<Readiness>,
     /// What the files looked like when they were last taken over.
     seen: Option<Fingerprint>,
+    /// The plugins of the configuration that is served.
+    attached: Vec<Attached>,
     /// What is wrong besides the resources and what compiling them finds: plugins, addresses.
     other_problems: Vec<Problem>,
     /// Listeners of the configuration that could not be bound.
@@ -133,6 +135,7 @@ impl Control {
             progress,
             readiness,
             seen: None,
+            attached: Vec::new(),
             other_problems: Vec::new(),
             unbound: Unbound::default(),
             handover: None,
@@ -200,7 +203,7 @@ impl Control {
                     }
                 }
                 () = self.names.changed() => self.names_changed().await,
-                () = self.registry.fetched() => self.publish_files().await,
+                () = self.registry.changed() => self.publish_files().await,
                 () = self.unbound.due() => self.bind_again().await,
                 stream = knocked(self.handover.as_ref()) => {
                     if self.hand_over(stream, &mut commands).await {
@@ -305,7 +308,8 @@ impl Control {
 
     /// EndpointSlices have changed and nothing else: the clusters are the same but for their endpoints.
     async fn slices_changed(&mut self) {
-        let (mut snapshot, compiled) = compile::compile(self.store.resources(), &self.options, &[], &self.surroundings);
+        let (mut snapshot, compiled) =
+            compile::compile(self.store.resources(), &self.options, &self.attached, &self.surroundings);
         self.named = self.resolve(&mut snapshot).await;
         let endpoints = (0..).zip(&snapshot.clusters).map(|(id, cluster)| (id, Arc::clone(&cluster.endpoints)));
         let exchanged = self.publisher.exchange_endpoints(endpoints.collect()).await;
@@ -379,7 +383,10 @@ impl Control {
                     self.other_problems.append(&mut resolved.problems);
                     self.other_problems.extend(published.failures.iter().map(problem));
                     let problems = self.store.problems().iter().chain(&self.other_problems).chain(&compiled);
-                    self.report(problems.cloned().collect());
+                    let problems: Vec<Problem> = problems.cloned().collect();
+                    resolved.warn(&problems);
+                    self.report(problems);
+                    self.attached = std::mem::take(&mut resolved.attached);
                     let kept = self.registry.commit(resolved, staged.take());
                     self.progress.send_modify(|progress| {
                         progress.version += 1;
@@ -397,8 +404,11 @@ impl Control {
                         self.registry.discard(staged);
                         return Err(Refused::Upload(ApiError::from(&error)));
                     }
-                    tracing::error!(%error, plugin = %format_args!("{}/{}", plugin.namespace, plugin.name), "plugin does not start");
-                    self.registry.refuse(plugin.id, &error);
+                    let wait = self.registry.refuse(&plugin, &error);
+                    tracing::error!(
+                        %error, plugin = %format_args!("{}/{}", plugin.namespace, plugin.name), seconds = wait.as_secs(),
+                        "plugin does not start and is held back"
+                    );
                 }
                 Err(PublishError::Unbound(failures)) => return Err(Refused::Unbound(failures)),
                 Err(error @ PublishError::Worker(_)) => {

@@ -39,7 +39,7 @@ use crate::{
     config::{self, problem::Problem, source::FileSource},
     http::{Identity, Limits as ClientLimits, Usage},
     overload::{Overload, OverloadOptions},
-    plugins::{self, Registry, RegistryOptions},
+    plugins::{self, HeldBack, Registry, RegistryOptions},
     telemetry::{Limit, LogFilter, LostLines, Telemetry, TelemetryOptions},
     worker,
 };
@@ -210,6 +210,8 @@ pub async fn start(options: Options) -> anyhow::Result<Gateway> {
     }
     let quotas = shared.clone();
     telemetry.add_limits(move || plugin_output::limits(&quotas));
+    let held_back = HeldBack::new()?;
+    telemetry.add_collector(Box::new(held_back.collector()))?;
     let registry = Registry::new(RegistryOptions {
         data_dir: options.data_dir.clone(),
         lock,
@@ -219,6 +221,7 @@ pub async fn start(options: Options) -> anyhow::Result<Gateway> {
         shared,
         limits: options.limits.clone(),
         insecure_registries: options.insecure_registries,
+        held_back: held_back.clone(),
     })?;
     let fetches = registry.fetch_counters();
     telemetry.add_collector(Box::new(fetches.collector()))?;
@@ -244,7 +247,7 @@ pub async fn start(options: Options) -> anyhow::Result<Gateway> {
         .context("cannot start a worker thread")?;
     let workers = Arc::new(Workers::new(&threads));
     let watch = control_runtime.spawn(Arc::clone(&overload).watch(options.overload.memory));
-    control_runtime.spawn(spares::serve(spare_inbox, Arc::clone(&workers)));
+    control_runtime.spawn(spares::serve(spare_inbox, Arc::clone(&workers), held_back.clone()));
 
     let snapshot = Arc::new(ArcSwap::from_pointee(crate::snapshot::Snapshot::default()));
     let problems = Arc::new(ArcSwap::from_pointee(Vec::new()));
@@ -258,6 +261,7 @@ pub async fn start(options: Options) -> anyhow::Result<Gateway> {
         snapshot: Arc::clone(&snapshot),
         problems: Arc::clone(&problems),
         plugins: registry.views(),
+        held_back,
         commands,
         telemetry: telemetry.clone(),
         shutdown: {

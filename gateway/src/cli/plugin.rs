@@ -7,6 +7,7 @@ mod client;
 mod preflight;
 mod print;
 mod push;
+mod settings;
 
 use std::{
     io::{self, Write},
@@ -164,9 +165,9 @@ fn answer(args: Args, chatter: &mut dyn Write) -> Result<(String, Option<Failure
             if module.is_none() && settings.is_empty() {
                 return Err(Failure::usage("nothing to do: name a module, or settings to change (see --help)"));
             }
-            let (created, plugin) = client()?.put(&name, Upload { module, settings })?;
+            let (created, plugin) = client()?.put(&name, Upload { module, settings }).map_err(settings::name_flag)?;
             let done = if created { "created" } else { "up to date" };
-            say(chatter, &format!("{name}: {done}, {}", whereabouts(&plugin)))?;
+            report(chatter, &format!("{name}: {done}, {}", whereabouts(&plugin)), &plugin)?;
             print::list(&[plugin], output)
         }
         Command::Ls => {
@@ -184,7 +185,7 @@ fn answer(args: Args, chatter: &mut dyn Write) -> Result<(String, Option<Failure
         }
         Command::Rollback { name, to } => {
             let plugin = client()?.rollback(&name, to.as_deref())?;
-            say(chatter, &format!("{name}: {}, {}", version(&plugin), whereabouts(&plugin)))?;
+            report(chatter, &format!("{name}: {}, {}", version(&plugin), whereabouts(&plugin)), &plugin)?;
             print::list(&[plugin], output)
         }
         Command::Enable { name } => switched(client()?.enable(&name, true)?, &name, output, chatter)?,
@@ -196,7 +197,7 @@ fn answer(args: Args, chatter: &mut dyn Write) -> Result<(String, Option<Failure
 }
 
 fn switched(plugin: Value, name: &str, output: Output, chatter: &mut dyn Write) -> Result<String, Failure> {
-    say(chatter, &format!("{name}: {}", whereabouts(&plugin)))?;
+    report(chatter, &format!("{name}: {}", whereabouts(&plugin)), &plugin)?;
     Ok(print::list(&[plugin], output))
 }
 
@@ -217,6 +218,14 @@ fn version(plugin: &Value) -> String {
     let current = versions.filter(|version| version.get("current") == Some(&Value::Bool(true)));
     let number = current.filter_map(|version| version.get("number").and_then(Value::as_u64)).next();
     number.map_or("rolled back".to_owned(), |number| format!("version {number}"))
+}
+
+/// What was done, and what about the plugin was probably not meant.
+fn report(chatter: &mut dyn Write, done: &str, plugin: &Value) -> Result<(), Failure> {
+    say(chatter, done)?;
+    let warnings = plugin.get("warnings").and_then(Value::as_array).into_iter().flatten();
+    let mut warnings = warnings.filter_map(Value::as_str);
+    warnings.try_for_each(|warning| say(chatter, &format!("warning: {}", print::printable(warning))))
 }
 
 fn say(chatter: &mut dyn Write, text: &str) -> Result<(), Failure> {

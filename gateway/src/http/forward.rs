@@ -85,7 +85,10 @@ pub(super) async fn send(
     }
     let (cluster, counted) = route.destinations.get(index).and_then(Option::as_ref).ok_or_else(no_cluster)?;
     record.destination = Rc::clone(counted);
-    record.note(|properties| properties.cluster_name = Some(Arc::clone(&destination.cluster_name)));
+    record.note(|properties| {
+        properties.cluster_name = Some(Arc::clone(&destination.cluster_name));
+        properties.cluster_metadata.clone_from(&destination.metadata);
+    });
     // Envoy asks for the host before it is rewritten.
     let server_name = match &cluster.settings().transport {
         Transport::Plain => None,

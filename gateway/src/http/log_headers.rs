@@ -1,14 +1,17 @@
-//! Which headers of a request and its response are copied for the access log: those that its format shows.
+//! Which headers of a request and its response, and what of the state of plugins, are copied for the access log: what its
+//! format shows.
 
 use http::{HeaderMap, HeaderName};
 
+use super::plugins::Filters;
 use crate::telemetry::{AccessLog, Captured};
 
-/// The headers that the format of the access log shows, each with its slot.
+/// What the format of the access log shows, each with its slot.
 pub(crate) struct LogHeaders {
     request: Vec<(usize, HeaderName)>,
     response: Vec<(usize, HeaderName)>,
     trailers: Vec<(usize, HeaderName)>,
+    filter_state: Vec<(usize, Box<str>)>,
 }
 
 impl LogHeaders {
@@ -18,7 +21,12 @@ impl LogHeaders {
             // The format was checked: every name is one.
             list.iter().filter_map(|(slot, name)| Some((*slot, HeaderName::try_from(&**name).ok()?))).collect()
         };
-        Self { request: names(&wanted.request), response: names(&wanted.response), trailers: names(&wanted.trailers) }
+        Self {
+            request: names(&wanted.request),
+            response: names(&wanted.response),
+            trailers: names(&wanted.trailers),
+            filter_state: wanted.filter_state.clone(),
+        }
     }
 
     pub(super) fn copy_request(&self, headers: &HeaderMap, into: &mut Captured) {
@@ -31,6 +39,17 @@ impl LogHeaders {
 
     pub(super) fn copy_trailers(&self, trailers: &HeaderMap, into: &mut Captured) {
         copy(&self.trailers, trailers, into);
+    }
+
+    /// What plugins have set in the course of a request, if the format shows any of that.
+    pub(super) fn copy_filter_state(&self, filters: &Filters, into: &mut Captured) {
+        if !self.filter_state.is_empty() {
+            filters.look(|properties| {
+                for (slot, name) in &self.filter_state {
+                    into.set(*slot, properties.stored(name.as_bytes()));
+                }
+            });
+        }
     }
 }
 

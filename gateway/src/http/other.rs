@@ -48,7 +48,10 @@ pub(super) async fn serve(stream: Stream, connection: &Connection) {
             .await;
     }
     let filters = Filters::connect(&serving.network_plugins, connection);
-    filters.note(|properties| properties.cluster_name = Some(target.name.into()));
+    filters.note(|properties| {
+        properties.cluster_name = Some(target.name.into());
+        properties.cluster_metadata = chosen.and_then(|(_, chosen)| chosen.metadata.clone());
+    });
     let begun = Instant::now();
     if filters.new_connection().await.is_err() {
         // Refused by a plugin, or by its failStrategy.

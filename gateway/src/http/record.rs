@@ -237,6 +237,9 @@ impl Drop for Record {
         if let Some(filters) = self.filters.take() {
             let bytes = (request_body, self.response_body_bytes);
             filters.close(self.code, self.flags, &self.details, duration, bytes);
+            if let (Some(log), Some(wanted)) = (&mut self.log, &worker.log_headers) {
+                wanted.copy_filter_state(&filters, &mut log.headers);
+            }
         }
         worker.telemetry.counters().requests_in_flight.dec();
         self.connection.activity.end(self.complete);

@@ -15,10 +15,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use proxy_wasm_host::{Engine, Module};
+use proxy_wasm_host::{Engine, Module, Report};
 use tokio::sync::Semaphore;
 
-use super::{Digest, Limits, compiled::CompiledModules, store::Blob};
+use super::{Contents, Digest, Limits, compiled::CompiledModules, store::Blob};
 
 /// A module that is ready.
 #[derive(Clone)]
@@ -26,6 +26,8 @@ pub(crate) struct Loaded {
     pub(crate) digest: Digest,
     pub(crate) bytes: u64,
     pub(crate) module: Module,
+    /// What it declares, for people.
+    pub(crate) contents: Arc<Contents>,
 }
 
 /// Why a module cannot be used.
@@ -142,11 +144,12 @@ impl Loader {
                 Some(module) => Ok(module),
                 None => Module::compile(&engine, &bytes).inspect(|module| on_disk.keep(digest, module)),
             };
+            let result = result.and_then(|module| Ok((module, Contents::from(Report::of(&bytes)?))));
             drop(permit);
             result
         });
         let result = match tokio::time::timeout(self.compile_limit, work).await {
-            Ok(Ok(Ok(module))) => Ok(Loaded { digest, bytes: size, module }),
+            Ok(Ok(Ok((module, contents)))) => Ok(Loaded { digest, bytes: size, module, contents: Arc::new(contents) }),
             Ok(Ok(Err(error))) => Err(LoadError::new(error.code(), error.to_string())),
             Ok(Err(_)) => Err(LoadError::new("module-malformed", "the compiler failed on this module")),
             Err(_) => {

@@ -20,6 +20,7 @@ mod declaration;
 mod digest;
 mod error;
 mod fetch;
+mod held;
 mod limits;
 mod loader;
 mod order;
@@ -46,6 +47,7 @@ pub use declaration::{Declaration, ModuleSource, Origin, PullSecret, Remote};
 pub use digest::Digest;
 pub use error::ApiError;
 pub use fetch::{FetchCounters, FetchLimit, check_url};
+pub use held::{HeldBack, Hold};
 pub use limits::Limits;
 pub use preflight::{Contents, Inspection, Line, Section, Size, Start, Trial, check, inspect};
 pub use prepare::prepare;
@@ -66,6 +68,8 @@ use crate::snapshot::Plugin;
 pub struct Attached {
     /// What runs.
     pub plugin: Arc<Plugin>,
+    /// Who declared it.
+    pub origin: Origin,
     /// Bound ports it is limited to; empty: every port.
     pub ports: Vec<u16>,
     /// Requests it is limited to.

@@ -33,7 +33,7 @@ pub struct Inspection {
 }
 
 /// What a module declares.
-#[derive(Debug, Serialize)]
+#[derive(Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Contents {
     /// ABI version; `null`: none that is known.
@@ -65,7 +65,7 @@ pub struct Contents {
 }
 
 /// A size with a limit.
-#[derive(Debug, Serialize)]
+#[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Size {
     /// To begin with.
     pub min: u64,
@@ -74,7 +74,7 @@ pub struct Size {
 }
 
 /// A custom section.
-#[derive(Debug, Serialize)]
+#[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Section {
     /// Its name.
     pub name: String,

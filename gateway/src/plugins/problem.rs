@@ -3,7 +3,7 @@
 //! `GW0301`: a plugin cannot be used. `GW0303`: its module is being fetched. `GW0302`: something about uploads is not as it should be.
 
 use super::{
-    Declaration, Origin,
+    Attached, Declaration, Origin,
     resolve::{Cause, Failure, Version},
 };
 use crate::config::problem::{Level, Problem};
@@ -18,9 +18,9 @@ pub(super) fn unusable(declaration: &Declaration, failure: &Failure, instead: Op
         Cause::Fetching => (Level::Info, "GW0303", format!("{}; until then {consequence}", failure.message)),
         _ => (Level::Error, "GW0301", format!("plugin cannot be used: {}; {consequence}", failure.message)),
     };
-    let name = format!("{}/{}", declaration.namespace, declaration.name);
+    let resource = declaration.resource();
     match &declaration.origin {
-        Origin::Upload => Problem { level, code, ..of_uploads(format!("Upload {name}"), message) },
+        Origin::Upload => Problem { level, code, ..of_uploads(resource, message) },
         Origin::Resource { kind, place } => {
             let (file, line) = match place.rsplit_once(':').map(|(file, line)| (file, line.parse())) {
                 Some((file, Ok(line))) => (file, line),
@@ -29,7 +29,7 @@ pub(super) fn unusable(declaration: &Declaration, failure: &Failure, instead: Op
             Problem {
                 level,
                 code,
-                resource: format!("{kind} {name}"),
+                resource,
                 file: file.to_owned(),
                 line,
                 field: match *kind {
@@ -39,6 +39,25 @@ pub(super) fn unusable(declaration: &Declaration, failure: &Failure, instead: Op
                 message,
             }
         }
+    }
+}
+
+impl Declaration {
+    /// What problems name it by.
+    pub(super) fn resource(&self) -> String {
+        let kind = match &self.origin {
+            Origin::Resource { kind, .. } => kind,
+            Origin::Upload => "Upload",
+        };
+        format!("{kind} {}/{}", self.namespace, self.name)
+    }
+}
+
+impl Attached {
+    /// Something about the settings of an upload that probably was not meant.
+    pub(crate) fn of_upload(&self, setting: &str, message: String) -> Problem {
+        let resource = format!("Upload {}/{}", self.plugin.namespace, self.plugin.name);
+        Problem { field: setting.to_owned(), ..of_uploads(resource, message) }
     }
 }
 

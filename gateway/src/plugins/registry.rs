@@ -5,21 +5,22 @@ use std::{
     fs::File,
     path::PathBuf,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use proxy_wasm_host::{Engine, Shared, StartError};
 
 use super::{
-    ApiError, Declaration, Digest, FetchCounters, Limits, ModuleSource, PluginView, Resolved, Staged, StoreError,
+    ApiError, Declaration, Digest, FetchCounters, HeldBack, Limits, ModuleSource, PluginView, Resolved, Staged,
+    StoreError,
     fetch::Fetcher,
     loader::Loader,
-    resolve::{Failure, Key, Version},
+    resolve::{Cause, Failure, Key, Version},
     store::Store,
     view::isolation,
 };
-use crate::snapshot::PluginId;
+use crate::snapshot::{Plugin, PluginId};
 
 /// All plugins as the admin API shows them, in chain order.
 pub type Views = Arc<ArcSwap<Vec<PluginView>>>;
@@ -44,6 +45,8 @@ pub struct RegistryOptions {
     /// Registries and other servers, as `host` or `host:port`, that are spoken to without TLS and that may be on this
     /// machine.
     pub insecure_registries: Vec<String>,
+    /// Which versions do not start.
+    pub held_back: HeldBack,
 }
 
 /// All plugins and the versions of them that serve. Owned by the control task.
@@ -56,8 +59,9 @@ pub struct Registry {
     pub(super) shared: Shared,
     /// What serves since the last commit.
     pub(super) live: HashMap<Key, Version>,
-    /// Versions that could not be started, since when, and why.
-    refused: HashMap<PluginId, (Instant, Failure)>,
+    /// Versions that could not be started, and why, for as long as they are held back.
+    refused: HashMap<PluginId, Failure>,
+    held_back: HeldBack,
     /// Names in the gateway's namespace that belong to resources, and where those stand.
     pub(super) declared: HashMap<String, String>,
     /// Uploads that safe mode holds back.
@@ -69,9 +73,6 @@ pub struct Registry {
     pub(super) notes: Vec<String>,
     pub(super) views: Views,
 }
-
-/// How long a version that failed to start is held back before it is tried again with the next change.
-const HOLD: Duration = Duration::from_secs(60);
 
 impl Registry {
     /// Opens the store. Blocks for a moment; compiles nothing.
@@ -98,6 +99,7 @@ impl Registry {
             shared: options.shared,
             live: HashMap::new(),
             refused: HashMap::new(),
+            held_back: options.held_back,
             declared: HashMap::new(),
             held,
             files: Vec::new(),
@@ -144,9 +146,21 @@ impl Registry {
         }
     }
 
-    /// Returns when a module has come, or could not be fetched: resolve again then.
-    pub async fn fetched(&mut self) {
-        self.fetcher.changed().await;
+    /// Returns when a module has come, or could not be fetched, or when it is time to try again what did not start:
+    /// resolve again then.
+    pub async fn changed(&mut self) {
+        let due = self.refused.keys().map(|id| self.held_back.due(*id)).min();
+        let due = async {
+            match due {
+                Some(Some(due)) => tokio::time::sleep_until(due).await,
+                Some(None) => {}
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.fetcher.changed() => {}
+            () = due => {}
+        }
     }
 
     /// Files of other people that plugins are loaded from: resolve again when one changes.
@@ -155,10 +169,13 @@ impl Registry {
         &self.files
     }
 
-    /// Takes note that a version could not be started, so that [`Registry::resolve`] leaves it out.
-    pub fn refuse(&mut self, id: PluginId, error: &StartError) {
-        let failure = Failure::new(start_field(error), error.to_string());
-        self.refused.insert(id, (Instant::now(), failure));
+    /// Takes note that a version could not be started, so that [`Registry::resolve`] leaves it out. Returns for how long.
+    pub fn refuse(&mut self, plugin: &Plugin, error: &StartError) -> Duration {
+        let name = format!("{}.{}", plugin.namespace, plugin.name);
+        let wait = self.held_back.add(plugin.id, &name, error.to_string());
+        let cause = Cause::HeldBack(plugin.id);
+        self.refused.insert(plugin.id, Failure { cause, ..Failure::new(start_field(error), error.to_string()) });
+        wait
     }
 
     /// Makes what was published the state from which the next change starts.
@@ -166,7 +183,13 @@ impl Registry {
     /// # Errors
     /// 500 if the disk failed in the very last step: the change serves, but is gone after a restart.
     pub fn commit(&mut self, mut resolved: Resolved, staged: Option<Staged>) -> Result<(), ApiError> {
+        let served: HashSet<PluginId> = self.live.values().map(|version| version.id).collect();
         self.live = resolved.versions;
+        let live: HashSet<PluginId> = self.live.values().map(|version| version.id).collect();
+        self.refused.retain(|id, _| resolved.held_back.contains(id));
+        // What serves for the first time has just been started.
+        self.held_back
+            .retain(|id| if live.contains(&id) { served.contains(&id) } else { self.refused.contains_key(&id) });
         // Found out when its instances were made.
         for view in &mut resolved.views {
             let shows = |(kind, namespace, name): &Key| {
@@ -198,16 +221,19 @@ impl Registry {
 
     /// Why a version is held back.
     pub(super) fn refusal(&self, id: PluginId) -> Option<&Failure> {
-        self.refused.get(&id).map(|(_, failure)| failure)
+        self.refused.get(&id)
     }
 
     /// It was tried again and does start.
     pub(super) fn forget_refusal(&mut self, id: PluginId) {
-        self.refused.remove(&id);
+        if self.refused.remove(&id).is_some() {
+            self.held_back.forget(id);
+        }
     }
 
+    /// Those whose time has come are tried again.
     pub(super) fn forget_old_refusals(&mut self) {
-        self.refused.retain(|_, (since, _)| since.elapsed() < HOLD);
+        self.refused.retain(|id, _| self.held_back.due(*id).is_some());
     }
 
     /// Frees what was compiled for a change that did not come about, or is not used any more.

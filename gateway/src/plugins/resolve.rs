@@ -11,7 +11,7 @@ use std::{
 use proxy_wasm_host::PluginSettings;
 
 use super::{
-    Attached, Declaration, Digest, ModuleSource, Origin, PluginView, Remote, Staged,
+    Attached, Contents, Declaration, Digest, ModuleSource, Origin, PluginView, Remote, Staged,
     fetch::Availability,
     loader::{Loaded, Source},
     order,
@@ -22,7 +22,7 @@ use super::{
     upload::Upload,
 };
 use crate::{
-    config::problem::Problem,
+    config::problem::{Level, Problem},
     snapshot::{Code, Plugin, PluginId},
 };
 
@@ -37,7 +37,8 @@ pub(super) struct Version {
     pub(super) since: String,
     pub(super) digest: Digest,
     pub(super) bytes: u64,
-    pub(super) abi: String,
+    /// What the module declares.
+    pub(super) contents: Arc<Contents>,
     pub(super) code: proxy_wasm_host::Plugin,
 }
 
@@ -59,6 +60,8 @@ pub(super) enum Cause {
     Fetching,
     /// The module could not be fetched; that is tried again.
     NotFetched,
+    /// This version did not start; that is tried again.
+    HeldBack(PluginId),
 }
 
 /// Somebody who wants a plugin.
@@ -77,9 +80,25 @@ pub struct Resolved {
     /// What is wrong with plugins.
     pub problems: Vec<Problem>,
     pub(super) versions: HashMap<Key, Version>,
+    /// Versions that would serve if they started.
+    pub(super) held_back: HashSet<PluginId>,
     /// Modules whose compiled form is worth keeping.
     pub(super) digests: HashSet<Digest>,
     pub(super) views: Vec<PluginView>,
+}
+
+impl Resolved {
+    /// Has every plugin show the warnings among `problems` that are about it.
+    pub fn warn(&mut self, problems: &[Problem]) {
+        for view in &mut self.views {
+            let about = |problem: &&Problem| problem.level == Level::Warning && problem.resource == view.resource;
+            let text = |problem: &Problem| match problem.field.as_str() {
+                "" => problem.message.clone(),
+                field => format!("{field}: {}", problem.message),
+            };
+            view.warnings = problems.iter().filter(about).map(text).collect();
+        }
+    }
 }
 
 impl Registry {
@@ -101,6 +120,7 @@ impl Registry {
             attached: Vec::new(),
             problems: self.notes.iter().map(|note| store_note(note)).collect(),
             versions: HashMap::new(),
+            held_back: HashSet::new(),
             digests: HashSet::new(),
             views: Vec::new(),
         };
@@ -150,7 +170,7 @@ impl Registry {
             return;
         }
         let (plugin, version, failure) = self.serving(candidate, key, resolved).await;
-        resolved.views.push(PluginView::new(candidate, version.as_ref(), failure.as_ref()));
+        let mut view = PluginView::new(candidate, version.as_ref(), failure.as_ref());
         let mut overrides = Vec::with_capacity(declaration.terms.overrides.len());
         for (index, other) in declaration.terms.overrides.iter().enumerate() {
             let variant = Candidate {
@@ -161,10 +181,14 @@ impl Registry {
             let mut key = candidate.key();
             // No name of a resource has such an end.
             key.2 = format!("{}/{index}", key.2);
-            overrides.push((other.scope.clone(), self.serving(&variant, key, resolved).await.0));
+            let (plugin, version, failure) = self.serving(&variant, key, resolved).await;
+            view.add_versions(version.as_ref(), failure.as_ref());
+            overrides.push((other.scope.clone(), plugin));
         }
+        resolved.views.push(view);
         let (ports, scope) = (declaration.ports.clone(), declaration.terms.scope.clone());
-        resolved.attached.push(Attached { plugin, ports, scope, overrides });
+        let origin = declaration.origin.clone();
+        resolved.attached.push(Attached { plugin, origin, ports, scope, overrides });
     }
 
     /// What serves for a candidate: the version that it asks for, or else the one before or none, and why.
@@ -184,6 +208,9 @@ impl Registry {
         };
         if let Some(failure) = &failure {
             resolved.problems.push(unusable(declaration, failure, version.as_ref()));
+            if let Cause::HeldBack(id) = failure.cause {
+                resolved.held_back.insert(id);
+            }
         }
         let (id, code) = match &version {
             Some(version) => (version.id, Code::Loaded(version.code.clone())),
@@ -293,7 +320,7 @@ impl Registry {
             since: rfc3339(SystemTime::now()),
             digest: loaded.digest,
             bytes: loaded.bytes,
-            abi: loaded.module.abi().to_string(),
+            contents: loaded.contents,
             code: proxy_wasm_host::Plugin::new(loaded.module, settings, self.shared.clone()),
         }
     }

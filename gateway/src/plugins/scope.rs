@@ -168,6 +168,7 @@ mod tests {
         let route = |virtual_service: &str, name: &str| Route {
             name: name.into(),
             virtual_service: virtual_service.into(),
+            metadata: None,
             action: crate::snapshot::Action::Direct(crate::snapshot::DirectResponse {
                 status: http::StatusCode::OK,
                 body: Bytes::new(),

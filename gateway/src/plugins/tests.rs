@@ -45,6 +45,7 @@ fn options(data_dir: Option<&Path>) -> RegistryOptions {
         shared: Shared::new(Arc::new(NoLog), Arc::new(())),
         limits: Limits::default(),
         insecure_registries: Vec::new(),
+        held_back: HeldBack::new().unwrap(),
     }
 }
 
@@ -82,7 +83,7 @@ async fn reload(registry: &mut Registry, declared: &[Declaration]) -> (Vec<Attac
         let resolved = registry.resolve(declared, None).await;
         for attached in &resolved.attached {
             if let Err(error) = prepare(&attached.plugin, 1).await {
-                registry.refuse(attached.plugin.id, &error);
+                registry.refuse(&attached.plugin, &error);
                 continue 'again;
             }
         }

@@ -1,16 +1,18 @@
 //! What the admin API shows of a plugin.
 
-use std::{cmp::Reverse, sync::Arc};
+use std::{borrow::Cow, cmp::Reverse, sync::Arc};
 
 use proxy_wasm_host::{FreshWay, Isolation};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
-    Declaration, Spec,
+    Contents, Declaration, HeldBack, Spec,
     resolve::{Candidate, Cause, Failure, Version},
+    time::rfc3339,
     upload::{self, Upload},
 };
+use crate::snapshot::PluginId;
 
 /// One plugin as `GET /plugins/{name}` shows it, without what changes from request to request.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -28,6 +30,9 @@ pub struct PluginView {
     pub bytes: u64,
     /// ABI version that the module declares; empty if there is none that serves.
     pub abi: String,
+    /// What that module declares. Only shown where one plugin is shown in detail.
+    #[serde(skip)]
+    pub module: Option<Arc<Contents>>,
     /// Place in the chain.
     pub phase: &'static str,
     /// Order within the phase; `null` is last.
@@ -44,6 +49,17 @@ pub struct PluginView {
     pub state: State,
     /// Why it does not serve, or why an older version does. Empty if all is well.
     pub reason: String,
+    /// What about it was probably not meant.
+    pub warnings: Vec<String>,
+    /// When what did not start is tried again, RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_at: Option<String>,
+    /// Its versions that serve, and those that would if they started.
+    #[serde(skip)]
+    versions_to_start: Vec<PluginId>,
+    /// What problems name it by.
+    #[serde(skip)]
+    pub(super) resource: String,
     /// Versions of this upload that are kept, the newest first. For resources the current one.
     pub versions: Vec<VersionView>,
 }
@@ -60,6 +76,10 @@ pub enum State {
     Failed,
     /// Somebody took it out of the chain.
     Disabled,
+    /// New instances, to replace crashed ones or for an override, do not start. Requests that find none are treated by its
+    /// failStrategy; it is tried again.
+    #[serde(rename = "held-back")]
+    HeldBack,
 }
 
 /// A version that a plugin has or had.
@@ -85,13 +105,14 @@ impl PluginView {
             (None, Some(upload)) => (upload.current.digest.with_algorithm(), upload.current.bytes),
             (None, None) => (String::new(), 0),
         };
-        Self {
+        let mut view = Self {
             name: declaration.name.clone(),
             namespace: declaration.namespace.clone(),
             source: declaration.url(),
             digest,
             bytes,
-            abi: version.map(|version| version.abi.clone()).unwrap_or_default(),
+            abi: version.and_then(|version| version.contents.abi.clone()).unwrap_or_default(),
+            module: version.map(|version| Arc::clone(&version.contents)),
             phase: declaration.phase.as_str(),
             priority: declaration.priority,
             fail_strategy: declaration.fail_strategy.as_str(),
@@ -104,11 +125,41 @@ impl PluginView {
                 (None, _) => State::Failed,
             },
             reason: failure.map(|failure| failure.message.clone()).unwrap_or_default(),
+            warnings: Vec::new(),
+            retry_at: None,
+            versions_to_start: Vec::new(),
+            resource: declaration.resource(),
             versions: match candidate.upload {
                 Some(upload) => versions(upload),
                 None => version.into_iter().map(VersionView::of_resource).collect(),
             },
+        };
+        view.add_versions(version, failure);
+        view
+    }
+
+    /// Takes note of a version that serves, and of one that does not start.
+    pub(super) fn add_versions(&mut self, version: Option<&Version>, failure: Option<&Failure>) {
+        self.versions_to_start.extend(version.map(|version| version.id));
+        if let Some(Failure { cause: Cause::HeldBack(id), .. }) = failure {
+            self.versions_to_start.push(*id);
         }
+    }
+
+    /// The same with what is known now of starts that failed.
+    #[must_use]
+    pub fn now(&self, held_back: &HeldBack) -> Cow<'_, Self> {
+        let Some(hold) = held_back.first_of(&self.versions_to_start) else { return Cow::Borrowed(self) };
+        let again = rfc3339(hold.again);
+        let mut view = self.clone();
+        if view.reason.is_empty() {
+            // Its module and settings are what is wanted, and instances of before may still serve.
+            view.state = State::HeldBack;
+            view.reason = hold.reason;
+        }
+        view.reason = format!("{}; tried again at {again}", view.reason);
+        view.retry_at = Some(again);
+        Cow::Owned(view)
     }
 }
 

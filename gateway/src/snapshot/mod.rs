@@ -37,6 +37,8 @@ pub use table::{RouteTable, Rule};
 pub use tcp::TcpRoute;
 pub use tls::{CertificateInUse, TlsServer, TlsServers};
 
+/// What plugins are told of routes and clusters.
+pub use proxy_wasm_host::{Metadata, MetadataValue};
 use std::{net::SocketAddr, sync::Arc};
 
 /// Index of a route in [`Snapshot::routes`].

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
+use proxy_wasm_host::Metadata;
 
 use super::{ClusterId, HeaderOps, RetryPolicy};
 
@@ -14,6 +15,8 @@ pub struct Route {
     pub name: Arc<str>,
     /// `namespace/name` of the VirtualService.
     pub virtual_service: Arc<str>,
+    /// What plugins are told of where it comes from.
+    pub metadata: Option<Arc<Metadata>>,
     /// What is done with the request.
     pub action: Action,
     /// Edits of the request head, after the destination's (see [`Destination::request_headers`]).
@@ -59,6 +62,8 @@ pub struct Destination {
     pub cluster: Option<ClusterId>,
     /// The name that the cluster has or would have, `outbound|80||host`.
     pub cluster_name: Arc<str>,
+    /// What plugins are told of the cluster.
+    pub metadata: Option<Arc<Metadata>>,
     /// Edits of the request head. With one destination Istio appends them to the route's, so that they win;
     /// compilation does the same and leaves this empty. With several they run before the route's.
     pub request_headers: HeaderOps,

@@ -64,6 +64,7 @@ mod instance;
 mod instrument;
 mod limits;
 mod log;
+mod metadata;
 mod module;
 mod outbound;
 mod pairs;
@@ -86,6 +87,7 @@ pub use exchange::{
 pub use instance::Instance;
 pub use limits::Limits;
 pub use log::{LogLine, LogSink};
+pub use metadata::{Metadata, MetadataValue};
 pub use module::{Module, ModuleError};
 pub use outbound::{CallResponse, GrpcCall, HttpCall, Message, Outbound, Upstreams};
 pub use plugin::{FreshWay, Isolation, Plugin, PluginSettings};

@@ -8,6 +8,8 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
+use crate::Metadata;
+
 /// The facts of one exchange. Everything unknown is absent ("not found" to the plugin).
 #[derive(Clone, Debug, Default)]
 pub struct Properties {
@@ -43,6 +45,10 @@ pub struct Properties {
     pub virtual_host_name: Option<Arc<str>>,
     /// `xds.cluster_name`, `cluster_name`
     pub cluster_name: Option<Arc<str>>,
+    /// `xds.route_metadata`, `route_metadata`
+    pub route_metadata: Option<Arc<Metadata>>,
+    /// `xds.cluster_metadata`, `cluster_metadata`: absent without [`Self::cluster_name`].
+    pub cluster_metadata: Option<Arc<Metadata>>,
     /// `xds.listener_direction`, `listener_direction`
     pub listener_direction: Direction,
     /// `upstream.address`, `upstream.port`: the endpoint that was chosen.

@@ -16,9 +16,9 @@ pub struct Report {
     pub bytes: usize,
     /// The ABI it is written for, if this host knows it.
     pub abi: Option<AbiVersion>,
-    /// What it needs, ordered by name.
+    /// What it needs, ordered by name, each once.
     pub imports: Vec<Import>,
-    /// What it offers, in its own order.
+    /// What it offers, in its own order: all functions of the ABI, and at most 1,000 others.
     pub exports: Vec<Export>,
     /// Its memory: what it begins with and what it may grow to, in bytes.
     pub memory: Option<Range>,
@@ -90,6 +90,8 @@ pub struct CustomSection {
     pub bytes: usize,
 }
 
+/// Most exports that are told of and mean nothing to this host.
+const MAX_OTHERS: usize = 1_000;
 /// Longest name that is shown.
 const MAX_NAME: usize = 200;
 const PAGE: u64 = 64 << 10;
@@ -108,11 +110,15 @@ impl Report {
         };
         let mut imports: Vec<_> = sections.imports.iter().map(import).collect();
         imports.sort();
+        imports.dedup();
+        let mut others = 0..MAX_OTHERS;
+        let exports = sections.exports.iter().map(|(name, kind, _)| export(name, *kind, abi));
+        let exports = exports.filter(|export| export.callback || others.next().is_some()).collect();
         Ok(Self {
             bytes: wasm.len(),
             abi,
             imports,
-            exports: sections.exports.iter().map(|(name, kind, _)| export(name, *kind, abi)).collect(),
+            exports,
             memory: sections.memory.map(|memory| range(memory.initial, memory.maximum, PAGE)),
             tables: sections.tables.iter().map(|table| range(table.initial, table.maximum, 1)).collect(),
             functions: sections.bodies,

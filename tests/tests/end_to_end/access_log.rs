@@ -5,6 +5,7 @@ use gateway_tests::body::Outgoing;
 use gateway_tests::client::RawClient;
 use gateway_tests::eventually;
 use gateway_tests::gateway::Setup;
+use gateway_tests::plugins::wasm_plugin;
 use gateway_tests::process::Process;
 use gateway_tests::resources::{GATEWAY, everything_to, service, virtual_service};
 use gateway_tests::server::Protocol::Http1;
@@ -171,4 +172,49 @@ async fn a_renamed_access_log_is_opened_anew() {
     client.get(HOST, "/after").await.unwrap();
     lines(&log, "/after\n").await;
     lines(&renamed, "/before\n").await;
+}
+
+/// Sets a property to the path of the request, and another one when all is over.
+const SETS_PROPERTIES: &str = r#"(module
+    (import "env" "proxy_get_header_map_value" (func $get (param i32 i32 i32 i32 i32) (result i32)))
+    (import "env" "proxy_set_property" (func $set (param i32 i32 i32 i32) (result i32)))
+    (memory (export "memory") 1)
+    (data (i32.const 0) ":path")
+    (data (i32.const 16) "where")
+    (data (i32.const 32) "over")
+    (func (export "proxy_abi_version_0_2_1"))
+    (func (export "malloc") (param i32) (result i32) i32.const 1024)
+    (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
+        (drop (call $get (i32.const 0) (i32.const 0) (i32.const 5) (i32.const 100) (i32.const 104)))
+        (drop (call $set (i32.const 16) (i32.const 5) (i32.load (i32.const 100)) (i32.load (i32.const 104))))
+        i32.const 0)
+    (func (export "proxy_on_log") (param i32)
+        (drop (call $set (i32.const 32) (i32.const 4) (i32.const 32) (i32.const 4)))))"#;
+
+#[tokio::test]
+async fn what_plugins_set_is_filter_state() {
+    let upstream = Upstream::start(Http1).await.unwrap();
+    let text = "%FILTER_STATE(wasm.where:PLAIN)% %FILTER_STATE(wasm.over:PLAIN):2% %FILTER_STATE(wasm.where)% %FILTER_STATE(wasm.x)%";
+    let members =
+        serde_json::json!({ "plain": "%FILTER_STATE(wasm.where:PLAIN)%", "typed": "%FILTER_STATE(wasm.where)%" });
+    let json = LogFormat::CustomJson(members.as_object().unwrap().clone());
+    let typed = r#"{"@type":"type.googleapis.com/google.protobuf.BytesValue","value":"L2E="}"#;
+    let set = format!("/a ov {typed} -");
+    let expected = [
+        (LogFormat::CustomText(text.to_owned()), [set, "- - - -".to_owned()]),
+        (json, [format!(r#"{{"plain":"/a","typed":{typed}}}"#), r#"{"plain":null,"typed":null}"#.to_owned()]),
+    ];
+    for (format, expected) in expected {
+        let gateway = Setup::new().file("all.yaml", everything_to(&upstream)).access_log(format).start().await.unwrap();
+        let module = gateway.home().join("sets-properties.wasm");
+        std::fs::write(&module, wat::parse_str(SETS_PROPERTIES).unwrap()).unwrap();
+        gateway.write("plugin.yaml", &wasm_plugin("sets", &module, "")).await.unwrap();
+        assert!(gateway.problems().is_empty(), "{:#?}", gateway.problems());
+        let mut client = gateway.client().await.unwrap();
+        assert_eq!(client.get(HOST, "/a").await.unwrap().status, 200);
+        assert_eq!(gateway.access_log(1).await.unwrap(), expected[..1]);
+        gateway.remove("plugin.yaml").await.unwrap();
+        assert_eq!(client.get(HOST, "/a").await.unwrap().status, 200);
+        assert_eq!(gateway.access_log(2).await.unwrap(), expected);
+    }
 }

@@ -8,6 +8,7 @@ mod bodies;
 mod calls;
 mod chain;
 mod faults;
+mod metadata;
 mod observed;
 mod pauses;
 mod registry;
@@ -18,6 +19,7 @@ mod restart;
 mod rewrite_body;
 mod rows;
 mod services;
+mod status;
 mod terms;
 
 /// Sends a `GET` with these header lines and reads the response.

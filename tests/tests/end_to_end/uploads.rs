@@ -317,6 +317,14 @@ async fn the_command_line_does_all_of_it() {
     assert!(output.status.success(), "{}", said(&output.stderr));
     assert_eq!(trace(&gateway).await, ["changed"]);
 
+    let elsewhere = home.join("elsewhere.yaml");
+    std::fs::write(&elsewhere, "routes: [default/elsewhere]\n").unwrap();
+    let output = run(&["push", "--name", "probe", "--settings", elsewhere.to_str().unwrap()]).await;
+    let warning = "warning: routes: this gateway has no route default/elsewhere, so the plugin sees no request at all";
+    assert_eq!(said(&output.stderr), format!("probe: up to date, live on 2 workers\n{warning}\n"));
+    assert!(trace(&gateway).await.is_empty());
+    assert!(run(&["rollback", "probe"]).await.status.success());
+
     let output = run(&["ls"]).await;
     let table = said(&output.stdout);
     assert!(table.starts_with("NAME") && table.contains("\nprobe ") && table.contains("AUTHN"), "{table}");

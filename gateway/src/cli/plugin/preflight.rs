@@ -9,8 +9,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    Failure, Output, print,
-    push::{self, SettingsArgs},
+    Failure, Output, print, push,
+    settings::{SettingsArgs, name_flag},
 };
 use crate::plugins::{self, ApiError, Contents, Inspection, Limits, Size, Trial};
 
@@ -42,7 +42,7 @@ pub(super) fn check(check: &Check, output: Output) -> Result<(String, Option<Fai
     // Its name is only for its own log.
     let name = push::name_of(&check.file).unwrap_or_else(|_| "check".to_owned());
     let trial = plugins::check(&name, &bytes, &settings, &Limits::default()).map_err(|error| Failure::told(&error))?;
-    let refused = trial.error.as_ref().map(Failure::told);
+    let refused = trial.error.as_ref().map(Failure::told).map(name_flag);
     let text = match output {
         Output::Table => trial_table(&trial),
         _ => print::one(&value(&trial)?, output),

@@ -1,15 +1,16 @@
-//! A module and its settings, as they are given on the command line.
+//! A module with its place in the chain, as they are given on the command line.
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-use clap::ArgGroup;
 use serde_json::{Map, Value};
 
-use super::Failure;
-use crate::config::yaml;
+use super::{
+    Failure,
+    settings::{SettingsArgs, insert_list, value_or_file},
+};
 
 /// What is not given keeps its value; for a new plugin it has WasmPlugin's default.
 #[derive(Debug, clap::Args)]
@@ -30,24 +31,17 @@ pub(super) struct Push {
     /// What happens to requests when the plugin cannot do its work.
     #[arg(long, value_parser = ["FAIL_CLOSE", "FAIL_OPEN", "FAIL_RELOAD"], ignore_case = true)]
     fail_strategy: Option<String>,
-}
-
-/// What a plugin is started with.
-#[derive(Debug, clap::Args)]
-#[command(group = ArgGroup::new("configuration").args(["config", "config_json"]))]
-pub(super) struct SettingsArgs {
-    /// File with the plugin's configuration, YAML or JSON.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// The plugin's configuration.
-    #[arg(long, value_name = "JSON")]
-    config_json: Option<String>,
-    /// proxy-wasm's root id, for modules that hold several plugins.
-    #[arg(long)]
-    plugin_name: Option<String>,
-    /// File with any settings in the form of WasmPlugin's spec (vmConfig, match, …), YAML or JSON. Other flags win.
-    #[arg(long, value_name = "FILE")]
-    settings: Option<PathBuf>,
+    /// Hosts whose requests it sees: a name, *.example.com or *. May be repeated; replaces those before, "" takes them away.
+    #[arg(long, value_name = "HOST,…", value_delimiter = ',')]
+    hosts: Option<Vec<String>>,
+    /// Routes whose requests it sees, as NAMESPACE/VIRTUALSERVICE or, for one of its http routes, with /NAME behind. May be
+    /// repeated; replaces those before, "" takes them away.
+    #[arg(long, value_name = "ROUTE,…", value_delimiter = ',')]
+    routes: Option<Vec<String>>,
+    /// Another configuration, as JSON or YAML or in a file, for the requests of some hosts (as in --hosts) or routes (with a
+    /// slash, as in --routes). May be repeated, the first that fits counts; replaces those before, "" takes them away.
+    #[arg(long = "override", value_name = "HOST|ROUTE,…=JSON|@FILE")]
+    overrides: Option<Vec<String>>,
 }
 
 impl Push {
@@ -66,6 +60,13 @@ impl Push {
             settings.extend(value.as_ref().map(|value| (key.to_owned(), Value::from(value.to_ascii_uppercase()))));
         }
         settings.extend(self.priority.map(|priority| ("priority".to_owned(), priority.into())));
+        insert_list(&mut settings, "hosts", self.hosts.as_deref());
+        insert_list(&mut settings, "routes", self.routes.as_deref());
+        if let Some(overrides) = &self.overrides {
+            let overrides = overrides.iter().filter(|text| !text.is_empty()).map(|text| an_override(text));
+            let overrides = overrides.collect::<Result<Vec<_>, _>>()?;
+            settings.insert("overrides".into(), if overrides.is_empty() { Value::Null } else { overrides.into() });
+        }
         Ok(settings)
     }
 
@@ -80,29 +81,20 @@ impl Push {
     }
 }
 
-impl SettingsArgs {
-    /// In the form of WasmPlugin's spec.
-    pub(super) fn read(&self) -> Result<Map<String, Value>, Failure> {
-        let mut settings = match &self.settings {
-            None => Map::new(),
-            Some(path) => match read_text(path, "--settings")? {
-                Value::Object(settings) => settings,
-                _ => return Err(Failure::usage(format!("{}: settings must be an object", path.display()))),
-            },
-        };
-        match (&self.config, &self.config_json) {
-            (Some(path), _) => {
-                settings.insert("pluginConfig".into(), read_text(path, "--config")?);
-            }
-            (None, Some(text)) => {
-                let value = value_of(text).map_err(|error| Failure::usage(format!("--config-json: {error}")))?;
-                settings.insert("pluginConfig".into(), value);
-            }
-            (None, None) => {}
-        }
-        settings.extend(self.plugin_name.clone().map(|name| ("pluginName".to_owned(), name.into())));
-        Ok(settings)
-    }
+/// `HOST|ROUTE,…=JSON|@FILE` in the form of the setting. Only routes have slashes.
+fn an_override(text: &str) -> Result<Value, Failure> {
+    let Some((scope, configuration)) = text.split_once('=') else {
+        return Err(Failure::usage(format!(
+            "--override: {text:?} is not WHERE=JSON or WHERE=@FILE, for example 'a.example.com={{\"token\": \"x\"}}'"
+        )));
+    };
+    let (routes, hosts): (Vec<_>, Vec<_>) =
+        scope.split(',').map(ToOwned::to_owned).partition(|name| name.contains('/'));
+    let mut entry = Map::new();
+    insert_list(&mut entry, "hosts", Some(&hosts).filter(|hosts| !hosts.is_empty()).map(Vec::as_slice));
+    insert_list(&mut entry, "routes", Some(&routes).filter(|routes| !routes.is_empty()).map(Vec::as_slice));
+    entry.insert("pluginConfig".into(), value_or_file(configuration, "--override")?);
+    Ok(Value::Object(entry))
 }
 
 /// The name that a plugin in this file gets.
@@ -120,21 +112,4 @@ pub(super) fn name_of(file: &Path) -> Result<String, Failure> {
 pub(super) fn read_file(path: &Path) -> Result<Vec<u8>, Failure> {
     fs::read(path)
         .map_err(|error| Failure::new(format!("cannot read {}: {error}; check the path of the module", path.display())))
-}
-
-fn read_text(path: &Path, flag: &str) -> Result<Value, Failure> {
-    let text = fs::read_to_string(path)
-        .map_err(|error| Failure::new(format!("cannot read {}: {error}; check {flag}", path.display())))?;
-    value_of(&text).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
-}
-
-/// YAML, of which JSON is a part.
-fn value_of(text: &str) -> Result<Value, String> {
-    let mut documents = yaml::documents(text).into_iter();
-    match (documents.next(), documents.next()) {
-        (Some(Ok(document)), None) => serde_json::to_value(document.value).map_err(|error| error.to_string()),
-        (Some(Err(error)), _) => Err(format!("line {}: {}", error.line, error.message)),
-        (None, _) => Err("is empty".to_owned()),
-        (_, Some(_)) => Err("has more than one document".to_owned()),
-    }
 }

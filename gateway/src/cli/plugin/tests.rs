@@ -212,6 +212,85 @@ async fn a_module_is_looked_at_and_tried_without_a_gateway() {
 }
 
 #[tokio::test]
+async fn every_setting_has_a_flag() {
+    let (state, ..) = state();
+    let serving = served(state);
+    let address = serving.addresses().admin.to_string();
+    let folder = tempfile::tempdir().unwrap();
+    let (file, other) = (folder.path().join("a.wasm"), folder.path().join("other.yaml"));
+    fs::write(&file, module("one")).unwrap();
+    fs::write(&other, "b: 2\n").unwrap();
+    let other = format!("a.example.com,default/shop=@{}", other.display());
+    let settings = async || {
+        let (out, ..) = gateway_plugin(&["show", "a", "-o", "json", "--admin-address", &address]).await;
+        serde_json::from_str::<Value>(&out).unwrap()["settings"].clone()
+    };
+    let push = async |more: &[&str]| {
+        gateway_plugin(&[&["push", "--name", "a", "--admin-address", &address][..], more].concat()).await.2
+    };
+    let flags = [
+        &[
+            "--limit",
+            "callbackCpu=20ms",
+            "--limit",
+            "logLines=7",
+            "--isolation",
+            "Request",
+            "--hosts",
+            "a.example.com,*.b.c",
+        ],
+        &["--hosts", "d", "--routes", "default/shop/cart", "--allowed-capabilities", "proxy_log,proxy_on_configure"][..],
+        &["--override", r#"*.b.c={"a": "1,2=3"}"#, "--override", &other],
+    ];
+    let all = [&[file.to_str().unwrap()][..], &flags.concat()].concat();
+    push(&all).await.unwrap();
+    let expected = serde_json::json!({
+        "limits": {"callbackCpu": "20ms", "logLines": "7"}, "isolation": "request",
+        "allowedCapabilities": ["proxy_log", "proxy_on_configure"],
+        "hosts": ["a.example.com", "*.b.c", "d"], "routes": ["default/shop/cart"],
+        "overrides": [
+            {"hosts": ["*.b.c"], "pluginConfig": {"a": "1,2=3"}},
+            {"hosts": ["a.example.com"], "routes": ["default/shop"], "pluginConfig": {"b": 2}},
+        ],
+    });
+    assert_eq!(settings().await, expected);
+    push(&["--limit", "memory=1Mi", "--routes", "", "--override", "", "--allowed-capabilities", ""]).await.unwrap();
+    let expected = serde_json::json!({
+        "limits": {"memory": "1Mi"}, "isolation": "request", "hosts": ["a.example.com", "*.b.c", "d"],
+    });
+    assert_eq!(settings().await, expected, "what is given replaces, what is empty takes away, the rest stays");
+
+    for (flags, exit, part) in [
+        (["--limit", "memory"], 64, "--limit: \"memory\" is not NAME=VALUE"),
+        (
+            ["--limit", "memory=2Gi"],
+            1,
+            "limits.memory: must be a size from 64Ki to 1Gi (settings-invalid); check --limit or",
+        ),
+        (["--hosts", "a,b:80"], 1, "check --hosts"),
+        (["--routes", "shop"], 1, "check --routes"),
+        (["--override", "a.example.com"], 64, "--override: \"a.example.com\" is not WHERE=JSON"),
+        (["--override", "a=@/nowhere.yaml"], 1, "check --override"),
+        (
+            ["--override", "a=[1]"],
+            1,
+            "overrides[0].pluginConfig: must be an object (settings-invalid); check --override or",
+        ),
+        (["--override", "a={"], 64, "--override: line 2"),
+    ] {
+        let failure = push(&flags).await.unwrap_err();
+        assert_eq!(failure.exit, exit, "{flags:?}: {}", failure.message);
+        assert!(failure.message.contains(part), "{flags:?}: {}", failure.message);
+    }
+    assert_eq!(settings().await, expected);
+
+    let tight = ["check", file.to_str().unwrap(), "--limit", "memory=64Ki"];
+    gateway_plugin(&tight).await.2.unwrap();
+    let wrong = gateway_plugin(&[&tight[..3], &["memory=1"]].concat()).await.2.unwrap_err();
+    assert!(wrong.message.contains("check --limit"), "{}", wrong.message);
+}
+
+#[tokio::test]
 async fn what_to_check_when_it_does_not_work() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = nobody.local_addr().unwrap().to_string();
@@ -248,6 +327,7 @@ fn the_command_line_is_checked() {
         &["push"][..],
         &["push", "x.wasm", "--phase", "LATE"],
         &["push", "x.wasm", "--priority", "high"],
+        &["push", "x.wasm", "--isolation", "stream"],
         &["push", "x.wasm", "--config", "a", "--config-json", "{}"],
         &["show"],
         &["ls", "-o", "xml"],

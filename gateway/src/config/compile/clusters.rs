@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use super::{
     client_tls::Transports,
-    destination_rules::{DestinationRules, Policy, TlsBlock},
+    destination_rules::{DestinationRules, Merged, Policy, TlsBlock},
+    metadata,
     services::{Place, Port, PortId, Services},
     traffic_policy,
 };
 use crate::{
     config::{path::Path, resources::Resource},
     istio::{DestinationRule, Labels},
-    snapshot::{Cluster, ClusterId, Endpoint, NamedEndpoint, UpstreamProtocol},
+    snapshot::{Cluster, ClusterId, Endpoint, Metadata, NamedEndpoint, UpstreamProtocol},
 };
 
 /// All clusters.
@@ -26,6 +27,8 @@ pub(super) struct Clusters<'a> {
 #[derive(Debug)]
 pub(super) struct Compiled<'a> {
     pub(super) cluster: Cluster,
+    /// What plugins are told of it.
+    pub(super) metadata: Arc<Metadata>,
     /// The rule that asks for TLS of a kind that this version does not have.
     pub(super) unsupported_tls: Option<&'a Resource<DestinationRule>>,
     /// Endpoints that do not have the labels of the subset.
@@ -46,12 +49,13 @@ impl<'a> Clusters<'a> {
         for port in services.all_ports() {
             let rule = rules.find(&port.host, &port.namespace);
             let policy = rule.map(|rule| rule.policy(port.number)).unwrap_or_default();
-            let whole = clusters.add(port, "", &Labels::new(), policy, &mut transports);
+            let whole = clusters.add(port, rule, "", &Labels::new(), policy, &mut transports);
             let mut subsets = Vec::new();
             for (rule, found) in rule.iter().flat_map(|rule| rule.subsets().into_iter().map(move |found| (rule, found)))
             {
                 let policy = rule.subset_policy(found, port.number);
-                let id = clusters.add(port, &found.subset.name, &found.subset.labels, policy, &mut transports);
+                let (name, labels) = (&found.subset.name, &found.subset.labels);
+                let id = clusters.add(port, Some(rule), name, labels, policy, &mut transports);
                 subsets.push((found.subset.name.clone(), id));
             }
             clusters.ports.push(PortClusters { whole, subsets });
@@ -82,6 +86,7 @@ impl<'a> Clusters<'a> {
     fn add(
         &mut self,
         port: &Port,
+        rule: Option<&Merged<'a>>,
         subset: &str,
         labels: &Labels,
         policy: Policy<'a>,
@@ -95,6 +100,7 @@ impl<'a> Clusters<'a> {
         let names: Vec<NamedEndpoint> = places().filter_map(|place| place.to.name().cloned()).collect();
         let upgraded = pool.upgrade && port.plain_http;
         let compiled = Compiled {
+            metadata: Arc::new(metadata::of_cluster(port, rule.and_then(Merged::first), subset)),
             unsupported_tls: policy.tls.filter(TlsBlock::is_unsupported).map(|block| block.rule),
             without_labels: port.places.iter().filter(|place| !has(place)).count(),
             cluster: Cluster {

@@ -121,6 +121,11 @@ impl<'a> Merged<'a> {
         pattern.contains(&HostPattern::parse(host)?).then_some((self.host.len(), self.selected))
     }
 
+    /// The one that the others are merged into, whose name counts.
+    pub(super) fn first(&self) -> Option<&'a Resource<DestinationRule>> {
+        self.rules.first().copied()
+    }
+
     /// All subsets, the first of each name.
     pub(super) fn subsets(&self) -> Vec<FoundSubset<'a>> {
         let mut found: Vec<FoundSubset<'a>> = Vec::new();

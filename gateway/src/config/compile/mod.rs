@@ -12,6 +12,7 @@ mod destination_rules;
 pub(crate) mod headers;
 mod listeners;
 pub(crate) mod matching;
+mod metadata;
 mod plugins;
 mod policies;
 pub(crate) mod retry;
@@ -101,7 +102,7 @@ pub fn compile(
         (served.plugins, served.scoped) = plugins::chain(attached, listener.rule_port, &out.routes, http, tcp);
         listeners.push(Arc::new(served));
     }
-    plugins::check_routes(resources, options, &out.routes, &mut out.problems);
+    plugins::check_scopes(resources, options, attached, &listeners, &out.routes, &mut out.problems);
     plugins::report_unused(resources, &listeners, attached, &mut out.problems);
     // The same VirtualService on several ports has the same problems.
     out.problems.sort_by(Problem::by_place);

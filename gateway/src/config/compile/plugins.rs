@@ -2,6 +2,7 @@
 
 use std::{
     borrow::Cow,
+    cell::LazyCell,
     hash::{DefaultHasher, Hash, Hasher},
     path::{Path as FilePath, PathBuf},
     sync::Arc,
@@ -20,8 +21,8 @@ use crate::{
         yaml::{self, Value},
     },
     istio::{EnvVar, Labels, WasmPlugin},
-    plugins::{Attached, Declaration, Mistakes, ModuleSource, Origin, PullSecret, Remote, Scope, Terms},
-    snapshot::{FailStrategy, Listener, Phase, Plugin, Route, ScopedChain, ScopedPlugin},
+    plugins::{Attached, Declaration, Mistakes, ModuleSource, Origin, PullSecret, Remote, RouteName, Scope, Terms},
+    snapshot::{FailStrategy, HostPattern, Listener, Phase, Plugin, Route, ScopedChain, ScopedPlugin},
 };
 
 type PluginResource = Resource<WasmPlugin<Value>>;
@@ -284,29 +285,53 @@ pub(super) fn chain(
     (plugins, scoped.then(|| ScopedChain::new(&steps)))
 }
 
-/// Says which routes that plugins are limited to do not exist.
-pub(super) fn check_routes(
+/// Says which hosts and routes that plugins are limited to do not exist: such a plugin protects nothing. They may come
+/// later, so it is no mistake.
+pub(super) fn check_scopes(
     resources: &Resources,
     options: &Options,
+    attached: &[Attached],
+    listeners: &[Arc<Listener>],
     routes: &[Arc<Route>],
     problems: &mut Vec<Problem>,
 ) {
+    let hosts = LazyCell::new(|| listeners.iter().flat_map(|listener| listener.virtual_hosts()).collect::<Vec<_>>());
+    let missing = |scope: &Scope| {
+        let host = |pattern: &&HostPattern| !hosts.iter().any(|host| host.name.intersect(pattern).is_some());
+        let route = |name: &&RouteName| !routes.iter().any(|route| name.is_of(route));
+        let hosts = scope.hosts.iter().filter(host).map(|pattern| ("hosts", format!("serves no host {pattern}")));
+        let routes = scope.routes.iter().filter(route).map(|name| ("routes", format!("has no route {name}")));
+        hosts.chain(routes).collect::<Vec<_>>()
+    };
+    let report = |scope: &Scope, overrides: &mut dyn Iterator<Item = &Scope>, add: &mut dyn FnMut(&str, String)| {
+        let own = missing(scope);
+        for (setting, what) in &own {
+            let all = if *setting == "hosts" { scope.hosts.len() } else { scope.routes.len() };
+            let none = own.iter().filter(|(other, _)| other == setting).count() == all;
+            let consequence = if none { "the plugin sees no request at all" } else { "nothing is chosen by it" };
+            add(setting, format!("this gateway {what}, so {consequence}"));
+        }
+        for (_, what) in overrides.flat_map(missing) {
+            add("overrides", format!("this gateway {what}, so nothing is chosen by it"));
+        }
+    };
     for plugin in &resources.wasm_plugins {
         let targeted = !plugin.spec.target_refs.is_empty() || plugin.spec.target_ref.is_some();
         if !applies(plugin, plugin.spec.selector.as_ref(), targeted, options) {
             continue;
         }
         let terms = terms(&plugin.annotations).0;
-        let named = terms.overrides.iter().flat_map(|other| &other.scope.routes).map(|name| ("overrides", name));
-        for (setting, name) in terms.scope.routes.iter().map(|name| ("routes", name)).chain(named) {
-            if !routes.iter().any(|route| name.is_of(route)) {
-                let message = format!("this gateway has no route {name}, so nothing is chosen by it");
-                let annotations = Path::Root.key("metadata");
-                let annotations = annotations.key("annotations");
-                let key = format!("{}{setting}", Terms::PREFIX);
-                problems.push(plugin.problem(Level::Warning, "GW0101", &annotations.key(&key), message));
-            }
-        }
+        report(&terms.scope, &mut terms.overrides.iter().map(|other| &other.scope), &mut |setting, message| {
+            let annotations = Path::Root.key("metadata");
+            let annotations = annotations.key("annotations");
+            let key = format!("{}{setting}", Terms::PREFIX);
+            problems.push(plugin.problem(Level::Warning, "GW0101", &annotations.key(&key), message));
+        });
+    }
+    for upload in attached.iter().filter(|plugin| plugin.origin == Origin::Upload) {
+        report(&upload.scope, &mut upload.overrides.iter().map(|(scope, _)| scope), &mut |setting, message| {
+            problems.push(upload.of_upload(setting, message));
+        });
     }
 }
 

@@ -11,7 +11,7 @@ use http::StatusCode;
 use super::{
     Output, action,
     clusters::{Clusters, Compiled},
-    headers, matching,
+    headers, matching, metadata,
     policies::Policies,
     retry,
     services::{KnownService, Services},
@@ -26,8 +26,8 @@ use crate::{
     },
     istio::{self, HttpMatch, HttpRoute, Labels, RouteDestination, VirtualService},
     snapshot::{
-        Action, Conditions, Destination, DirectResponse, Forward, HeaderOps, HeaderTemplate, HeaderWrite, Redirect,
-        RedirectPort, RetryPolicy, Route, RouteId, Rule, TcpRoute, UriMatch,
+        Action, Conditions, Destination, DirectResponse, Forward, HeaderOps, HeaderTemplate, HeaderWrite, Metadata,
+        Redirect, RedirectPort, RetryPolicy, Route, RouteId, Rule, TcpRoute, UriMatch,
     },
 };
 
@@ -87,8 +87,7 @@ pub(super) fn compile(
     context: Context<'_>,
     out: &mut Output,
 ) -> Chunk {
-    let name: Arc<str> = service.full_name().into();
-    let mut compiler = Compiler { service, name, gateway, context, out, chunk: Chunk::default() };
+    let mut compiler = Compiler::new(service, gateway, context, out);
     let http = Path::SPEC.key("http");
     for (at, route) in service.spec.http.iter().enumerate() {
         // What comes after a rule for every request is never reached (Istio drops it, too).
@@ -106,8 +105,7 @@ pub(super) fn tcp(
     context: Context<'_>,
     out: &mut Output,
 ) -> Option<TcpRoute> {
-    let name: Arc<str> = service.full_name().into();
-    let mut compiler = Compiler { service, name, gateway, context, out, chunk: Chunk::default() };
+    let mut compiler = Compiler::new(service, gateway, context, out);
     let applies = |route: &&istio::TcpRoute| {
         route.matches.is_empty()
             || route.matches.iter().any(|block| {
@@ -136,13 +134,26 @@ pub(super) fn tcp(
 struct Compiler<'a, 'b> {
     service: &'a Resource<VirtualService>,
     name: Arc<str>,
+    metadata: Arc<Metadata>,
     gateway: &'a str,
     context: Context<'a>,
     out: &'b mut Output,
     chunk: Chunk,
 }
 
-impl Compiler<'_, '_> {
+impl<'a, 'b> Compiler<'a, 'b> {
+    fn new(service: &'a Resource<VirtualService>, gateway: &'a str, context: Context<'a>, out: &'b mut Output) -> Self {
+        Self {
+            name: service.full_name().into(),
+            metadata: Arc::new(metadata::of_route(&service.namespace, &service.name)),
+            service,
+            gateway,
+            context,
+            out,
+            chunk: Chunk::default(),
+        }
+    }
+
     /// Adds the rules of a route; `false` if one of them matches every request.
     fn route(&mut self, route: &HttpRoute, path: &Path<'_>) -> bool {
         if route.matches.is_empty() {
@@ -200,6 +211,7 @@ impl Compiler<'_, '_> {
                 format!("{}.{}", route.name, block.name).into()
             },
             virtual_service: Arc::clone(&self.name),
+            metadata: Some(Arc::clone(&self.metadata)),
             action: Action::Direct(unavailable()),
             request_headers: edits.request,
             response_headers: edits.response,
@@ -285,6 +297,7 @@ impl Compiler<'_, '_> {
             weight: u32::try_from(weighted.weight).unwrap_or_default(),
             cluster: cluster.map(|(id, _)| id),
             cluster_name: format!("outbound|{port}|{}|{host}", wanted.subset).into(),
+            metadata: cluster.map(|(_, compiled)| Arc::clone(&compiled.metadata)),
             request_headers: HeaderOps::default(),
             response_headers: HeaderOps::default(),
         }
@@ -409,6 +422,7 @@ fn plain(action: Action) -> Route {
     Route {
         name: "".into(),
         virtual_service: "".into(),
+        metadata: None,
         action,
         request_headers: HeaderOps::default(),
         response_headers: HeaderOps::default(),

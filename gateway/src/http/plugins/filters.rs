@@ -247,19 +247,32 @@ impl Filters {
         }
     }
 
+    /// Looks at what is known of the stream.
+    pub(in crate::http) fn look(&self, at: impl FnOnce(&Properties)) {
+        // Never re-entered, as [`Self::close`].
+        if let Ok(mut inner) = self.0.try_borrow_mut()
+            && let Some(exchange) = inner.home()
+        {
+            at(&exchange.properties);
+        }
+    }
+
     /// The route that the request takes, and the name of its virtual host where that is known.
     pub(in crate::http) fn set_route(&self, route: &snapshot::Route, domain: Option<&Arc<str>>) {
         self.note(|properties| {
             properties.route_name = Some(Arc::clone(&route.name));
             properties.virtual_host_name = domain.map(Arc::clone).or(properties.virtual_host_name.take());
-            properties.cluster_name = match &route.action {
+            properties.route_metadata.clone_from(&route.metadata);
+            let destination = match &route.action {
                 Action::Forward(forward) => match &*forward.destinations {
-                    [only] => Some(Arc::clone(&only.cluster_name)),
+                    [only] => Some(only),
                     // Chosen when the request is sent.
                     _ => None,
                 },
                 Action::Redirect(_) | Action::Direct(_) => None,
             };
+            properties.cluster_name = destination.map(|only| Arc::clone(&only.cluster_name));
+            properties.cluster_metadata = destination.and_then(|only| only.metadata.clone());
         });
     }
 

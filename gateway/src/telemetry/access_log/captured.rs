@@ -2,7 +2,8 @@
 
 use smallvec::SmallVec;
 
-/// The headers that a format asks for: the slot of the value in [`Captured`], and the name in lower case.
+/// The headers that a format asks for: the slot of the value in [`Captured`], and the name in lower case; and what it asks
+/// for of the filter state.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WantedHeaders {
     /// Of the request.
@@ -11,6 +12,8 @@ pub struct WantedHeaders {
     pub response: Vec<(usize, Box<str>)>,
     /// Of the response's trailers.
     pub trailers: Vec<(usize, Box<str>)>,
+    /// Of what plugins have set, by name, without `wasm.`.
+    pub filter_state: Vec<(usize, Box<str>)>,
 }
 
 /// Values of [`WantedHeaders`]. Copies, because a kept header value would keep the whole buffer that it was read into.

@@ -55,6 +55,11 @@ pub(super) enum Field {
     GrpcStatusNumber,
     /// A header or trailer, by its slot in [`super::Captured`].
     Captured(usize),
+    /// What a plugin has set, by its slot; as Envoy's type for it, or as it is.
+    State {
+        slot: usize,
+        typed: bool,
+    },
     /// The second if the first is missing.
     Either(Box<[Field; 2]>),
     /// At most so many bytes.
@@ -102,6 +107,8 @@ pub(super) enum Value<'a> {
     Word(&'a [u8]),
     /// Words; stands between quotes in text lines.
     Words(&'a [u8]),
+    /// Bytes as Envoy's type for them: an object in JSON, its text elsewhere, of which so much is shown.
+    Typed(&'a [u8], usize),
     Number(u64),
     /// A number that comes from a header, hence a string in JSON.
     Digits(u64),
@@ -156,13 +163,19 @@ impl Field {
             }),
             Self::GrpcStatusNumber => entry.grpc_status.map_or(Value::Missing, |status| Value::Number(status.into())),
             Self::Captured(slot) => Value::words(entry.headers.get(*slot)),
-            Self::Either(_) | Self::Cut(..) => self.of_others(entry),
+            Self::State { .. } | Self::Either(_) | Self::Cut(..) => self.of_others(entry),
         }
     }
 
-    /// The value of a field that is made of others.
+    /// The value of a field that is made of others, or is seldom asked for.
     fn of_others<'a>(&'a self, entry: &Entry<'a>) -> Value<'a> {
         match self {
+            // An empty one is there.
+            Self::State { slot, typed } => match entry.headers.get(*slot) {
+                Some(bytes) if *typed => Value::Typed(bytes, usize::MAX),
+                Some(bytes) => Value::Words(bytes),
+                None => Value::Missing,
+            },
             Self::Either(fields) => match fields[0].of(entry) {
                 Value::Missing => fields[1].of(entry),
                 value => value,
@@ -170,6 +183,7 @@ impl Field {
             Self::Cut(field, length) => match field.of(entry) {
                 Value::Word(text) => Value::Word(text.get(..*length).unwrap_or(text)),
                 Value::Words(text) => Value::Words(text.get(..*length).unwrap_or(text)),
+                Value::Typed(bytes, _) => Value::Typed(bytes, *length),
                 value => value,
             },
             _ => Value::Missing,
@@ -257,6 +271,11 @@ impl<'a> Value<'a> {
             Self::Missing => out.push(b'-'),
             Self::Word(word) => escape::text(word, false, out),
             Self::Words(words) => escape::text(words, true, out),
+            Self::Typed(bytes, length) => {
+                let begin = out.len();
+                escape::typed(bytes, out);
+                out.truncate(begin.saturating_add(*length));
+            }
             Self::Number(number) | Self::Digits(number) => push_number(*number, out),
             Self::Address(address) => push_address(address, out),
             Self::Ip(ip) => push_ip(ip, out),
@@ -273,6 +292,7 @@ impl<'a> Value<'a> {
         match self {
             Self::Missing => out.extend_from_slice(b"null"),
             Self::Number(number) => push_number(*number, out),
+            Self::Typed(bytes, _) => escape::typed(bytes, out),
             _ => {
                 out.push(b'"');
                 self.write_json_part(clock, out);
@@ -286,6 +306,14 @@ impl<'a> Value<'a> {
     pub(super) fn write_json_part(&self, clock: &mut Clock, out: &mut Vec<u8>) {
         match self {
             Self::Word(text) | Self::Words(text) => escape::json_part(text, out),
+            Self::Typed(..) => {
+                let mut text = Vec::new();
+                self.write_text(clock, &mut text);
+                text.iter().for_each(|byte| match byte {
+                    b'"' => out.extend_from_slice(b"\\\""),
+                    byte => out.push(*byte),
+                });
+            }
             // Users wrote what is around the numbers.
             Self::TimeAs(time, format) => {
                 let mut text = Vec::new();

@@ -255,7 +255,9 @@ mod tests {
             let layout = Layout::of(format, "gateway-1").unwrap();
             let mut captured = Captured::default();
             let wanted = layout.wanted();
-            for (slot, name) in wanted.request.iter().chain(&wanted.response).chain(&wanted.trailers) {
+            for (slot, name) in
+                wanted.request.iter().chain(&wanted.response).chain(&wanted.trailers).chain(&wanted.filter_state)
+            {
                 let value = headers.iter().find(|(known, _)| **known == **name).map(|(_, value)| *value);
                 captured.set(*slot, value);
             }
@@ -469,5 +471,32 @@ mod tests {
                 prop_assert_eq!(value["user_agent"].as_str(), Some(agent));
             }
         }
+    }
+
+    /// What a real Envoy 1.40 wrote for a plugin that set `mine` and `long`; but for quotes and what is not ASCII, as ever.
+    #[test]
+    fn filter_state_is_envoys() {
+        const TYPED: &str = r#"{"@type":"type.googleapis.com/google.protobuf.BytesValue","value":"dmFsInVlIMOp"}"#;
+        let state: [(&str, &[u8]); 3] = [("mine", b"val\"ue \xc3\xa9"), ("long", b"0123456789"), ("empty", b"")];
+        let text = |format: &str| {
+            let log = Log::new(&LogFormat::CustomText(format.to_owned()), &state);
+            log.line(&log.entry())
+        };
+        assert_eq!(text("%FILTER_STATE(wasm.mine)%"), format!("{TYPED}\n"));
+        assert_eq!(text("%FILTER_STATE(wasm.mine):12%"), "{\"@type\":\"ty\n");
+        assert_eq!(text("%FILTER_STATE(wasm.mine:PLAIN)%"), "val\\x22ue \\xC3\\xA9\n");
+        assert_eq!(text("%FILTER_STATE(wasm.long:PLAIN):4%"), "0123\n");
+        assert_eq!(text("%FILTER_STATE(wasm.none)% %FILTER_STATE(wasm.none:PLAIN)%"), "- -\n");
+        assert_eq!(text("<%FILTER_STATE(wasm.empty:PLAIN)%>"), "<>\n");
+        let members = serde_json::json!({
+            "a": "%FILTER_STATE(wasm.mine:TYPED):3%", "b": "%FILTER_STATE(wasm.mine:PLAIN)%", "c": "%FILTER_STATE(wasm.none)%",
+            "d": "x %FILTER_STATE(wasm.long)% y",
+        });
+        let log = Log::new(&LogFormat::CustomJson(members.as_object().unwrap().clone()), &state);
+        let typed_long = TYPED.replace("dmFsInVlIMOp", "MDEyMzQ1Njc4OQ==");
+        let expected: Json = serde_json::json!({
+            "a": serde_json::from_str::<Json>(TYPED).unwrap(), "b": "val\"ue é", "c": null, "d": format!("x {typed_long} y"),
+        });
+        assert_eq!(serde_json::from_str::<Json>(&log.line(&log.entry())).unwrap(), expected);
     }
 }

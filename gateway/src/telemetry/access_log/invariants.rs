@@ -77,7 +77,9 @@ fn line_of(format: &LogFormat, values: &[&[u8]]) -> String {
     let number = |place: usize| bytes(place).iter().fold(0_u64, |sum, byte| sum.wrapping_mul(256) + u64::from(*byte));
     let mut headers = Captured::default();
     let wanted = layout.wanted();
-    for (slot, name) in wanted.request.iter().chain(&wanted.response).chain(&wanted.trailers) {
+    for (slot, name) in
+        wanted.request.iter().chain(&wanted.response).chain(&wanted.trailers).chain(&wanted.filter_state)
+    {
         let value = match &**name {
             "user-agent" => bytes(4),
             "x-forwarded-for" => bytes(5),

@@ -32,12 +32,13 @@ pub(super) struct Operators<'a> {
     errors: Vec<String>,
 }
 
-/// Where a header stands.
+/// Where a header stands, or another value that is copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum From {
     Request,
     Response,
     Trailers,
+    FilterState,
 }
 
 impl<'a> Operators<'a> {
@@ -61,6 +62,7 @@ impl<'a> Operators<'a> {
                 From::Request => &mut wanted.request,
                 From::Response => &mut wanted.response,
                 From::Trailers => &mut wanted.trailers,
+                From::FilterState => &mut wanted.filter_state,
             };
             list.push((slot, name.into_boxed_str()));
         }
@@ -129,6 +131,8 @@ impl<'a> Operators<'a> {
             ("RESP", Some(names)) => self.header(From::Response, names)?,
             ("TRAILER", Some(names)) => self.header(From::Trailers, names)?,
             ("REQ" | "RESP" | "TRAILER", None) => return Err("the name of a header is missing: REQ(X-NAME)".to_owned()),
+            ("FILTER_STATE", Some(state)) => self.filter_state(state)?,
+            ("FILTER_STATE", None) => return Err("the name of a state is missing: FILTER_STATE(wasm.NAME)".to_owned()),
             ("ENVIRONMENT", Some(variable)) => {
                 Field::Constant(std::env::var(variable).unwrap_or_default().into_boxed_str())
             }
@@ -167,12 +171,35 @@ impl<'a> Operators<'a> {
         if name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(is_token) {
             return Err(format!("{:?} is not the name of a header", shown(&name)));
         }
+        Ok(Field::Captured(self.slot(from, name)))
+    }
+
+    /// `KEY`, `KEY:TYPED`, `KEY:PLAIN` or `KEY:FIELD:NAME`. All state there is are properties that plugins have set, which
+    /// have no fields.
+    fn filter_state(&mut self, state: &str) -> Result<Field, String> {
+        let mut parts = state.split(':');
+        let (key, form, field, rest) = (parts.next().unwrap_or_default(), parts.next(), parts.next(), parts.next());
+        let typed = match (form, field, rest) {
+            (None | Some("TYPED"), None, None) => true,
+            (Some("PLAIN"), None, None) => false,
+            (Some("FIELD"), Some(_), None) => return Ok(Field::Nothing),
+            _ => return Err("behind the name of a state there is TYPED, PLAIN or FIELD:NAME".to_owned()),
+        };
+        if key.is_empty() || key.len() > MAX_NAME {
+            return Err(format!("{:?} is not the name of a state", shown(key)));
+        }
+        Ok(match key.strip_prefix("wasm.") {
+            Some(name) => Field::State { slot: self.slot(From::FilterState, name.to_owned()), typed },
+            None => Field::Nothing,
+        })
+    }
+
+    fn slot(&mut self, from: From, name: String) -> usize {
         let known = self.headers.iter().position(|(f, n)| *f == from && *n == name);
-        let slot = known.unwrap_or_else(|| {
+        known.unwrap_or_else(|| {
             self.headers.push((from, name));
             self.headers.len() - 1
-        });
-        Ok(Field::Captured(slot))
+        })
     }
 }
 
@@ -268,7 +295,6 @@ const NEVER: &[&str] = &[
     "DYNAMIC_METADATA",
     "EMIT_TIME",
     "FILTER_CHAIN_NAME",
-    "FILTER_STATE",
     "LOCAL_REPLY_BODY",
     "METADATA",
     "PACKETS_RETRANSMITTED",
@@ -357,6 +383,21 @@ mod tests {
         assert_eq!(one("%START_TIME%"), Field::StartTime);
         assert!(matches!(one("%START_TIME(%Y/%m %s)%"), Field::StartTimeAs(_)));
         assert_eq!(one("100%%"), Field::Constant("100%".into()));
+    }
+
+    #[test]
+    fn filter_state_is_what_plugins_set() {
+        let (pieces, wanted) =
+            read("%FILTER_STATE(wasm.A)%%FILTER_STATE(wasm.A:PLAIN):3%%FILTER_STATE(wasm.b.c:TYPED)%").unwrap();
+        assert_eq!(wanted.filter_state, [(0, "A".into()), (1, "b.c".into())]);
+        let state = |slot, typed| Field::State { slot, typed };
+        let expected = [state(0, true), Field::Cut(Box::new(state(0, false)), 3), state(1, true)];
+        assert_eq!(pieces, expected.map(Piece::Value));
+        assert_eq!(one("%FILTER_STATE(envoy.string:PLAIN)%"), Field::Nothing, "nobody else sets any");
+        assert_eq!(one("%FILTER_STATE(wasm.a:FIELD:b)%"), Field::Nothing);
+        for wrong in ["FILTER_STATE", "FILTER_STATE()", "FILTER_STATE(wasm.a:JSON)", "FILTER_STATE(wasm.a:PLAIN:b)"] {
+            assert_eq!(read(&format!("%{wrong}%")).unwrap_err().0.len(), 1, "{wrong}");
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::time::Duration;
 use http::header;
 use smallvec::SmallVec;
 
+use crate::Metadata;
 use crate::abi::Status;
 use crate::exchange::{Exchange, HeadState};
 use crate::fields::Fields;
@@ -106,20 +107,22 @@ fn of_exchange(exchange: &Exchange, path: &[&[u8]]) -> Found {
         [b"upstream", rest @ ..] => upstream(facts, rest),
         [b"connection", rest @ ..] => connection(facts, rest),
         [b"connection_id"] => facts.connection_id.map_or(Found::Absent, number),
-        // Metadata and state of others: there is none, and messages without content have no bytes.
+        // Metadata of filters and state of others: there is none, and messages without content have no bytes.
         [b"metadata"] => text(""),
         [b"metadata", b"filter_metadata"] => blob(std::iter::empty),
         [b"filter_state" | b"upstream_filter_state"] => Found::Message,
-        [
-            b"xds",
-            b"cluster_metadata"
-            | b"listener_metadata"
-            | b"route_metadata"
-            | b"virtual_host_metadata"
-            | b"filter_chain_name",
-        ] => text(""),
+        [b"xds", b"filter_chain_name"] => text(""),
         [b"xds", rest @ ..] => xds(facts, rest),
-        [b"node" | b"cluster_name" | b"route_name" | b"listener_direction", ..] => xds(facts, path),
+        [
+            b"node"
+            | b"cluster_name"
+            | b"cluster_metadata"
+            | b"route_name"
+            | b"route_metadata"
+            | b"listener_direction"
+            | b"listener_metadata",
+            ..,
+        ] => xds(facts, path),
         _ => Found::Absent,
     }
 }
@@ -221,7 +224,26 @@ fn xds(facts: &Properties, path: &[&[u8]]) -> Found {
         [b"cluster_name"] => optional_text(facts.cluster_name.as_deref()),
         [b"virtual_host_name"] => optional_text(facts.virtual_host_name.as_deref()),
         [b"listener_direction"] => number(facts.listener_direction as u64),
+        [b"route_metadata", rest @ ..] => metadata(facts.route_metadata.as_deref(), rest),
+        [b"cluster_metadata", rest @ ..] if facts.cluster_name.is_some() => {
+            metadata(facts.cluster_metadata.as_deref(), rest)
+        }
+        // Istio says nothing about either.
+        [b"listener_metadata" | b"virtual_host_metadata", rest @ ..] => metadata(None, rest),
         [b"node", rest @ ..] => facts.node.as_deref().map_or(Found::Absent, |facts| node(facts, rest)),
+        _ => Found::Absent,
+    }
+}
+
+/// Metadata that is not there is empty.
+fn metadata(metadata: Option<&Metadata>, path: &[&[u8]]) -> Found {
+    match path {
+        [] => Found::Value(metadata.map(Metadata::message).unwrap_or_default()),
+        [b"filter_metadata"] if metadata.is_none() => blob(std::iter::empty),
+        [b"filter_metadata", rest @ ..] => {
+            metadata.and_then(|metadata| metadata.encoded(rest)).map_or(Found::Absent, Found::Value)
+        }
+        [b"typed_filter_metadata"] => blob(std::iter::empty),
         _ => Found::Absent,
     }
 }

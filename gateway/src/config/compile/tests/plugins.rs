@@ -4,7 +4,7 @@
 
 use super::*;
 use crate::{
-    plugins::{ModuleSource, Remote, Scope},
+    plugins::{ModuleSource, Origin, Remote, Scope},
     snapshot::{Code, FailStrategy, Phase, Plugin, PluginId},
 };
 
@@ -62,7 +62,13 @@ fn plugins_are_declared_and_attached() {
                 fail_strategy: FailStrategy::Close,
                 code: Code::Unavailable { reason: String::new() },
             };
-            Attached { plugin: Arc::new(plugin), ports, scope: Scope::default(), overrides: Vec::new() }
+            Attached {
+                plugin: Arc::new(plugin),
+                origin: Origin::Upload,
+                ports,
+                scope: Scope::default(),
+                overrides: Vec::new(),
+            }
         })
         .collect();
     // `match.ports` is the bound port, also where a test binds elsewhere.
