@@ -71,11 +71,8 @@ impl Record {
     pub(super) fn start(connection: &Rc<Connection>, parts: &Parts, grpc: bool) -> Self {
         connection.activity.begin();
         connection.worker.telemetry.counters().requests_in_flight.inc();
-        let log = connection.worker.log_headers.as_ref().map(|wanted| {
-            let mut captured = Captured::default();
-            wanted.copy_request(&parts.headers, &mut captured);
+        let log = connection.worker.log_headers.as_ref().map(|_| {
             Box::new(LogFields {
-                headers: captured,
                 wall: Some(SystemTime::now()),
                 method: parts.method.as_str().to_owned(),
                 path: parts.uri.path_and_query().map(|path| path.as_str().to_owned()).unwrap_or_default(),
@@ -110,14 +107,23 @@ impl Record {
         }
     }
 
+    /// The head was not accepted; this is what was in it.
+    pub(super) fn rejected(&mut self, headers: &HeaderMap) {
+        self.copy_request(headers);
+    }
+
+    fn copy_request(&mut self, headers: &HeaderMap) {
+        if let (Some(log), Some(wanted)) = (&mut self.log, &self.connection.worker.log_headers) {
+            wanted.copy_request(headers, &mut log.headers);
+        }
+    }
+
     /// The head was accepted: the forwarding headers are in it now. `bytes` is the size of the client's headers.
     pub(super) fn admitted(&mut self, head: &RequestHead, bytes: u64, client: Option<SocketAddr>) {
         let line = head.method.as_str().len() + head.target.as_str().len() + "  HTTP/1.1\r\n".len();
         self.request_head_bytes = bytes + (line + 2) as u64;
         self.client = client.unwrap_or(self.client);
-        if let (Some(log), Some(wanted)) = (&mut self.log, &self.connection.worker.log_headers) {
-            wanted.copy_request(&head.headers, &mut log.headers);
-        }
+        self.copy_request(&head.headers);
     }
 
     /// The head of the response is what the client gets.

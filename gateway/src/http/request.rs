@@ -72,19 +72,20 @@ pub(super) struct Admitted {
     pub(super) client: Option<SocketAddr>,
 }
 
-/// Checks and normalises a head.
-pub(super) fn admit(parts: Parts, connection: &Connection) -> Result<Admitted, Box<Reply>> {
-    let Parts { method, uri, version, mut headers, .. } = parts;
+/// Checks and normalises a head, which it takes unless it is refused.
+pub(super) fn admit(parts: &mut Parts, connection: &Connection) -> Result<Admitted, Box<Reply>> {
+    let Parts { method, uri, version, headers, .. } = parts;
+    let version = *version;
     if version < Version::HTTP_11 && !connection.worker.limits.http10 {
         return Err(Reply::new(StatusCode::UPGRADE_REQUIRED, "low_version", ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR)
             .with_body("Upgrade Required")
             .closing());
     }
-    check_method(&method)?;
-    let uri = uri.into_parts();
-    host::set(&mut headers, uri.authority.as_ref(), version)?;
+    check_method(method)?;
+    let uri = std::mem::take(uri).into_parts();
+    host::set(headers, uri.authority.as_ref(), version)?;
     let target = match uri.path_and_query {
-        Some(target) if method == Method::OPTIONS && target.as_str() == "*" => {
+        Some(target) if *method == Method::OPTIONS && target.as_str() == "*" => {
             drop(target);
             return Err(Reply::new(StatusCode::NOT_FOUND, "absolute_path_rejected", ResponseFlags::NONE));
         }
@@ -101,12 +102,13 @@ pub(super) fn admit(parts: Parts, connection: &Connection) -> Result<Admitted, B
         None => return Err(Reply::bad_request("http1.codec_error")),
     };
     let own = if connection.secured.is_some() { Scheme::Https } else { Scheme::Http };
-    let (bytes, upgrade) = clean(&mut headers, &method, version, forwarded::keeps_certificate(connection))?;
+    let (bytes, upgrade) = clean(headers, method, version, forwarded::keeps_certificate(connection))?;
     // Over HTTP/1 it has been counted.
     if version == Version::HTTP_2 && bytes as usize + target.as_str().len() > limits::MAX_HEAD_BYTES {
         return Err(Reply::too_large("http2.headers_too_large"));
     }
-    let forwarded::Forwarded { client, scheme } = forwarded::set(&mut headers, own, connection);
+    let forwarded::Forwarded { client, scheme } = forwarded::set(headers, own, connection);
+    let (method, headers) = (std::mem::take(method), std::mem::take(headers));
     Ok(Admitted { head: RequestHead { method, target, scheme, headers }, bytes, upgrade, client })
 }
 

@@ -86,7 +86,7 @@ struct Outcome {
 /// Serves one request.
 pub(super) async fn serve(
     connection: Rc<Connection>,
-    parts: request::Parts,
+    mut parts: request::Parts,
     incoming: Incoming,
     refused: Option<Refused>,
 ) -> Result<Response<ResponseBody>, Aborted> {
@@ -99,7 +99,7 @@ pub(super) async fn serve(
     let admitted = match refused {
         None if stage >= Stage::RefuseRequests => Err(Reply::overloaded()),
         None if stream.connection.worker.turn.is_too_long(stream.record.started()) => Err(Reply::waited_too_long()),
-        None => admission::admit(parts, &stream.connection),
+        None => admission::admit(&mut parts, &stream.connection),
         Some(Refused { refusal, is_known }) => {
             tracing::debug!(remote = %stream.connection.remote, ?refusal, "a request is refused");
             if !is_known {
@@ -111,6 +111,7 @@ pub(super) async fn serve(
     let outcome = match admitted {
         Err(rejected) => {
             count_rejection(&stream, &rejected);
+            stream.record.rejected(&parts.headers);
             stream.local(rejected)
         }
         Ok(admission::Admitted { head, bytes, upgrade, client }) => {

@@ -346,16 +346,27 @@ fn push_ip(ip: &IpAddr, out: &mut Vec<u8>) {
     match ip {
         // Four of these per line: the standard formatter takes several times as long.
         IpAddr::V4(ip) => {
-            for (position, octet) in ip.octets().into_iter().enumerate() {
-                if position > 0 {
-                    out.push(b'.');
-                }
-                push_number(octet.into(), out);
+            let [first, others @ ..] = ip.octets();
+            out.reserve("255.255.255.255:65535".len());
+            push_octet(first, out);
+            for octet in others {
+                out.push(b'.');
+                push_octet(octet, out);
             }
         }
         // Writing to a vector does not fail.
         IpAddr::V6(ip) => drop(write!(out, "{ip}")),
     }
+}
+
+fn push_octet(octet: u8, out: &mut Vec<u8>) {
+    if octet >= 100 {
+        out.push(b'0' + octet / 100);
+    }
+    if octet >= 10 {
+        out.push(b'0' + octet / 10 % 10);
+    }
+    out.push(b'0' + octet % 10);
 }
 
 fn push_list(items: impl Iterator<Item = &'static str>, out: &mut Vec<u8>) {
@@ -368,5 +379,20 @@ fn push_list(items: impl Iterator<Item = &'static str>, out: &mut Vec<u8>) {
     }
     if out.len() == begin {
         out.push(b'-');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_those_of_the_standard_formatter() {
+        for octet in 0..=255 {
+            let address = SocketAddr::from(([octet, 255 - octet, 0, octet / 3], 0x0101 * u16::from(octet)));
+            let mut out = Vec::new();
+            push_address(&address, &mut out);
+            assert_eq!(out, address.to_string().as_bytes());
+        }
     }
 }
