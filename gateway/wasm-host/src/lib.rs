@@ -87,7 +87,7 @@ pub use instance::Instance;
 pub use limits::Limits;
 pub use log::{LogLine, LogSink};
 pub use module::{Module, ModuleError};
-pub use outbound::{CallResponse, GrpcCall, HttpCall, Message, Outbound, Upstreams};
+pub use outbound::{CallResponse, GrpcCall, HttpCall, Message, Metadata, Outbound, Upstreams};
 pub use plugin::{FreshWay, Isolation, Plugin, PluginSettings};
 pub use properties::{Direction, Node, Properties, TlsFacts};
 pub use report::{CustomSection, Export, Import, Producer, Range, Report};
