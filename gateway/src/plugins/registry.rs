@@ -12,7 +12,8 @@ use arc_swap::ArcSwap;
 use proxy_wasm_host::{Engine, Shared, StartError};
 
 use super::{
-    ApiError, Declaration, Digest, FetchCounters, Limits, ModuleSource, PluginView, Resolved, Staged, StoreError,
+    ApiError, Declaration, Digest, FetchCounters, Limits, ModuleSource, PluginView, Resolved, Sources, Staged,
+    StoreError,
     fetch::Fetcher,
     loader::Loader,
     resolve::{Failure, Key, Version},
@@ -41,9 +42,8 @@ pub struct RegistryOptions {
     pub shared: Shared,
     /// How much plugins may take up.
     pub limits: Limits,
-    /// Registries and other servers, as `host` or `host:port`, that are spoken to without TLS and that may be on this
-    /// machine.
-    pub insecure_registries: Vec<String>,
+    /// Whom modules are fetched from.
+    pub sources: Sources,
 }
 
 /// All plugins and the versions of them that serve. Owned by the control task.
@@ -91,7 +91,7 @@ impl Registry {
         }
         Ok(Self {
             loader: Loader::new(options.engine, &options.limits, store.folder()),
-            fetcher: Fetcher::new(store.folder(), &options.limits, options.insecure_registries),
+            fetcher: Fetcher::new(store.folder(), &options.limits, options.sources),
             namespace: options.namespace,
             limits: options.limits,
             store,

@@ -44,7 +44,7 @@ fn options(data_dir: Option<&Path>) -> RegistryOptions {
         engine: Engine::new(&engine).unwrap(),
         shared: Shared::new(Arc::new(NoLog), Arc::new(())),
         limits: Limits::default(),
-        insecure_registries: Vec::new(),
+        sources: Sources::default(),
     }
 }
 

@@ -19,6 +19,7 @@ mod rewrite_body;
 mod rows;
 mod services;
 mod terms;
+mod trust;
 
 /// Sends a `GET` with these header lines and reads the response.
 async fn get(client: &mut RawClient, path: &str, headers: &str) -> RawResponse {
