@@ -21,7 +21,7 @@ use super::{guard::Ends, *};
 use crate::{
     config::problem::Level,
     overload::OverloadOptions,
-    plugins::{HeldBack, Outcome, Registry, RegistryOptions, prepare},
+    plugins::{HeldBack, Outcome, Registry, RegistryOptions, Sources, prepare},
     snapshot::{
         Action, Conditions, DirectResponse, HeaderOps, HeaderTemplate, HeaderWrite, HostPattern, Listener, Route,
         RouteTable, Rule, Side, StringMatch, UriMatch, VirtualHost,
@@ -50,8 +50,8 @@ pub(crate) fn state() -> (AdminState, watch::Sender<Readiness>, Arc<AtomicUsize>
     let engine = EngineOptions { max_instances: 20, max_memory_bytes: 64 << 20, ..EngineOptions::default() };
     let held_back = HeldBack::new().unwrap();
     let mut registry = Registry::new(RegistryOptions {
-        insecure_registries: Vec::new(),
         held_back: held_back.clone(),
+        sources: Sources::default(),
         data_dir: None,
         lock: None,
         namespace: "edge".into(),

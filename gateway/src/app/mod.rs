@@ -88,8 +88,11 @@ pub struct Options {
     pub dns_server: Option<SocketAddr>,
     /// Budgets of plugins and limits of uploads.
     pub limits: plugins::Limits,
-    /// Servers of modules, as `host` or `host:port`, that are spoken to without TLS and may be on this machine.
+    /// Servers of modules, as `host` or `host:port`, that are spoken to without TLS and may be on this machine; with
+    /// `https://` in front they may only be on this machine.
     pub insecure_registries: Vec<String>,
+    /// Authorities (PEM) for servers of modules, besides those of the system.
+    pub plugin_source_ca: Option<PathBuf>,
     /// How long clients may take.
     pub client_limits: ClientLimits,
     /// When load is shed.
@@ -115,6 +118,7 @@ impl Default for Options {
             dns_server: None,
             limits: plugins::Limits::default(),
             insecure_registries: Vec::new(),
+            plugin_source_ca: None,
             client_limits: ClientLimits::default(),
             overload: OverloadOptions::default(),
         }
@@ -212,6 +216,8 @@ pub async fn start(options: Options) -> anyhow::Result<Gateway> {
     telemetry.add_limits(move || plugin_output::limits(&quotas));
     let held_back = HeldBack::new()?;
     telemetry.add_collector(Box::new(held_back.collector()))?;
+    let sources = plugins::Sources::new(options.insecure_registries, options.plugin_source_ca.as_deref())
+        .map_err(|why| anyhow::anyhow!("--plugin-source-ca: {why}"))?;
     let registry = Registry::new(RegistryOptions {
         data_dir: options.data_dir.clone(),
         lock,
@@ -220,8 +226,8 @@ pub async fn start(options: Options) -> anyhow::Result<Gateway> {
         engine,
         shared,
         limits: options.limits.clone(),
-        insecure_registries: options.insecure_registries,
         held_back: held_back.clone(),
+        sources,
     })?;
     let fetches = registry.fetch_counters();
     telemetry.add_collector(Box::new(fetches.collector()))?;

@@ -62,9 +62,13 @@ pub(super) struct Args {
     #[arg(long, env = "GATEWAY_TAKEOVER")]
     takeover: bool,
     /// Registries and other servers of plugin modules that are spoken to without TLS and that may be on this machine;
-    /// several are separated by commas.
+    /// with https:// in front they may be on this machine, but speak TLS. Several are separated by commas.
     #[arg(long, env = "GATEWAY_INSECURE_REGISTRIES", value_name = "HOST[:PORT]", value_delimiter = ',', value_parser = server_name)]
     insecure_registries: Vec<String>,
+    /// Authorities (PEM) whose certificates servers of plugin modules may show, besides those that this system trusts. Read
+    /// at the start.
+    #[arg(long, env = "GATEWAY_PLUGIN_SOURCE_CA", value_name = "FILE")]
+    plugin_source_ca: Option<PathBuf>,
     /// Start without uploaded plugins.
     #[arg(long, env = "GATEWAY_SAFE_MODE")]
     safe_mode: bool,
@@ -104,7 +108,7 @@ pub(super) struct Args {
 
 /// A host with or without a port.
 fn server_name(text: &str) -> Result<String, String> {
-    let authority: Result<http::uri::Authority, _> = text.parse();
+    let authority: Result<http::uri::Authority, _> = text.strip_prefix("https://").unwrap_or(text).parse();
     let is_name = authority.is_ok_and(|authority| !authority.host().is_empty()) && !text.contains(['@', '*']);
     is_name
         .then(|| text.to_owned())
@@ -204,6 +208,7 @@ fn options(args: Args) -> anyhow::Result<app::Options> {
         data_dir: Some(args.data_dir.unwrap_or_else(default_data_dir)),
         takeover: args.takeover,
         insecure_registries: args.insecure_registries,
+        plugin_source_ca: args.plugin_source_ca,
         safe_mode: args.safe_mode,
         drain: DrainTimes {
             shortest: Duration::from_secs(args.minimum_drain_seconds),

@@ -46,7 +46,7 @@ pub use command::{Change, Command, Outcome, UploadRequest};
 pub use declaration::{Declaration, ModuleSource, Origin, PullSecret, Remote};
 pub use digest::Digest;
 pub use error::ApiError;
-pub use fetch::{FetchCounters, FetchLimit, check_url};
+pub use fetch::{FetchCounters, FetchLimit, Sources, check_url};
 pub use held::{HeldBack, Hold};
 pub use limits::Limits;
 pub use preflight::{Contents, Inspection, Line, Section, Size, Start, Trial, check, inspect};

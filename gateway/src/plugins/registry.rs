@@ -12,8 +12,8 @@ use arc_swap::ArcSwap;
 use proxy_wasm_host::{Engine, Shared, StartError};
 
 use super::{
-    ApiError, Declaration, Digest, FetchCounters, HeldBack, Limits, ModuleSource, PluginView, Resolved, Staged,
-    StoreError,
+    ApiError, Declaration, Digest, FetchCounters, HeldBack, Limits, ModuleSource, PluginView, Resolved, Sources,
+    Staged, StoreError,
     fetch::Fetcher,
     loader::Loader,
     resolve::{Cause, Failure, Key, Version},
@@ -42,11 +42,10 @@ pub struct RegistryOptions {
     pub shared: Shared,
     /// How much plugins may take up.
     pub limits: Limits,
-    /// Registries and other servers, as `host` or `host:port`, that are spoken to without TLS and that may be on this
-    /// machine.
-    pub insecure_registries: Vec<String>,
     /// Which versions do not start.
     pub held_back: HeldBack,
+    /// Whom modules are fetched from.
+    pub sources: Sources,
 }
 
 /// All plugins and the versions of them that serve. Owned by the control task.
@@ -92,7 +91,7 @@ impl Registry {
         }
         Ok(Self {
             loader: Loader::new(options.engine, &options.limits, store.folder()),
-            fetcher: Fetcher::new(store.folder(), &options.limits, options.insecure_registries),
+            fetcher: Fetcher::new(store.folder(), &options.limits, options.sources),
             namespace: options.namespace,
             limits: options.limits,
             store,

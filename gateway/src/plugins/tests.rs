@@ -44,8 +44,8 @@ fn options(data_dir: Option<&Path>) -> RegistryOptions {
         engine: Engine::new(&engine).unwrap(),
         shared: Shared::new(Arc::new(NoLog), Arc::new(())),
         limits: Limits::default(),
-        insecure_registries: Vec::new(),
         held_back: HeldBack::new().unwrap(),
+        sources: Sources::default(),
     }
 }
 

@@ -5,11 +5,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use bytes::Bytes;
-use http::HeaderMap;
-
 use crate::ContextId;
-use crate::outbound::{CallResponse, Outbound};
+use crate::outbound::{CallResponse, GrpcMetadata, Outbound};
+use bytes::Bytes;
 
 /// What a call is; its numbers are told apart by it, as in Envoy (4, 8, …; 5, 9, …; 6, 10, …).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,9 +23,9 @@ pub(crate) enum Answer {
     Http(CallResponse),
     /// There will be none. Plugins look for a status all the same, and SDKs abort if there is nothing to look at.
     NoResponse,
-    InitialMetadata(HeaderMap),
+    InitialMetadata(GrpcMetadata),
     Message(Bytes),
-    TrailingMetadata(HeaderMap),
+    TrailingMetadata(GrpcMetadata),
 }
 
 /// The calls of one instance.

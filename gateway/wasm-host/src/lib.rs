@@ -89,7 +89,7 @@ pub use limits::Limits;
 pub use log::{LogLine, LogSink};
 pub use metadata::{Metadata, MetadataValue};
 pub use module::{Module, ModuleError};
-pub use outbound::{CallResponse, GrpcCall, HttpCall, Message, Outbound, Upstreams};
+pub use outbound::{CallResponse, GrpcCall, GrpcMetadata, HttpCall, Message, Outbound, Upstreams};
 pub use plugin::{FreshWay, Isolation, Plugin, PluginSettings};
 pub use properties::{Direction, Node, Properties, TlsFacts};
 pub use report::{CustomSection, Export, Import, Producer, Range, Report};

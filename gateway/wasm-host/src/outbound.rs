@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderValue};
 use std::time::Duration;
 
 pub use crate::calls::Message;
+use crate::fields::Fields;
 use crate::{RequestHead, ResponseHead};
 
 /// Whom plugins may call. Asked inside a host call, so it must answer at once.
@@ -77,6 +78,38 @@ pub struct GrpcCall {
     pub message: Option<Bytes>,
     /// How long a unary call may take.
     pub timeout: Option<Duration>,
+}
+
+/// Metadata of the answer to a [`GrpcCall`].
+#[derive(Debug)]
+pub enum GrpcMetadata {
+    /// A head, with its `:status`: initial metadata, or the trailing metadata of an answer that is nothing but a head.
+    Head(ResponseHead),
+    /// Trailers, or nothing where there is no answer.
+    Trailers(HeaderMap),
+}
+
+impl GrpcMetadata {
+    /// Without pseudo-headers.
+    pub fn headers(&self) -> &HeaderMap {
+        match self {
+            Self::Head(head) => &head.headers,
+            Self::Trailers(trailers) => trailers,
+        }
+    }
+
+    pub(crate) fn fields(&self) -> Fields<'_> {
+        match self {
+            Self::Head(head) => Fields::Response(head),
+            Self::Trailers(trailers) => Fields::Trailers(trailers),
+        }
+    }
+}
+
+impl Default for GrpcMetadata {
+    fn default() -> Self {
+        Self::Trailers(HeaderMap::new())
+    }
 }
 
 /// The whole answer to a [`HttpCall`].

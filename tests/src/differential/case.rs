@@ -8,32 +8,40 @@ use std::time::Duration;
 pub struct Case {
     /// Its name, by which the table calls it.
     pub name: String,
-    /// The module.
+    /// The way in: a module, or one of the [`Front`](super::Front)s with more.
     pub plugin: &'static str,
-    method: &'static str,
-    path: String,
+    /// Whether the client speaks HTTP/2.
+    pub(super) http2: bool,
+    pub(super) method: &'static str,
+    pub(super) path: String,
     headers: Vec<(String, String)>,
     /// The pieces of the body; each is sent when the plugin has seen the one before.
     pub(super) pieces: Vec<String>,
-    chunked: bool,
-    trailers: Vec<(&'static str, &'static str)>,
-    script: String,
+    pub(super) chunked: bool,
+    pub(super) trailers: Vec<(&'static str, &'static str)>,
+    /// What each plugin of the chain does.
+    scripts: Vec<String>,
     /// What the service answers.
     pub(super) answer: Answer,
+    /// What it answers to gRPC calls of the plugin.
+    pub(super) called: Answer,
     /// How long the client waits for an answer before it goes away.
     pub(super) patience: Duration,
     /// Into how many pieces a body is cut is the gateway's business: what the plugin saw of each is left out.
     pub(super) coarse: bool,
 }
 
+/// The plugins of the way in `chain`, in its order.
+pub(super) const CHAIN: [&str; 3] = ["first", "second", "third"];
+
 /// What a service answers.
 #[derive(Clone)]
 pub struct Answer {
-    status: u16,
-    headers: Vec<(&'static str, &'static str)>,
+    pub(super) status: u16,
+    pub(super) headers: Vec<(&'static str, &'static str)>,
     pub(super) pieces: Vec<String>,
-    chunked: bool,
-    trailers: Vec<(&'static str, &'static str)>,
+    pub(super) chunked: bool,
+    pub(super) trailers: Vec<(&'static str, &'static str)>,
 }
 
 impl Default for Answer {
@@ -51,18 +59,19 @@ impl Default for Answer {
 impl Case {
     /// A `GET` that the plugin does this with.
     pub fn get(name: impl Into<String>, script: &str) -> Case {
-        let script: Vec<_> = script.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
         Case {
             name: name.into(),
             plugin: "scripted",
+            http2: false,
             method: "GET",
             path: "/path?query=1".to_owned(),
             headers: Vec::new(),
             pieces: Vec::new(),
             chunked: false,
             trailers: Vec::new(),
-            script: script.join(" | "),
+            scripts: vec![one_line(script)],
             answer: Answer::default(),
+            called: Answer::default(),
             patience: Duration::from_secs(5),
             coarse: false,
         }
@@ -73,7 +82,27 @@ impl Case {
         Case { method: "POST", pieces: vec!["hello".to_owned()], ..Case::get(name, script) }
     }
 
-    /// Another module.
+    /// Three plugins in a chain, and what each does.
+    pub fn in_chain(self, scripts: [&str; 3]) -> Case {
+        Case { plugin: "chain", scripts: scripts.map(one_line).to_vec(), ..self }
+    }
+
+    /// The client speaks HTTP/2.
+    pub fn over_http2(self) -> Case {
+        Case { http2: true, ..self }
+    }
+
+    /// All of what the service answers.
+    pub fn answer_as(self, answer: Answer) -> Case {
+        Case { answer, ..self }
+    }
+
+    /// What the service answers to gRPC calls of the plugin.
+    pub fn called(self, called: Answer) -> Case {
+        Case { called, ..self }
+    }
+
+    /// Another module, or other way in.
     pub fn in_plugin(self, plugin: &'static str) -> Case {
         Case { plugin, ..self }
     }
@@ -140,19 +169,30 @@ impl Case {
         Case { patience: Duration::from_millis(300), ..self }
     }
 
-    /// Whether the plugin can be asked what it saw.
-    pub(super) fn is_scripted(&self) -> bool {
-        self.plugin.starts_with("scripted")
+    /// What the plugins of the chain are called that can be asked what they saw; one alone needs no name.
+    pub(super) fn scripted(&self) -> &'static [&'static str] {
+        match self.plugin {
+            "chain" => &CHAIN,
+            plugin if plugin.starts_with("scripted") => &[""],
+            _ => &[],
+        }
+    }
+
+    /// Its headers, without those that frame the body.
+    pub(super) fn fields(&self) -> Vec<(String, String)> {
+        let mut fields = vec![("x-case".to_owned(), self.name.clone())];
+        for (script, name) in self.scripts.iter().zip(CHAIN).filter(|(script, _)| !script.is_empty()) {
+            let name = if self.scripts.len() > 1 { format!("x-script-{name}") } else { "x-script".to_owned() };
+            fields.push((name, script.clone()));
+        }
+        fields.extend(self.headers.iter().cloned());
+        fields
     }
 
     /// The head of the request.
     pub(super) fn head(&self) -> String {
-        let mut head =
-            format!("{} {} HTTP/1.1\r\nhost: test.example.dev\r\nx-case: {}\r\n", self.method, self.path, self.name);
-        if !self.script.is_empty() {
-            line(&mut head, "x-script", &self.script);
-        }
-        for (name, value) in &self.headers {
+        let mut head = format!("{} {} HTTP/1.1\r\nhost: test.example.dev\r\n", self.method, self.path);
+        for (name, value) in &self.fields() {
             line(&mut head, name, value);
         }
         announcement(&mut head, &self.trailers);
@@ -175,6 +215,28 @@ impl Case {
 }
 
 impl Answer {
+    /// One in gRPC: these messages, then this status.
+    pub fn grpc(messages: &[&str], status: &'static str) -> Answer {
+        Answer {
+            status: 200,
+            headers: vec![("content-type", "application/grpc"), ("x-head", "there")],
+            pieces: messages.iter().map(|message| framed(message)).collect(),
+            chunked: true,
+            trailers: vec![("grpc-status", status), ("grpc-message", "said so"), ("x-end", "there")],
+        }
+    }
+
+    /// One in gRPC that has its status in the head, and nothing else.
+    pub fn grpc_head(status: &'static str) -> Answer {
+        let headers = vec![("content-type", "application/grpc"), ("grpc-status", status), ("grpc-message", "said so")];
+        Answer { headers, pieces: Vec::new(), ..Answer::default() }
+    }
+
+    /// One with this status and nothing else.
+    pub fn of(status: u16) -> Answer {
+        Answer { status, pieces: Vec::new(), ..Answer::default() }
+    }
+
     /// The head of the answer.
     pub(super) fn head(&self) -> String {
         let mut head = format!("HTTP/1.1 {} Whatever\r\n", self.status);
@@ -195,6 +257,16 @@ impl Answer {
     pub(super) fn end(&self) -> String {
         if self.chunked { last_chunk(&self.trailers) } else { String::new() }
     }
+}
+
+/// A message of gRPC, of less than 128 bytes.
+pub(super) fn framed(message: &str) -> String {
+    format!("\0\0\0\0{}{message}", char::from(message.len() as u8))
+}
+
+fn one_line(script: &str) -> String {
+    let lines: Vec<_> = script.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    lines.join(" | ")
 }
 
 fn line(head: &mut String, name: &str, value: &str) {

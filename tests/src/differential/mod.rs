@@ -11,10 +11,14 @@
 mod case;
 pub mod cases;
 mod exchange;
+mod front;
+mod http2;
 mod service;
 mod sites;
 pub mod table;
+mod transcript;
 
 pub use case::{Answer, Case};
 pub use exchange::{Seen, run};
-pub use sites::{Site, envoy_program, is_there};
+pub use front::{Front, is_there};
+pub use sites::{Site, envoy_program};

@@ -1,7 +1,9 @@
 //! The service behind both gateways: keeps every whole request as it came, and answers as the case says.
 
 use super::Case;
-use super::exchange::{Fields, wait_for_callbacks};
+use super::exchange::Fields;
+use super::http2;
+use super::transcript::wait_for_callbacks;
 use crate::client::RawClient;
 use anyhow::Context as _;
 use std::net::SocketAddr;
@@ -19,13 +21,13 @@ pub(super) struct Arrived {
 }
 
 #[derive(Default)]
-struct State {
-    arrived: Vec<Arrived>,
+pub(super) struct State {
+    pub(super) arrived: Vec<Arrived>,
     /// What is answered, and where the gateway's plugin can be asked how far it is.
-    current: Option<(Case, SocketAddr)>,
+    pub(super) current: Option<(Case, SocketAddr)>,
 }
 
-/// It stops when it is dropped.
+/// It speaks HTTP/1.1 and HTTP/2, as the client does. It stops when it is dropped.
 pub(super) struct Service {
     pub(super) address: SocketAddr,
     state: Arc<Mutex<State>>,
@@ -45,7 +47,13 @@ impl Service {
                     let _ = stream.set_nodelay(true);
                     let state = Arc::clone(&state);
                     // Connections that break are what some cases are about.
-                    tokio::spawn(async move { drop(serve(&mut RawClient::over(stream), &state).await) });
+                    tokio::spawn(async move {
+                        let mut begins = [0; 3];
+                        drop(match stream.peek(&mut begins).await {
+                            Ok(_) if begins == *b"PRI" => http2::serve(stream, state).await,
+                            _ => serve(&mut RawClient::over(stream), &state).await,
+                        });
+                    });
                 }
             }
         });
@@ -69,7 +77,7 @@ impl Drop for Service {
     }
 }
 
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+pub(super) fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -1,5 +1,6 @@
-//! The two gateways, each with one way in for each plugin and the same services behind.
+//! The two gateways, each with the same ways in and the same services behind.
 
+use super::front::{Front, Plugin, SERVICES};
 use super::service::Service;
 use crate::metrics::Metrics;
 use crate::process::Process;
@@ -7,10 +8,9 @@ use crate::resources::{GATEWAY, service_at, virtual_service};
 use crate::server::Protocol;
 use crate::upstream::{Answer, Upstream};
 use crate::{START_PATIENCE, eventually_in, plugins};
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
@@ -29,16 +29,10 @@ pub struct Site {
 }
 
 enum Running {
-    /// One process has a way in for each plugin.
+    /// One process has all ways in.
     Envoy(Child),
-    /// One process for each plugin.
+    /// One process for each way in.
     Ours(BTreeMap<String, Process>),
-}
-
-/// A plugin and its configuration.
-struct Plugin {
-    name: String,
-    module: PathBuf,
 }
 
 /// Envoy, if `tests/strict/install-peers` has installed it.
@@ -57,20 +51,33 @@ impl Site {
     /// It does not start.
     pub async fn envoy(program: &Path, names: &[&str]) -> anyhow::Result<Site> {
         let (service, callee, home) = beginnings().await?;
-        let mut fronts = BTreeMap::new();
+        let (mut fronts, mut all) = (BTreeMap::new(), Vec::new());
         let mut listeners = String::new();
-        for plugin in made(names, &home)? {
-            let front = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-            listeners.push_str(&listener(&plugin, front));
-            fronts.insert(plugin.name, front);
+        for front in names.iter().map(|name| Front::of(name, &home)) {
+            let front = front?;
+            let at = crate::client::unused_address()?;
+            listeners.push_str(&listener(&front, at));
+            all.extend(front.is_taken_by_envoy().then_some(at));
+            fronts.insert(front.name, at);
         }
+        // One that Envoy refuses costs only itself in this way; among static ones it would cost the process.
+        let followed = home.path().join("listeners.yaml");
+        std::fs::write(&followed, format!("resources:{listeners}\n"))?;
+        // The name of a cluster is also the authority of what plugins call with gRPC there; one with bars in it is refused
+        // by the h2 crate, so there is one by the name of its host.
+        let host = "sample-h2.default.svc.cluster.local";
+        let services =
+            SERVICES.map(|(name, protocol)| cluster(&cluster_name(name), protocol, service.address)).concat()
+                + &cluster(host, "HTTP2", service.address);
         let config = format!(
-            "static_resources:
-  listeners:{listeners}
-  clusters:{}{}
+            "node: {{id: gateway, cluster: gateway}}
+dynamic_resources:
+  lds_config: {{path_config_source: {{path: '{}'}}}}
+static_resources:
+  clusters:{services}{}
 ",
-            cluster("sample", service.address),
-            cluster("callee", callee.address())
+            followed.display(),
+            cluster(&cluster_name("callee"), "HTTP", callee.address())
         );
         let file = home.path().join("envoy.yaml");
         std::fs::write(&file, config)?;
@@ -85,15 +92,15 @@ impl Site {
             .stderr(log)
             .spawn()
             .context("cannot run Envoy")?;
-        let all = fronts.clone();
         let said = home.path().join("envoy.log");
         eventually_in(START_PATIENCE, "Envoy to listen", async || {
             if let Some(status) = process.try_wait()? {
                 anyhow::bail!("Envoy ended with {status}: {}", std::fs::read_to_string(&said)?);
             }
-            Ok(all.values().all(|front| TcpStream::connect(front).is_ok()).then_some(()))
+            Ok(all.iter().all(|front| TcpStream::connect(front).is_ok()).then_some(()))
         })
-        .await?;
+        .await
+        .with_context(|| std::fs::read_to_string(&said).unwrap_or_default())?;
         Ok(Site { name: "Envoy", fronts, service, _callee: callee, running: Running::Envoy(process), home })
     }
 
@@ -104,27 +111,22 @@ impl Site {
     pub async fn ours(program: &str, names: &[&str]) -> anyhow::Result<Site> {
         let (service, callee, home) = beginnings().await?;
         let (mut fronts, mut processes) = (BTreeMap::new(), BTreeMap::new());
-        for plugin in made(names, &home)? {
-            let folder = home.path().join(&plugin.name);
+        let starting = names.iter().map(|name| Front::of(name, &home)).map(async |front| {
+            let front = front?;
+            let folder = home.path().join(&front.name);
             std::fs::create_dir(&folder)?;
-            let text = GATEWAY.to_owned()
-                + &service_at("sample", "HTTP", &[service.address])
-                + &service_at("callee", "HTTP", &[callee.address()])
-                + &virtual_service(
-                    "everything",
-                    &["*"],
-                    "  - {name: to-sample, route: [{destination: {host: sample}}]}",
-                )
-                + &plugins::wasm_plugin(&plugin.name, &plugin.module, "pluginConfig: {}\nfailStrategy: FAIL_CLOSE");
-            std::fs::write(folder.join("all.yaml"), text)?;
-            let process = Process::start(program, &folder, &["--workers=1"]).await?;
-            fronts.insert(plugin.name.clone(), process.address()?);
-            processes.insert(plugin.name, process);
+            std::fs::write(folder.join("all.yaml"), resources(&front, &service, &callee))?;
+            anyhow::Ok((front.name, Process::start(program, &folder, &["--workers=1"]).await?))
+        });
+        for started in futures_util::future::join_all(starting).await {
+            let (name, process) = started?;
+            fronts.insert(name.clone(), process.address()?);
+            processes.insert(name, process);
         }
         Ok(Site { name: "ours", fronts, service, _callee: callee, running: Running::Ours(processes), home })
     }
 
-    /// Where requests for this plugin come in.
+    /// Where requests for this way come in.
     ///
     /// # Errors
     /// There is no such plugin.
@@ -165,6 +167,24 @@ impl Drop for Site {
     }
 }
 
+/// What our gateway is configured with for a way in.
+fn resources(front: &Front, service: &Service, callee: &Upstream) -> String {
+    let to = format!("  - {{name: to-sample, route: [{{destination: {{host: {}}}}}]}}", front.service);
+    let mut text = GATEWAY.to_owned()
+        + &service_at("callee", "HTTP", &[callee.address()])
+        + &virtual_service("everything", &["*"], &to);
+    for (name, protocol) in SERVICES {
+        text += &service_at(name, protocol, &[service.address]);
+    }
+    let strategy = if front.fail_open { "FAIL_OPEN" } else { "FAIL_CLOSE" };
+    for (place, plugin) in front.plugins.iter().enumerate() {
+        let priority = front.plugins.len() - place;
+        let spec = format!("pluginConfig: {}\nfailStrategy: {strategy}\npriority: {priority}", plugin.config);
+        text += &plugins::wasm_plugin(&plugin.name, &plugin.module, &spec);
+    }
+    text
+}
+
 async fn beginnings() -> anyhow::Result<(Service, Upstream, TempDir)> {
     let callee = Upstream::start(Protocol::Http1).await?;
     callee.answer_with(|request| {
@@ -174,91 +194,74 @@ async fn beginnings() -> anyhow::Result<(Service, Upstream, TempDir)> {
     Ok((Service::start().await?, callee, tempfile::tempdir()?))
 }
 
-/// The modules of these names. `scripted-0-2-0` is `scripted` with another marker, which has as many letters.
-fn made(names: &[&str], home: &TempDir) -> anyhow::Result<Vec<Plugin>> {
-    let mut made = Vec::new();
-    for name in names {
-        let module = if *name == "scripted-0-2-0" {
-            let mut bytes = plugins::module_bytes("scripted");
-            let marker = b"proxy_abi_version_0_2_1";
-            let at = bytes.windows(marker.len()).position(|window| window == marker).context("no marker")?;
-            bytes[at + marker.len() - 1] = b'0';
-            let path = home.path().join("scripted-0-2-0.wasm");
-            std::fs::write(&path, bytes)?;
-            path
-        } else if *name == "lang-text" {
-            let text = Path::new(env!("CARGO_MANIFEST_DIR")).join("languages/text/plugin.wat");
-            let path = home.path().join("lang-text.wasm");
-            std::fs::write(&path, wat::parse_file(text)?)?;
-            path
-        } else {
-            plugins::module(name)
-        };
-        ensure!(module.is_file(), "there is no {}", module.display());
-        made.push(Plugin { name: (*name).to_owned(), module });
-    }
-    Ok(made)
-}
-
-/// Whether a module has been compiled.
-pub fn is_there(name: &str) -> bool {
-    let source = if name == "scripted-0-2-0" { "scripted" } else { name };
-    name == "lang-text"
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../target/plugins/{source}.wasm")).is_file()
-}
-
 fn address(address: SocketAddr) -> String {
     format!("{{socket_address: {{address: {}, port_value: {}}}}}", address.ip(), address.port())
 }
 
-/// A listener with one plugin, configured as Istio configures its gateways where that shows. Trailers of HTTP/1, which
+/// A listener with its plugins, configured as Istio configures its gateways where that shows. Trailers of HTTP/1, which
 /// Istio leaves off, are on.
-fn listener(plugin: &Plugin, front: SocketAddr) -> String {
-    let (name, module) = (&plugin.name, plugin.module.display());
-    let mut text = String::new();
-    // Writing to a string cannot fail.
-    let _ = write!(
-        text,
+fn listener(front: &Front, at: SocketAddr) -> String {
+    let failing = if front.fail_open { "FAIL_OPEN" } else { "FAIL_CLOSED" };
+    let filters: String = front.plugins.iter().map(|plugin| filter(plugin, failing)).collect();
+    format!(
         "
-  - name: {name}
-    address: {}
-    traffic_direction: OUTBOUND
-    filter_chains:
-    - filters:
-      - name: http
-        typed_config:
-          '@type': type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-          stat_prefix: http
-          use_remote_address: true
-          normalize_path: true
-          server_name: istio-envoy
-          delayed_close_timeout: 0.05s
-          http_protocol_options: {{enable_trailers: true}}
-          upgrade_configs: [{{upgrade_type: websocket}}]
-          route_config:
-            name: http.8080
-            virtual_hosts:
-            - name: '*:80'
-              domains: ['*']
-              include_request_attempt_count: true
-              routes: [{{name: to-sample, match: {{prefix: /}}, route: {{cluster: 'outbound|80||sample.default.svc.cluster.local', timeout: 0s}}}}]
-          http_filters:
-          - name: {name}
-            typed_config:
-              '@type': type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm
-              config:
-                name: default.{name}
-                vm_config: {{vm_id: {name}, runtime: envoy.wasm.runtime.v8, code: {{local: {{filename: '{module}'}}}}}}
-                configuration: {{'@type': type.googleapis.com/google.protobuf.StringValue, value: '{{}}'}}
-          - name: router
-            typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}",
-        address(front)
-    );
-    text
+- '@type': type.googleapis.com/envoy.config.listener.v3.Listener
+  name: {}
+  address: {}
+  traffic_direction: OUTBOUND
+  filter_chains:
+  - filters:
+    - name: http
+      typed_config:
+        '@type': type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+        stat_prefix: http
+        use_remote_address: true
+        normalize_path: true
+        server_name: istio-envoy
+        delayed_close_timeout: 0.05s
+        http_protocol_options: {{enable_trailers: true}}
+        upgrade_configs: [{{upgrade_type: websocket}}]
+        route_config:
+          name: http.8080
+          virtual_hosts:
+          - name: '*:80'
+            domains: ['*']
+            include_request_attempt_count: true
+            routes: [{{name: to-sample, match: {{prefix: /}}, route: {{cluster: '{}', timeout: 0s}}}}]
+        http_filters:{filters}
+        - name: router
+          typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}",
+        front.name,
+        address(at),
+        cluster_name(front.service)
+    )
 }
 
-fn cluster(name: &str, endpoint: SocketAddr) -> String {
-    let name = format!("outbound|80||{name}.default.svc.cluster.local");
+fn filter(Plugin { name, module, config }: &Plugin, failing: &str) -> String {
+    let module = module.display();
+    format!(
+        "
+        - name: {name}
+          typed_config:
+            '@type': type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm
+            config:
+              name: default.{name}
+              failure_policy: {failing}
+              vm_config: {{vm_id: {name}, runtime: envoy.wasm.runtime.v8, code: {{local: {{filename: '{module}'}}}}}}
+              configuration: {{'@type': type.googleapis.com/google.protobuf.StringValue, value: '{config}'}}"
+    )
+}
+
+fn cluster_name(service: &str) -> String {
+    format!("outbound|80||{service}.default.svc.cluster.local")
+}
+
+fn cluster(name: &str, protocol: &str, endpoint: SocketAddr) -> String {
+    let options = if protocol == "HTTP2" {
+        "http2_protocol_options: {}"
+    } else {
+        "http_protocol_options: {enable_trailers: true}"
+    };
     format!(
         "
   - name: '{name}'
@@ -267,7 +270,7 @@ fn cluster(name: &str, endpoint: SocketAddr) -> String {
     typed_extension_protocol_options:
       envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
         '@type': type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
-        explicit_http_config: {{http_protocol_options: {{enable_trailers: true}}}}
+        explicit_http_config: {{{options}}}
     load_assignment:
       cluster_name: '{name}'
       endpoints: [{{lb_endpoints: [{{endpoint: {{address: {}}}}}]}}]",

@@ -58,7 +58,7 @@ pub fn differences(case: &str, envoy: &Seen, ours: &Seen) -> Vec<Row> {
 
 /// A host call is shown once for all callbacks in which it has the same result.
 fn split(place: &str) -> (&str, &str) {
-    const CALLBACKS: [&str; 14] = [
+    const CALLBACKS: [&str; 17] = [
         "request_headers ",
         "request_body ",
         "request_trailers ",
@@ -71,6 +71,9 @@ fn split(place: &str) -> (&str, &str) {
         "tick ",
         "queue ",
         "call ",
+        "grpc_head ",
+        "grpc_message ",
+        "grpc_trailers ",
         "grpc_close ",
         "configure ",
     ];

@@ -28,8 +28,7 @@ async fn plugins_see_and_do_here_what_they_see_and_do_in_envoy() {
     let mut plugins: Vec<_> = cases.iter().map(|case| case.plugin).collect();
     plugins.sort_unstable();
     plugins.dedup();
-    let theirs = Site::envoy(&envoy, &plugins).await.unwrap();
-    let ours = Site::ours(PROGRAM, &plugins).await.unwrap();
+    let (theirs, ours) = tokio::try_join!(Site::envoy(&envoy, &plugins), Site::ours(PROGRAM, &plugins)).unwrap();
     let mut rows = Vec::new();
     for case in &cases {
         let (envoy, own) = tokio::join!(run(case, &theirs), run(case, &ours));

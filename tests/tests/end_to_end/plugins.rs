@@ -21,6 +21,7 @@ mod rows;
 mod services;
 mod status;
 mod terms;
+mod trust;
 
 /// Sends a `GET` with these header lines and reads the response.
 async fn get(client: &mut RawClient, path: &str, headers: &str) -> RawResponse {

@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Servers that operators named in `--insecure-registries`.
+/// Servers that operators named in `--insecure-registries`; with `https://` in front those that speak TLS all the same.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Listed(Vec<String>);
 
@@ -15,16 +15,22 @@ impl Listed {
         Self(names)
     }
 
-    /// Whether `host:port` was named, exactly so or its host without a port: it may be spoken to without TLS, and may be
-    /// on this machine.
+    /// Whether `host:port` was named, exactly so or its host without a port: it may be on this machine.
     pub(super) fn names(&self, host: &str, port: u16) -> bool {
-        self.0.iter().any(|name| {
-            name.eq_ignore_ascii_case(host)
-                || name
-                    .rsplit_once(':')
-                    .is_some_and(|(name, named_port)| name.eq_ignore_ascii_case(host) && named_port.parse() == Ok(port))
-        })
+        self.0.iter().any(|name| is_server(name.strip_prefix("https://").unwrap_or(name), host, port))
     }
+
+    /// Whether it was also named as one that may be spoken to without TLS.
+    pub(super) fn plain(&self, host: &str, port: u16) -> bool {
+        self.0.iter().any(|name| is_server(name, host, port))
+    }
+}
+
+fn is_server(name: &str, host: &str, port: u16) -> bool {
+    name.eq_ignore_ascii_case(host)
+        || name
+            .rsplit_once(':')
+            .is_some_and(|(name, named_port)| name.eq_ignore_ascii_case(host) && named_port.parse() == Ok(port))
 }
 
 /// What an address is.
@@ -131,5 +137,8 @@ mod tests {
         assert!(listed.names("registry.local", 443) && listed.names("localhost", 5000));
         assert!(!listed.names("localhost", 5001) && !listed.names("other.registry.local", 443));
         assert!(!Listed::default().names("localhost", 5000));
+        let listed = Listed::new(vec!["https://localhost:5000".into(), "plain.local".into()]);
+        assert!(listed.names("localhost", 5000) && !listed.plain("localhost", 5000));
+        assert!(listed.names("plain.local", 80) && listed.plain("plain.local", 80));
     }
 }

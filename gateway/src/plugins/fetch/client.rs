@@ -5,6 +5,7 @@
 use std::{
     fmt,
     io::{self, Read},
+    path::Path,
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
@@ -14,6 +15,7 @@ use http::{
     header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, HeaderMap, LOCATION},
     uri::Scheme,
 };
+use rustls::pki_types::CertificateDer;
 use ureq::{
     Agent,
     tls::{Certificate, RootCerts, TlsConfig, TlsProvider},
@@ -62,6 +64,8 @@ impl FetchLimits {
 pub(super) struct Client {
     limits: FetchLimits,
     listed: Listed,
+    /// Trusted besides those of the system.
+    authorities: Vec<CertificateDer<'static>>,
     /// Made with the first request: the system's authorities have to be read. The second is for public servers only.
     agents: OnceLock<[Agent; 2]>,
 }
@@ -121,8 +125,8 @@ impl fmt::Display for Shown<'_> {
 }
 
 impl Client {
-    pub(super) fn new(limits: &Limits, listed: Listed) -> Self {
-        Self { limits: FetchLimits::new(limits), listed, agents: OnceLock::new() }
+    pub(super) fn new(limits: &Limits, listed: Listed, authorities: Vec<CertificateDer<'static>>) -> Self {
+        Self { limits: FetchLimits::new(limits), listed, authorities, agents: OnceLock::new() }
     }
 
     pub(super) fn limits(&self) -> &FetchLimits {
@@ -183,7 +187,7 @@ impl Client {
         };
         let target = parse(&target).map_err(|error| refused(&error.message))?;
         let (host, port) = server(&target);
-        if scheme == "https" && target.scheme() == Some(&Scheme::HTTP) && !self.listed.names(host, port) {
+        if scheme == "https" && target.scheme() == Some(&Scheme::HTTP) && !self.listed.plain(host, port) {
             return Err(refused(&format!("{} is without TLS; --insecure-registries would allow it", Shown(&target))));
         }
         Ok(target)
@@ -195,7 +199,7 @@ impl Client {
             tracing::warn!(%error, "some of the system's authorities cannot be read");
         }
         let roots: Vec<_> =
-            found.certs.iter().map(|certificate| Certificate::from_der(certificate).to_owned()).collect();
+            found.certs.iter().chain(&self.authorities).map(|der| Certificate::from_der(der).to_owned()).collect();
         let tls = TlsConfig::builder()
             .provider(TlsProvider::Rustls)
             .root_certs(RootCerts::new_with_certs(&roots))
@@ -222,6 +226,15 @@ impl Client {
                 FetchError::new("module-address", format!("nothing is fetched from {}: {error}", Shown(url)))
             }
             ureq::Error::Io(error) if error.kind() == io::ErrorKind::TimedOut => self.too_long(url),
+            ureq::Error::Io(error) if is_about_certificate(&error) => FetchError::new(
+                "module-certificate",
+                format!(
+                    "{} shows a certificate that is not trusted: {error}; it must be valid now, be for {}, and come from an \
+                     authority that this system trusts or that --plugin-source-ca names",
+                    Shown(url),
+                    url.host().unwrap_or_default()
+                ),
+            ),
             error => FetchError::new("module-unreachable", format!("{} cannot be fetched: {error}", Shown(url))),
         }
     }
@@ -235,6 +248,31 @@ impl Client {
         );
         FetchError::beyond(FetchLimit::Time, message)
     }
+}
+
+fn is_about_certificate(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(inner, Some(rustls::Error::InvalidCertificate(_)))
+}
+
+/// Reads a file of authorities that are trusted besides those of the system.
+///
+/// # Errors
+/// It cannot be read, or has no certificate in it, or one that cannot be an authority.
+pub(super) fn authorities(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let at = file.display();
+    let read = rustls_native_certs::load_certs_from_paths(Some(file), None);
+    if let Some(error) = read.errors.first() {
+        return Err(format!("{at}: {error}"));
+    }
+    if read.certs.is_empty() {
+        return Err(format!("{at} has no certificate; it must be PEM text with \"-----BEGIN CERTIFICATE-----\""));
+    }
+    for (number, certificate) in read.certs.iter().enumerate() {
+        let added = rustls::RootCertStore::empty().add(certificate.clone());
+        added.map_err(|error| format!("{at}: certificate {} cannot be used as an authority: {error}", number + 1))?;
+    }
+    Ok(read.certs)
 }
 
 impl Answer {
@@ -333,7 +371,7 @@ mod tests {
 
     #[test]
     fn redirects_are_resolved_and_do_not_leave_tls() {
-        let client = Client::new(&Limits::default(), Listed::new(vec!["plain.example".into()]));
+        let client = Client::new(&Limits::default(), Listed::new(vec!["plain.example".into()]), Vec::new());
         let from: Uri = "https://a.example/one/two?x=secret".parse().unwrap();
         for (location, expected) in [
             ("https://b.example/m", "https://b.example/m"),
@@ -357,7 +395,7 @@ mod tests {
 
     #[test]
     fn what_may_not_be_reached_is_not_connected_to() {
-        let client = Client::new(&Limits::default(), Listed::default());
+        let client = Client::new(&Limits::default(), Listed::default(), Vec::new());
         let deadline = Instant::now() + Duration::from_secs(10);
         for url in [
             "http://127.0.0.1:1/m",
@@ -375,7 +413,7 @@ mod tests {
         let ask = Ask { public_only: true, ..Ask::default() };
         let error = client.get(&"http://10.1.2.3/token".parse().unwrap(), &ask, deadline).err().unwrap();
         assert_eq!(error.code, "module-address", "{error}");
-        let listed = Client::new(&Limits::default(), Listed::new(vec!["127.0.0.1:1".into()]));
+        let listed = Client::new(&Limits::default(), Listed::new(vec!["127.0.0.1:1".into()]), Vec::new());
         let error = listed.get(&"http://127.0.0.1:1/m".parse().unwrap(), &Ask::default(), deadline).err().unwrap();
         assert_eq!(error.code, "module-unreachable", "allowed, but nobody listens: {error}");
     }

@@ -32,6 +32,7 @@ use std::{
 
 use bytes::Bytes;
 use prometheus::{IntCounter, IntCounterVec, Opts};
+use rustls::pki_types::CertificateDer;
 use tokio::{
     sync::{Semaphore, mpsc},
     task::AbortHandle,
@@ -100,6 +101,25 @@ pub fn check_url(url: &str) -> Result<(), String> {
     match url.split_once("://") {
         Some(("http" | "https", _)) => client::parse(url).map(drop).map_err(|error| error.message),
         _ => url.strip_prefix("oci://").unwrap_or(url).parse::<Image>().map(drop),
+    }
+}
+
+/// Whom modules may come from.
+#[derive(Debug, Default)]
+pub struct Sources {
+    /// Servers, as `host` or `host:port`, that are spoken to without TLS and that may be on this machine; with `https://` in
+    /// front they may only be on this machine.
+    pub insecure: Vec<String>,
+    authorities: Vec<CertificateDer<'static>>,
+}
+
+impl Sources {
+    /// Those that this system trusts, and those whose certificates come from an authority in this file (PEM).
+    ///
+    /// # Errors
+    /// Why the file cannot be used.
+    pub fn new(insecure: Vec<String>, authorities: Option<&Path>) -> Result<Self, String> {
+        Ok(Self { insecure, authorities: authorities.map(client::authorities).transpose()?.unwrap_or_default() })
     }
 }
 
@@ -212,11 +232,11 @@ impl Drop for Run {
 }
 
 impl Fetcher {
-    /// Nothing is wanted yet. `data_dir`: where modules are kept; `insecure`: servers that need no TLS.
-    pub(crate) fn new(data_dir: Option<&Path>, limits: &Limits, insecure: Vec<String>) -> Self {
+    /// Nothing is wanted yet. `data_dir`: where modules are kept.
+    pub(crate) fn new(data_dir: Option<&Path>, limits: &Limits, sources: Sources) -> Self {
         let (reports, inbox) = mpsc::unbounded_channel();
         let context = Context {
-            client: Client::new(limits, Listed::new(insecure)),
+            client: Client::new(limits, Listed::new(sources.insecure), sources.authorities),
             kept: Kept::new(data_dir, limits.fetched_bytes),
             slots: Arc::new(Semaphore::new(FETCHES)),
             counters: FetchCounters::new(),

@@ -205,7 +205,7 @@ impl Session<'_> {
         let name = self.image.server();
         let host: http::uri::Authority =
             name.parse().map_err(|_| FetchError::new("module-url", format!("{name:?} is no host")))?;
-        let scheme = match self.client.listed().names(host.host(), host.port_u16().unwrap_or(80)) {
+        let scheme = match self.client.listed().plain(host.host(), host.port_u16().unwrap_or(80)) {
             true => "http",
             false => "https",
         };
@@ -220,7 +220,7 @@ impl Session<'_> {
         let realm = challenge.parameter("realm").unwrap_or_default();
         let place = parse(&realm).map_err(|error| refused(error.message))?;
         let (host, port) = server(&place);
-        if place.scheme_str() == Some("http") && !self.client.listed().names(host, port) {
+        if place.scheme_str() == Some("http") && !self.client.listed().plain(host, port) {
             return Err(refused(format!("{host} is without TLS; --insecure-registries would allow it")));
         }
         let default = format!("repository:{}:pull", self.image.repository);

@@ -93,7 +93,7 @@ fn readable(state: &State, map: MapType) -> Option<Fields<'_>> {
         (MapType::CallTrailers, Some(Answer::Http(answer))) => return Some(Fields::Trailers(&answer.trailers)),
         (MapType::CallHeaders | MapType::CallTrailers, Some(Answer::NoResponse)) => return Some(none()),
         (MapType::GrpcInitialMetadata, Some(Answer::InitialMetadata(map)))
-        | (MapType::GrpcTrailingMetadata, Some(Answer::TrailingMetadata(map))) => return Some(Fields::Trailers(map)),
+        | (MapType::GrpcTrailingMetadata, Some(Answer::TrailingMetadata(map))) => return Some(map.fields()),
         _ => {}
     }
     let exchange = state.exchange()?;

@@ -2,7 +2,6 @@
 //! Envoy: SDKs choose the stream themselves.
 
 use bytes::Bytes;
-use http::HeaderMap;
 
 use super::{Instance, number};
 use crate::Trap;
@@ -10,7 +9,7 @@ use crate::callbacks::OnGrpc;
 use crate::calls::{Answer, Kind};
 use crate::contexts::ROOT;
 use crate::fields::Fields;
-use crate::outbound::{CallResponse, Outbound};
+use crate::outbound::{CallResponse, GrpcMetadata, Outbound};
 
 impl Instance {
     /// Whether there is anything for [`Instance::take_outbound`].
@@ -48,8 +47,8 @@ impl Instance {
     }
 
     /// `on_grpc_receive_initial_metadata`: the head of a stream's answer.
-    pub fn on_grpc_initial_metadata(&mut self, token: u32, metadata: HeaderMap) -> Result<(), Trap> {
-        let count = number(metadata.len());
+    pub fn on_grpc_initial_metadata(&mut self, token: u32, metadata: GrpcMetadata) -> Result<(), Trap> {
+        let count = number(metadata.fields().count());
         self.grpc(
             token,
             Answer::InitialMetadata(metadata),
@@ -73,8 +72,8 @@ impl Instance {
     }
 
     /// `on_grpc_receive_trailing_metadata`
-    pub fn on_grpc_trailing_metadata(&mut self, token: u32, metadata: HeaderMap) -> Result<(), Trap> {
-        let count = number(metadata.len());
+    pub fn on_grpc_trailing_metadata(&mut self, token: u32, metadata: GrpcMetadata) -> Result<(), Trap> {
+        let count = number(metadata.fields().count());
         let name = "proxy_on_grpc_receive_trailing_metadata";
         self.grpc(token, Answer::TrailingMetadata(metadata), count, name, |instance| {
             instance.exports.on_grpc_trailing_metadata.clone()

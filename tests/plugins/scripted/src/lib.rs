@@ -3,7 +3,8 @@
 //!
 //! The script comes with the request, in `x-script` (or, for what happens without one, in the configuration), and what
 //! was written down is the answer to a request with `x-transcript: NAME`, where NAME is the `x-case` of the other. How a
-//! script reads: `script.rs`.
+//! script reads: `script.rs`. Several of them in a chain have names, by a line `name=NAME` of their configuration; the
+//! headers of the one named `second` are `x-script-second` and `x-transcript-second`.
 #![cfg(target_arch = "wasm32")]
 #![allow(missing_docs, reason = "what is public is exported to the host")]
 
@@ -32,6 +33,8 @@ struct State {
     tokens: BTreeMap<u32, u32>,
     /// Steps that the configuration adds to every stream.
     always: Vec<Step>,
+    /// What the names of its headers end with: nothing, or `-NAME`.
+    suffix: String,
 }
 
 thread_local! {
@@ -51,12 +54,15 @@ fn run(context: u32, at: &'static str, arguments: &str, end: bool) -> Option<u32
         let steps: Vec<_> = known.steps.iter().filter(|step| step.applies(at, *entered, end)).cloned().collect();
         Some((steps, known.numbers.clone(), context))
     })?;
-    write(context, &format!("{at}() = {arguments}"));
+    write(context, &format!("{at}() = {arguments} @{}", calls::time()));
     let mut returned = None;
     for step in steps {
         if step.call == "return" {
             returned = step.number();
             continue;
+        }
+        if step.call == "trap" {
+            core::arch::wasm32::unreachable();
         }
         let made = calls::make(&step, context, &mut numbers);
         if let Some(token) = made.token {
@@ -91,14 +97,15 @@ fn caller(token: u32) -> u32 {
 
 /// What a stream does once its headers can be read: it learns its script, or shows what another one wrote down.
 fn begin(context: u32) -> bool {
-    if let Some(case) = calls::header("x-transcript") {
+    let suffix = with(|state| state.suffix.clone());
+    if let Some(case) = calls::header(&format!("x-transcript{suffix}")) {
         let text = with(|state| state.transcripts.get(&case).cloned()).unwrap_or_default();
         with(|state| state.contexts.remove(&context));
         calls::reply(&text);
         return false;
     }
     let case = calls::header("x-case").unwrap_or_default();
-    let steps = script::parse(&calls::header("x-script").unwrap_or_default());
+    let steps = script::parse(&calls::header(&format!("x-script{suffix}")).unwrap_or_default());
     with(|state| {
         let always = state.always.clone();
         if let Some(known) = state.contexts.get_mut(&context) {
@@ -138,8 +145,11 @@ pub extern "C" fn proxy_on_vm_start(root: u32, size: u32) -> u32 {
 
 #[unsafe(no_mangle)]
 pub extern "C" fn proxy_on_configure(root: u32, _size: u32) -> u32 {
-    let steps = script::parse(&calls::configuration());
+    let configuration = calls::configuration();
+    let steps = script::parse(&configuration);
+    let name = configuration.split(['\n', '|']).find_map(|line| line.trim().strip_prefix("name="));
     with(|state| {
+        state.suffix = name.map(|name| format!("-{name}")).unwrap_or_default();
         state.always = steps.iter().filter(|step| !step.applies("configure", 1, true)).cloned().collect();
         if let Some(known) = state.contexts.get_mut(&root) {
             known.steps = steps;
@@ -229,6 +239,21 @@ pub extern "C" fn proxy_on_response_trailers(context: u32, count: u32) -> u32 {
 pub extern "C" fn proxy_on_http_call_response(_root: u32, token: u32, headers: u32, body: u32, trailers: u32) {
     let headers = if headers == 0 { "none" } else { "some" };
     run(caller(token), "call", &format!("headers={headers} body={body} trailers={trailers}"), true);
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn proxy_on_grpc_receive_initial_metadata(_root: u32, token: u32, _count: u32) {
+    run(caller(token), "grpc_head", "", true);
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn proxy_on_grpc_receive(_root: u32, token: u32, size: u32) {
+    run(caller(token), "grpc_message", &format!("n={size}"), true);
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn proxy_on_grpc_receive_trailing_metadata(_root: u32, token: u32, _count: u32) {
+    run(caller(token), "grpc_trailers", "", true);
 }
 
 #[unsafe(no_mangle)]

@@ -2,7 +2,7 @@
 //!
 //! AT is a callback, several with `,` between, or `*` for all. `AT#2` is its second time only, `AT!` only with the end of
 //! the message. CALL is a host function without `proxy_`, or
-//! `return`, with what the callback returns, or `pairs`, which shows a whole map.
+//! `return`, with what the callback returns, `pairs`, which shows a whole map, or `trap`.
 //!
 //! An argument is a number (`L` behind it: of 64 bits); a text in quotes, with escapes as in Rust (`\x00`), which is two
 //! arguments, address and length; `{name=value;…}`, headers in the form of the ABI, two as well; `>n`, `>q`, `>d`, places

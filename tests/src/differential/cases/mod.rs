@@ -3,10 +3,13 @@
 mod arguments;
 mod buffers;
 mod calls;
+mod chain;
 mod flow;
+mod grpc;
 mod headers;
 pub mod languages;
 mod properties;
+mod protocols;
 mod replies;
 mod sharing;
 
@@ -23,6 +26,9 @@ pub fn all() -> Vec<Case> {
         properties::cases(),
         sharing::cases(),
         arguments::cases(),
+        protocols::cases(),
+        chain::cases(),
+        grpc::cases(),
         languages::cases(),
     ]
     .concat()

@@ -5,9 +5,10 @@ use std::{
     time::Duration,
 };
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use proxy_wasm_host::{GrpcCall, Instance, Message, RequestHead, Scheme, Trap};
+use proxy_wasm_host::{GrpcCall, GrpcMetadata, Instance, Message, RequestHead, ResponseHead, Scheme, Trap};
 use tokio::{sync::mpsc, task::AbortHandle};
 
 use super::{CallBody, NoAnswer, body::framed, next_frame, send, within};
@@ -51,6 +52,14 @@ pub(super) fn start(vm: &Rc<Vm>, call: GrpcCall) -> (Option<mpsc::UnboundedSende
 
 fn head(call: &GrpcCall) -> RequestHead {
     let mut headers = call.metadata.clone();
+    for (name, value) in &mut headers {
+        // Plugins give bytes where names end so; on the wire they are base64, as Envoy sends them.
+        if name.as_str().ends_with("-bin")
+            && let Ok(encoded) = HeaderValue::try_from(BASE64_STANDARD.encode(value.as_bytes()))
+        {
+            *value = encoded;
+        }
+    }
     // Without a name of its own, the service is asked for by that of its cluster, as far as that can be an authority.
     let host = call.upstream.rsplit('|').next().unwrap_or_default();
     let authority = call.authority.clone().or_else(|| HeaderValue::from_str(host).ok());
@@ -104,16 +113,17 @@ async fn stream(
     head: RequestHead,
     messages: mpsc::UnboundedReceiver<Message>,
 ) {
-    let status = match flow(&vm, token, &upstream, head, messages).await {
-        Ok(status) | Err(Some(status)) => status,
-        // The instance is gone or dead.
-        Err(None) => return,
-    };
-    if let Some(vm) = vm.upgrade() {
+    // Without a status the instance is gone or dead.
+    if let Some(status) = flow(&vm, token, &upstream, head, messages).await
+        && let Some(vm) = vm.upgrade()
+    {
         vm.end_call(token);
         let _ = close(&vm, token, status);
     }
 }
+
+/// Tells everything up to the end, and gives its status. What a failure leaves out is told as empty, as by Envoy: plugins
+/// count on both kinds of metadata.
 
 async fn flow(
     vm: &Weak<Vm>,
@@ -121,29 +131,47 @@ async fn flow(
     upstream: &str,
     head: RequestHead,
     messages: mpsc::UnboundedReceiver<Message>,
-) -> Result<Status, Option<Status>> {
+) -> Option<Status> {
     let body = RequestBody::Call(Box::new(CallBody::Messages(messages)));
-    let mut answer = {
-        let vm = vm.upgrade().ok_or(None)?;
-        Answer::begin(&vm, upstream, head, body).await?
+    let begun = {
+        let vm = vm.upgrade()?;
+        Answer::begin(&vm, upstream, head, body).await
     };
-    let initial = std::mem::take(&mut answer.initial);
+    let (initial, begun) = match begun {
+        Ok(mut answer) => (std::mem::take(&mut answer.initial), Ok(answer)),
+        Err(status) => (GrpcMetadata::default(), Err(status)),
+    };
     tell(vm, |instance| instance.on_grpc_initial_metadata(token, initial))?;
-    while let Some(message) = {
-        // Held while a frame is waited for only as long as the instance lives: its end aborts this task.
-        let limits = vm.upgrade().ok_or(None)?.limits().body_bytes;
-        answer.message_within(limits).await.map_err(Some)?
-    } {
-        tell(vm, |instance| instance.on_grpc_receive(token, message))?;
-    }
-    let trailing = answer.trailing.clone();
+    let (trailing, status) = match begun {
+        Ok(mut answer) => match messages_of(&mut answer, vm, token).await? {
+            Ok(()) => {
+                let status = answer.status();
+                (answer.trailing, status)
+            }
+            Err(status) => (GrpcMetadata::default(), status),
+        },
+        Err(status) => (GrpcMetadata::default(), status),
+    };
     tell(vm, |instance| instance.on_grpc_trailing_metadata(token, trailing))?;
-    Ok(answer.status())
+    Some(status)
 }
 
-fn tell(vm: &Weak<Vm>, callback: impl FnOnce(&mut Instance) -> Result<(), Trap>) -> Result<(), Option<Status>> {
-    let vm = vm.upgrade().ok_or(None)?;
-    call(&vm, callback).map_err(|_| None)
+/// Tells all messages of an answer.
+async fn messages_of(answer: &mut Answer, vm: &Weak<Vm>, token: u32) -> Option<Result<(), Status>> {
+    loop {
+        // Held while a frame is waited for only as long as the instance lives: its end aborts this task.
+        let limit = vm.upgrade()?.limits().body_bytes;
+        match answer.message_within(limit).await {
+            Ok(Some(message)) => tell(vm, |instance| instance.on_grpc_receive(token, message))?,
+            Ok(None) => return Some(Ok(())),
+            Err(status) => return Some(Err(status)),
+        }
+    }
+}
+
+/// `None`: the instance is gone or dead.
+fn tell(vm: &Weak<Vm>, callback: impl FnOnce(&mut Instance) -> Result<(), Trap>) -> Option<()> {
+    call(&vm.upgrade()?, callback).ok()
 }
 
 fn call(vm: &Rc<Vm>, callback: impl FnOnce(&mut Instance) -> Result<(), Trap>) -> Result<(), Trap> {
@@ -159,11 +187,11 @@ fn close(vm: &Rc<Vm>, token: u32, (code, message): Status) -> Result<(), Trap> {
 
 /// What a service answers, message by message.
 struct Answer {
-    initial: HeaderMap,
+    initial: GrpcMetadata,
     body: UpstreamBody,
     /// Bytes that are not a whole message yet.
     rest: BytesMut,
-    trailing: HeaderMap,
+    trailing: GrpcMetadata,
 }
 
 impl Answer {
@@ -176,17 +204,14 @@ impl Answer {
             Err(NoAnswer::Request) => return Err((INTERNAL, "the request cannot be sent".to_owned())),
             Err(NoAnswer::Failure(failure)) => return Err(unavailable(&failure.to_string())),
         };
-        let (mut parts, body) = answer.into_parts();
+        let (parts, body) = answer.into_parts();
         if parts.status != StatusCode::OK {
             return Err((code_of(parts.status), format!("the service answered {}", parts.status.as_u16())));
         }
         // An answer without messages carries its status in the head.
         let ended = parts.headers.contains_key("grpc-status");
-        let (initial, trailing) = if ended {
-            (HeaderMap::new(), std::mem::take(&mut parts.headers))
-        } else {
-            (parts.headers, HeaderMap::new())
-        };
+        let head = GrpcMetadata::Head(ResponseHead { status: parts.status, headers: parts.headers });
+        let (initial, trailing) = if ended { (GrpcMetadata::default(), head) } else { (head, GrpcMetadata::default()) };
         Ok(Self { initial, body, rest: BytesMut::new(), trailing })
     }
 
@@ -217,7 +242,7 @@ impl Answer {
                 Err(frame) => {
                     if let Ok(mut found) = frame.into_trailers() {
                         trailers::clean(&mut found);
-                        self.trailing = found;
+                        self.trailing = GrpcMetadata::Trailers(found);
                     }
                 }
             }
@@ -226,7 +251,7 @@ impl Answer {
 
     /// What the trailers say.
     fn status(&self) -> Status {
-        let field = |name| self.trailing.get(name);
+        let field = |name| self.trailing.headers().get(name);
         let code = field("grpc-status").and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or(UNKNOWN);
         // As it was sent: what is escaped in it is the plugin's business, as in Envoy.
         let message = field("grpc-message").map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
