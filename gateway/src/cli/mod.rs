@@ -24,7 +24,7 @@ enum Command {
     /// Check Istio resources without serving them.
     Analyze(analyze::Args),
     /// Upload, list, roll back and remove plugins of a running gateway; look at modules and try them out.
-    Plugin(plugin::Args),
+    Plugin(Box<plugin::Args>),
 }
 
 /// Reads the command line and does what it says. Usage errors exit with 64, as istioctl's.
@@ -41,6 +41,6 @@ pub fn main() -> ExitCode {
     match cli.command {
         Command::Run(args) => run::run(*args),
         Command::Analyze(args) => analyze::run(args),
-        Command::Plugin(args) => plugin::run(args),
+        Command::Plugin(args) => plugin::run(*args),
     }
 }

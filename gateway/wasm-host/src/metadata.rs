@@ -6,8 +6,7 @@
 
 use smallvec::SmallVec;
 
-use crate::host::property::Value;
-use crate::pairs;
+use crate::host::property::{Value, blob};
 
 /// `filter_metadata`: maps by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -63,8 +62,8 @@ impl MetadataValue {
             Self::Text(text) => SmallVec::from_slice(text.as_bytes()),
             Self::Map(fields) => map(fields),
             Self::List(items) => {
-                let items: Vec<_> = items.iter().map(|item| (item.encoded(), Value::new())).collect();
-                blob(items.iter().map(|(item, none)| (&item[..], &none[..])))
+                let items: Vec<_> = items.iter().map(Self::encoded).collect();
+                blob(|| items.iter().map(|item| (&item[..], &b""[..])))
             }
         }
     }
@@ -91,13 +90,7 @@ fn get<'a>(fields: &'a [(String, MetadataValue)], name: &[u8]) -> Option<&'a Met
 
 fn map(fields: &[(String, MetadataValue)]) -> Value {
     let fields: Vec<_> = fields.iter().map(|(name, value)| (name.as_bytes(), value.encoded())).collect();
-    blob(fields.iter().map(|(name, value)| (*name, &value[..])))
-}
-
-fn blob<'a>(pairs: impl Iterator<Item = pairs::Pair<'a>> + Clone) -> Value {
-    let mut value: Value = SmallVec::from_elem(0, pairs::encoded_len(pairs.clone()));
-    pairs::encode(|| pairs.clone(), &mut value);
-    value
+    blob(|| fields.iter().map(|(name, value)| (*name, &value[..])))
 }
 
 /// `google.protobuf.Struct`: entries of a map from names to values.
@@ -117,7 +110,7 @@ fn entry(name: &str, value: &[u8]) -> Value {
 
 /// A field of protobuf that has a length.
 fn field(number: u8, bytes: &[u8], out: &mut Value) {
-    out.push(number << 3 | 2);
+    out.push((number << 3) | 2);
     let mut length = bytes.len();
     while length >= 0x80 {
         out.push(length as u8 | 0x80);

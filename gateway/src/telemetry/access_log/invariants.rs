@@ -140,7 +140,7 @@ mod tests {
 
     fn own() -> impl Strategy<Value = String> {
         prop_oneof![
-            "(%(REQ\\(X-A\\)|START_TIME\\(%Y\n%3f\\)|PROTOCOL|RESPONSE_CODE|REQ\\(X-A\\?Y\\):3|GRPC_STATUS)%|[a \"\n%]){0,5}",
+            "(%(REQ\\(X-A\\)|START_TIME\\(%Y\n%3f\\)|PROTOCOL|RESPONSE_CODE|REQ\\(X-A\\?Y\\):3|GRPC_STATUS|FILTER_STATE\\(wasm.a(:PLAIN)?\\)(:9)?)%|[a \"\n%]){0,5}",
             Just(
                 r#"{"a": "%REQ(X-A)%", "b\n": {"c": ["%DURATION% \"%PATH%\"", 1]}, "d": "%START_TIME(%Y")%"}"#
                     .to_owned()

@@ -109,7 +109,7 @@ fn of_exchange(exchange: &Exchange, path: &[&[u8]]) -> Found {
         [b"connection_id"] => facts.connection_id.map_or(Found::Absent, number),
         // Metadata of filters and state of others: there is none, and messages without content have no bytes.
         [b"metadata"] => text(""),
-        [b"metadata", b"filter_metadata"] => blob(std::iter::empty),
+        [b"metadata", b"filter_metadata"] => Found::Value(blob(std::iter::empty)),
         [b"filter_state" | b"upstream_filter_state"] => Found::Message,
         [b"xds", b"filter_chain_name"] => text(""),
         [b"xds", rest @ ..] => xds(facts, rest),
@@ -239,11 +239,11 @@ fn xds(facts: &Properties, path: &[&[u8]]) -> Found {
 fn metadata(metadata: Option<&Metadata>, path: &[&[u8]]) -> Found {
     match path {
         [] => Found::Value(metadata.map(Metadata::message).unwrap_or_default()),
-        [b"filter_metadata"] if metadata.is_none() => blob(std::iter::empty),
+        [b"filter_metadata"] if metadata.is_none() => Found::Value(blob(std::iter::empty)),
         [b"filter_metadata", rest @ ..] => {
             metadata.and_then(|metadata| metadata.encoded(rest)).map_or(Found::Absent, Found::Value)
         }
-        [b"typed_filter_metadata"] => blob(std::iter::empty),
+        [b"typed_filter_metadata"] => Found::Value(blob(std::iter::empty)),
         _ => Found::Absent,
     }
 }
@@ -253,8 +253,8 @@ fn node(node: &Node, path: &[&[u8]]) -> Found {
         [] => Found::Message,
         [b"id"] => text(&node.id),
         [b"cluster"] => text(&node.cluster),
-        [b"metadata"] => blob(|| entries(&node.metadata)),
-        [b"metadata", b"LABELS"] => blob(|| entries(&node.labels)),
+        [b"metadata"] => Found::Value(blob(|| entries(&node.metadata))),
+        [b"metadata", b"LABELS"] => Found::Value(blob(|| entries(&node.labels))),
         [b"metadata", b"LABELS", key] => optional(entry(&node.labels, key)),
         [b"metadata", key] => optional(entry(&node.metadata, key)),
         _ => Found::Absent,
@@ -272,7 +272,7 @@ fn entry<'a>(list: &'a [(String, String)], key: &[u8]) -> Option<&'a [u8]> {
 /// A header map, or one of its values.
 fn map(fields: Option<Fields<'_>>, path: &[&[u8]]) -> Found {
     match (fields, path) {
-        (Some(fields), []) => blob(|| fields.iter()),
+        (Some(fields), []) => Found::Value(blob(|| fields.iter())),
         (Some(fields), [name]) => optional(fields.get(name)),
         _ => Found::Absent,
     }
@@ -282,10 +282,11 @@ fn size(fields: Fields<'_>) -> u64 {
     fields.iter().fold(0, |sum, (name, value)| sum + (name.len() + value.len()) as u64)
 }
 
-fn blob<'a, I: Iterator<Item = Pair<'a>>>(entries: impl Fn() -> I) -> Found {
+/// A map in the form the ABI writes it.
+pub(crate) fn blob<'a, I: Iterator<Item = Pair<'a>>>(entries: impl Fn() -> I) -> Value {
     let mut value: Value = SmallVec::from_elem(0, pairs::encoded_len(entries()));
     pairs::encode(entries, &mut value);
-    Found::Value(value)
+    value
 }
 
 fn optional(bytes: Option<&[u8]>) -> Found {
