@@ -74,7 +74,7 @@ impl<T> Table<T> {
     fn home(&self, number: u32) -> usize {
         let spread = u64::from(number.wrapping_mul(0x9e37_79b9));
         // As many of the upper bits as there are places.
-        (spread * self.slots.len() as u64 >> 32) as usize
+        ((spread * self.slots.len() as u64) >> 32) as usize
     }
 
     #[inline(always)]
