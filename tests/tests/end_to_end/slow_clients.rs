@@ -4,6 +4,7 @@ use gateway::app::Options;
 use gateway::telemetry::LogFormat;
 use gateway_tests::body::Outgoing;
 use gateway_tests::gateway::{Setup, TestGateway};
+use gateway_tests::http2_frames::{END_HEADERS, END_STREAM, Frames, frame, get, kind};
 use gateway_tests::plugins::probe;
 use gateway_tests::resources::everything_to;
 use gateway_tests::server::Protocol::{self, Http1, Http2};
@@ -190,4 +191,38 @@ async fn an_answer_reaches_a_client_that_is_still_sending() {
         assert_eq!(client.response().await.unwrap().status, 400);
         client.closed().await.unwrap();
     }
+}
+
+/// A hundred answers for which a client makes no room, all to heads that are nearly too large and come in pieces.
+#[tokio::test]
+async fn a_client_that_holds_a_hundred_answers_back_is_not_served_for_ever() {
+    let limits = |options: &mut Options| {
+        options.client_limits.response_write_timeout = SHORT * 4;
+        // All heads are complete, and so this has no part in it.
+        options.client_limits.request_head_timeout = SHORT * 2;
+    };
+    let (gateway, upstream) = start(Http1, limits).await;
+    upstream.answer_with(|_| Answer::new(200).text(vec![7; 64 * 1024]));
+    let mut client = Frames::connect(gateway.address(80).unwrap()).await.unwrap();
+    // SETTINGS_INITIAL_WINDOW_SIZE
+    client.send(frame(kind::SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0])).await.unwrap();
+    let large = "x".repeat(500);
+    let names: Vec<_> = (0..90).map(|number| format!("x-{number}")).collect();
+    let head = get(HOST, names.iter().map(|name| (name.as_str(), large.as_str())));
+    let streams: Vec<u32> = (1..200).step_by(2).collect();
+    for stream in &streams {
+        let (first, rest) = head.split_at(16_000);
+        client.send(frame(kind::HEADERS, END_STREAM, *stream, first)).await.unwrap();
+        let mut pieces = rest.chunks(16_000).peekable();
+        while let Some(piece) = pieces.next() {
+            let flags = if pieces.peek().is_none() { END_HEADERS } else { 0 };
+            client.send(frame(kind::CONTINUATION, flags, *stream, piece)).await.unwrap();
+        }
+    }
+    upstream.received(100).await.unwrap();
+    gateway.metric_becomes("gateway_requests_in_flight", &[], 100.0).await.unwrap();
+    hit(&gateway, "response_write_time", 1.0).await;
+    gateway.metric_becomes("gateway_requests_in_flight", &[], 0.0).await.unwrap();
+    gateway.metric_becomes("gateway_downstream_connections", &[], 0.0).await.unwrap();
+    upstream.open_connections(0).await.unwrap();
 }
