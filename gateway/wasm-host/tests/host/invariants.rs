@@ -7,8 +7,8 @@ use std::time::Duration;
 use http::header::{CONNECTION, HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use proxy_wasm_host::{
-    CallResponse, ContextId, Engine, EngineOptions, Exchange, HeadState, Instance, Limits, LogLine, LogSink, Module,
-    Outbound, Plugin, PluginSettings, RequestHead, ResponseHead, Scheme, Shared, Upstreams,
+    CallResponse, ContextId, Engine, EngineOptions, Exchange, HeadState, Instance, Limits, LogLine, LogSink, Metadata,
+    Module, Outbound, Plugin, PluginSettings, RequestHead, ResponseHead, Scheme, Shared, Upstreams,
 };
 
 use crate::script::{Arg, FUNCTIONS, N, On, Out, Program, Read, Script, index_of, module};
@@ -255,8 +255,8 @@ fn answer(instance: &mut Instance, choices: &mut Choices<'_>) {
         let _ = match token % 8 {
             0 => instance.on_http_call_response(token, None),
             1 => instance.on_grpc_close(token, 14, "gone".to_owned()),
-            2 => instance.on_grpc_initial_metadata(token, HeaderMap::new()),
-            6 => instance.on_grpc_trailing_metadata(token, HeaderMap::new()),
+            2 => instance.on_grpc_initial_metadata(token, Metadata::default()),
+            6 => instance.on_grpc_trailing_metadata(token, Metadata::default()),
             5 => instance.on_grpc_receive(token, body),
             _ => instance.on_http_call_response(token, Some(answer)),
         };

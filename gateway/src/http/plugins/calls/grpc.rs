@@ -124,7 +124,6 @@ async fn stream(
 
 /// Tells everything up to the end, and gives its status. What a failure leaves out is told as empty, as by Envoy: plugins
 /// count on both kinds of metadata.
-
 async fn flow(
     vm: &Weak<Vm>,
     token: u32,
