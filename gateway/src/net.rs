@@ -2,6 +2,7 @@
 //! only copied.
 
 pub(crate) mod descriptors;
+pub(crate) mod frames;
 mod pipe;
 pub(crate) mod reading;
 mod tunnel;

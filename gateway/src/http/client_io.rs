@@ -62,10 +62,11 @@ impl ClientIo {
         let Connection { activity, worker, .. } = &*self.connection;
         let (pieces, answers) = activity.take_sent();
         self.frames.earn(pieces, answers);
-        let heads = self.frames.heads();
+        let (heads, within_head) = (self.frames.heads(), self.frames.is_in_head());
         match self.frames.check(bytes, activity.ticks()) {
             Ok(()) => {
-                if self.frames.is_in_head() || self.frames.heads() > heads {
+                // A head may also end here that began in what was read before.
+                if within_head || self.frames.is_in_head() || self.frames.heads() > heads {
                     activity.head_is(self.frames.is_in_head());
                 }
                 if self.frames.heads() > heads && activity.requests() >= limits::HTTP2_STREAMS {

@@ -234,6 +234,7 @@ limits! {
     UpstreamConnections "upstream_connections" "Too many connections to a cluster";
     UpstreamIdleTime "upstream_idle_time" "A connection to an upstream was unused for too long";
     UpstreamIdleConnections "upstream_idle_connections" "A connection to an upstream had to give way to others that nobody uses";
+    UpstreamHttp2Frames "upstream_http2_frames" "A service floods a connection with frames";
     UpstreamPendingRequests "upstream_pending_requests" "Too many requests wait for a cluster";
     UpstreamRequests "upstream_requests" "Too many requests are being served by a cluster";
     UpstreamRetries "upstream_retries" "Too many requests are being sent to a cluster again";

@@ -175,4 +175,6 @@ pub(crate) struct Swept {
     pub(crate) unused: u64,
     /// Connections that were closed because there were too many that nobody used.
     pub(crate) surplus: u64,
+    /// Connections that were closed because the service flooded them with frames.
+    pub(crate) floods: u64,
 }

@@ -13,6 +13,7 @@ use rustls::pki_types::ServerName;
 use super::{
     Attempt, Cluster, Failure, Remains, RequestBody, ResponseBody, Swept, UpstreamError,
     connect::connect,
+    counted::Counted,
     http1::Http1,
     http2::Http2,
     limits,
@@ -40,6 +41,8 @@ pub struct Endpoint<B: RequestBody> {
     places: Rc<Places>,
     /// Unused connections that had to give way to others since the last sweep.
     surplus: Cell<u64>,
+    /// Connections that were closed because the service flooded them.
+    floods: Rc<Cell<u64>>,
     clock: Clock,
 }
 
@@ -78,6 +81,7 @@ impl<B: RequestBody> Endpoint<B> {
             opening: tokio::sync::Mutex::default(),
             places: Rc::default(),
             surplus: Cell::new(0),
+            floods: Rc::default(),
             clock,
         })
     }
@@ -236,7 +240,9 @@ impl<B: RequestBody> Endpoint<B> {
                 let stream = connect(self.address, cluster.settings(), Inside::Http2, attempt.server_name).await?;
                 let life = Life::new(self.clock.now(), settings);
                 let server_name = attempt.server_name.cloned();
-                let connection = Http2::new(stream, server_name, slot, life, settings).await?;
+                let connection =
+                    Http2::new(Counted::new(stream, &self.clock, &self.floods), server_name, slot, life, settings)
+                        .await?;
                 let mut kept = self.http2.borrow_mut();
                 if kept.len() >= limits::MAX_HTTP2_PER_ENDPOINT {
                     kept.remove(0);
@@ -312,6 +318,7 @@ impl<B: RequestBody> Endpoint<B> {
         swept.open += self.connections();
         swept.unused += unused;
         swept.surplus += self.surplus.take();
+        swept.floods += self.floods.take();
     }
 
     /// Closes every connection that is not in use.

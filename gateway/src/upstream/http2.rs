@@ -8,12 +8,14 @@ use hyper_util::rt::TokioTimer;
 use rustls::pki_types::ServerName;
 
 use super::{
-    Failure, Remains, RequestBody, UpstreamError, limits,
+    Failure, Remains, RequestBody, UpstreamError,
+    counted::Counted,
+    limits,
     slot::{Life, Places, Slot},
 };
 use crate::{
     clock::Moment,
-    net::{Io, LocalExecutor, Stream},
+    net::LocalExecutor,
     snapshot::{ConnectionSettings, Http2Keepalive},
 };
 
@@ -47,7 +49,7 @@ impl Drop for OpenStream {
 impl<B: RequestBody> Http2<B> {
     /// Speaks the preface on a fresh socket (prior knowledge).
     pub(super) async fn new(
-        stream: Stream,
+        stream: Counted,
         server_name: Option<ServerName<'static>>,
         slot: Slot,
         life: Life,
@@ -63,7 +65,7 @@ impl<B: RequestBody> Http2<B> {
         if let Some(Http2Keepalive { interval, timeout }) = settings.http2_keepalive {
             builder.timer(TokioTimer::new()).keep_alive_interval(interval).keep_alive_timeout(timeout);
         }
-        let (sender, connection) = builder.handshake(Io(stream)).await.map_err(Failure::Protocol)?;
+        let (sender, connection) = builder.handshake(stream).await.map_err(Failure::Protocol)?;
         let limit = settings.max_streams.map_or(usize::MAX, |limit| limit as usize);
         let most = Rc::new(Cell::new(connection.current_max_send_streams().min(limit)));
         let known = Rc::clone(&most);

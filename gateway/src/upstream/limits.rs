@@ -24,5 +24,15 @@ pub const HTTP2_CONNECTION_WINDOW: u32 = 1024 * 1024;
 pub const HTTP2_HEADER_LIST_BYTES: u32 = 64 * 1024;
 /// Bytes of one HTTP/2 stream that may wait for the peer's window.
 pub const HTTP2_SEND_BUFFER_BYTES: usize = 64 * 1024;
+/// HTTP/2 frames of a service that do nothing for an answer (PING, SETTINGS, WINDOW_UPDATE, CONTINUATION, empty DATA, unknown
+/// ones) and came at once: more is a flood, the connection is closed.
+pub const HTTP2_CONTROL_FRAMES: u32 = 2_000;
+/// What [`HTTP2_CONTROL_FRAMES`] fills up by in half a second.
+pub const HTTP2_FRAMES_PER_TICK: u32 = 50;
+/// What every head and piece of a body, either way, allows besides: services answer those that they get with WINDOW_UPDATE
+/// and PING.
+pub const HTTP2_FRAMES_PER_PIECE: u32 = 4;
+/// Of that, what may be left over.
+pub const HTTP2_EARNED_FRAMES: u32 = 100_000;
 /// HTTP/2 streams that the peer reset and that still wait to be noticed.
 pub const HTTP2_PENDING_RESETS: usize = 20;

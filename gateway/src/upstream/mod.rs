@@ -11,6 +11,7 @@ mod balance;
 mod body;
 mod cluster;
 mod connect;
+mod counted;
 mod endpoint;
 mod error;
 mod http1;

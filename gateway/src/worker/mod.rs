@@ -237,6 +237,7 @@ async fn sweep(worker: Rc<Worker>, served: Rc<RefCell<Served>>) {
             (upstream.waits, Limit::UpstreamConnections),
             (upstream.unused, Limit::UpstreamIdleTime),
             (upstream.surplus, Limit::UpstreamIdleConnections),
+            (upstream.floods, Limit::UpstreamHttp2Frames),
         ] {
             counters.limit_exceeded_times(limit, times);
         }

@@ -9,6 +9,8 @@ use loona_hpack::Decoder;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 /// How bytes are cut.
@@ -35,7 +37,7 @@ impl Seen {
     pub fn is_refused(&self, case: &Case) -> bool {
         let well = |part: &str| part.starts_with(['1', '2', '3']) && !part.ends_with("cut");
         let arrived = || self.arrived.iter().any(|request| request.whole || request.broken.is_some());
-        !self.answer.split(", ").any(well)
+        !self.answer.split(", ").any(|part| well(part) || part == SERVER_HELLO)
             && self.answer != "silent"
             && (!matches!(case.service, Service::Answers) || !arrived())
     }
@@ -84,6 +86,7 @@ pub async fn exchange(
         recorder.hang_up();
     }
     let answers = match case.client {
+        _ if case.into_tls => into_tls(case, front, patience, cut).await?,
         Protocol::Http2 => http2(case, front, patience).await?,
         _ => http1(case, front, patience, cut).await?,
     };
@@ -93,6 +96,72 @@ pub async fn exchange(
         .map(|(answer, times)| if times > 1 { format!("{answer} ×{times}") } else { answer.to_owned() })
         .collect();
     Ok(Seen { answer: answers.join(", "), arrived })
+}
+
+/// The server goes on with the handshake.
+const SERVER_HELLO: &str = "ServerHello";
+
+/// What comes of bytes on a port for TLS: the kinds of its records.
+async fn into_tls(case: &Case, front: SocketAddr, patience: Duration, cut: Cut) -> anyhow::Result<Vec<String>> {
+    let mut stream = TcpStream::connect(front).await?;
+    stream.set_nodelay(true)?;
+    for step in &case.steps {
+        let Step::Send(bytes) = step else { continue };
+        let piece = if cut == Cut::Everywhere { bytes.len() / 1_000 + 1 } else { bytes.len().max(1) };
+        for piece in bytes.chunks(piece) {
+            // Whoever has heard enough may hang up before everything is sent.
+            if stream.write_all(piece).await.is_err() {
+                break;
+            }
+        }
+    }
+    let mut came = Vec::new();
+    // The first byte of a record of the handshake, and of a ServerHello in it: that is all there is to know.
+    let goes_on = |came: &[u8]| came.first() == Some(&22) && came.get(5) == Some(&2);
+    let end = loop {
+        match timeout(patience, stream.read_buf(&mut came)).await {
+            _ if goes_on(&came) => return Ok(vec![SERVER_HELLO.to_owned()]),
+            Err(_) => break "silent",
+            Ok(Ok(0) | Err(_)) => break "closed",
+            Ok(Ok(_)) => {}
+        }
+    };
+    let mut texts = Vec::new();
+    let mut rest = &came[..];
+    if let Some(status) = rest.strip_prefix(b"HTTP/1.1 ").and_then(|rest| rest.get(..3)) {
+        texts.push(String::from_utf8_lossy(status).into_owned());
+        rest = &[];
+    }
+    while let [kind, _, _, high, low, behind @ ..] = rest {
+        let length = usize::from(u16::from_be_bytes([*high, *low])).min(behind.len());
+        let (record, behind) = behind.split_at(length);
+        rest = behind;
+        match (kind, record) {
+            (21, [_, code, ..]) => texts.push(format!("alert {}", alert(*code))),
+            _ => texts.push("no TLS".to_owned()),
+        }
+    }
+    texts.push(end.to_owned());
+    Ok(texts)
+}
+
+/// The name of an alert (RFC 8446 6), as far as somebody sends it here.
+fn alert(code: u8) -> String {
+    let name = match code {
+        0 => "close_notify",
+        10 => "unexpected_message",
+        22 => "record_overflow",
+        40 => "handshake_failure",
+        47 => "illegal_parameter",
+        50 => "decode_error",
+        70 => "protocol_version",
+        80 => "internal_error",
+        109 => "missing_extension",
+        112 => "unrecognized_name",
+        120 => "no_application_protocol",
+        _ => return code.to_string(),
+    };
+    name.to_owned()
 }
 
 fn is_post(case: &Case) -> bool {

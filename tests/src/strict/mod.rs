@@ -11,7 +11,7 @@
 //! * [`peers`]: the other gateways; [`verdicts`]: the comparison.
 //!
 //! What a client gets is one line of text. Its parts are statuses (`400`), broken-off bodies (`200 cut`), HTTP/2 errors
-//! (`RST PROTOCOL_ERROR`, `GOAWAY ENHANCE_YOUR_CALM`), and at the end what became of the connection: `open` (another
+//! (`RST PROTOCOL_ERROR`, `GOAWAY ENHANCE_YOUR_CALM`), on ports for TLS alerts and `ServerHello`, and at the end what became of the connection: `open` (another
 //! request on it is answered as it should be), `closed`, or `silent` (nothing more came; the gateway waits).
 
 pub mod arrived;
@@ -48,6 +48,8 @@ pub struct Case {
     pub what: String,
     /// What the client speaks.
     pub client: Protocol,
+    /// Whether the bytes go to a port for TLS as they are.
+    pub into_tls: bool,
     /// What the service behind the gateway speaks: either, or one of them.
     pub upstreams: &'static [Protocol],
     /// What the client does.
@@ -88,6 +90,7 @@ impl Case {
             row,
             what: what.into(),
             client: Http1,
+            into_tls: false,
             upstreams: &[Http1, Http2],
             steps: vec![Step::Send(bytes.as_ref().to_vec())],
             service: Service::Answers,
@@ -98,6 +101,11 @@ impl Case {
             may_arrive: false,
             why: "",
         }
+    }
+
+    /// A client that sends these bytes to a port for TLS, and does no handshake of its own.
+    pub fn into_tls(row: &'static str, what: impl Into<String>, bytes: impl AsRef<[u8]>) -> Case {
+        Case { into_tls: true, upstreams: &[Http1], ..Case::http1(row, what, bytes) }
     }
 
     /// A client that sends these frames after the preface and empty settings of HTTP/2.

@@ -1,9 +1,10 @@
 //! Our gateway as it is asked: one port in front of a service for HTTP/1.1, one in front of the same for HTTP/2. Nothing
 //! is configured but routes; below `/admin` everything is forbidden.
 
-use super::Recorder;
+use super::{Case, Recorder};
+use crate::certificates::Authority;
 use crate::gateway::{Setup, TestGateway};
-use crate::resources::service_at;
+use crate::resources::{https_gateway, secret, service_at};
 use crate::server::Protocol;
 use std::net::SocketAddr;
 
@@ -16,6 +17,9 @@ pub struct Ours {
     pub http2: Recorder,
 }
 
+/// The name that every gateway has a certificate for on its port for TLS.
+pub(super) const TLS_HOST: &str = super::HOST;
+
 impl Ours {
     /// Starts all of it, in this process.
     ///
@@ -24,7 +28,9 @@ impl Ours {
     pub async fn start() -> anyhow::Result<Ours> {
         let (http1, http2) = (Recorder::start(Protocol::Http1)?, Recorder::start(Protocol::Http2)?);
         let all = in_front_of(80, &service_at("http1", "HTTP", &[http1.address()]))
-            + &in_front_of(81, &service_at("http2", "HTTP2", &[http2.address()]));
+            + &in_front_of(81, &service_at("http2", "HTTP2", &[http2.address()]))
+            + &https_gateway("tls", &["*"], "mode: SIMPLE, credentialName: cert")
+            + &secret("cert", &Authority::new("strict")?.server(&[TLS_HOST])?, None);
         let gateway = Setup::new().file("all.yaml", all).start().await?;
         anyhow::ensure!(gateway.problems().is_empty(), "{:?}", gateway.problems());
         Ok(Ours { gateway, http1, http2 })
@@ -39,6 +45,22 @@ impl Ours {
             Protocol::Http2 => (self.gateway.address(81)?, &self.http2),
             _ => (self.gateway.address(80)?, &self.http1),
         })
+    }
+
+    /// The port for TLS, and the service behind all of it.
+    ///
+    /// # Errors
+    /// There is no such listener.
+    pub fn tls(&self) -> anyhow::Result<(SocketAddr, &Recorder)> {
+        Ok((self.gateway.address(443)?, &self.http1))
+    }
+
+    /// Where this case is sent.
+    ///
+    /// # Errors
+    /// There is no such listener.
+    pub fn front(&self, case: &Case, upstream: Protocol) -> anyhow::Result<(SocketAddr, &Recorder)> {
+        if case.into_tls { self.tls() } else { self.over(upstream) }
     }
 
     /// The gateway itself.

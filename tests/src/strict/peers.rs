@@ -1,6 +1,8 @@
 //! The other gateways: real processes with the smallest configuration that does what ours does in [`super::ours`].
 
-use super::Recorder;
+use super::ours::TLS_HOST;
+use super::{Case, Recorder};
+use crate::certificates::Authority;
 use crate::eventually;
 use crate::server::Protocol::{self, Http1, Http2};
 use anyhow::{Context as _, ensure};
@@ -18,6 +20,8 @@ pub struct Peer {
     pub version: String,
     /// What the client speaks, what the service speaks, and where such a client comes in.
     fronts: Vec<(Protocol, Protocol, SocketAddr)>,
+    /// Its port for TLS.
+    tls: SocketAddr,
     http1: Recorder,
     http2: Recorder,
     process: Child,
@@ -30,6 +34,11 @@ impl Peer {
     pub fn over(&self, client: Protocol, upstream: Protocol) -> Option<(SocketAddr, &Recorder)> {
         let (_, _, front) = self.fronts.iter().find(|(own, behind, _)| (*own, *behind) == (client, upstream))?;
         Some((*front, if upstream == Http2 { &self.http2 } else { &self.http1 }))
+    }
+
+    /// Where this case is sent, and the service behind it; `None` if the gateway cannot do that.
+    pub fn front(&self, case: &Case, upstream: Protocol) -> Option<(SocketAddr, &Recorder)> {
+        if case.into_tls { Some((self.tls, &self.http1)) } else { self.over(case.client, upstream) }
     }
 
     /// Whether the process still runs.
@@ -45,6 +54,8 @@ impl Peer {
         let home = tempfile::tempdir()?;
         let (http1, http2) = (Recorder::start(Http1)?, Recorder::start(Http2)?);
         let fronts = vec![(Http1, Http1, free()?), (Http2, Http1, free()?)];
+        let tls = free()?;
+        certificate(&home)?;
         let path = home.path().display();
         let config = format!(
             "daemon off; master_process off; pid {path}/pid; error_log {path}/error.log crit;
@@ -59,6 +70,9 @@ http {{
   server {{
     listen {};
     listen {} http2;
+    listen {tls} ssl;
+    ssl_certificate {path}/chain.pem;
+    ssl_certificate_key {path}/key.pem;
     location /admin {{ return 403; }}
     location / {{
       proxy_pass http://service;
@@ -81,7 +95,7 @@ http {{
         let version = version("nginx", "-v")?;
         let mut command = Command::new("nginx");
         command.arg("-e").arg(home.path().join("error.log")).arg("-p").arg(home.path()).args(["-c", &file]);
-        Peer { name: "nginx", version, fronts, process: spawn(&mut command)?, http1, http2, _home: home }
+        Peer { name: "nginx", version, fronts, tls, process: spawn(&mut command)?, http1, http2, _home: home }
             .started()
             .await
     }
@@ -93,8 +107,9 @@ http {{
     pub async fn haproxy() -> anyhow::Result<Peer> {
         let home = tempfile::tempdir()?;
         let (http1, http2) = (Recorder::start(Http1)?, Recorder::start(Http2)?);
-        let (one, two) = (free()?, free()?);
-        let frontend = |name: &str, front: SocketAddr, server: String| {
+        let (one, two, tls) = (free()?, free()?, free()?);
+        let both = certificate(&home)?;
+        let frontend = |name: &str, front: String, server: String| {
             format!(
                 "frontend {name}
   bind {front}
@@ -116,14 +131,17 @@ defaults
   timeout http-request 10s
 "
         .to_owned()
-            + &frontend("http1", one, http1.address().to_string())
-            + &frontend("http2", two, format!("{} proto h2", http2.address()));
+            + &frontend("http1", one.to_string(), http1.address().to_string())
+            + &frontend("http2", two.to_string(), format!("{} proto h2", http2.address()))
+            + &frontend("tls", format!("{tls} ssl crt {both} alpn h2,http/1.1"), http1.address().to_string());
         let file = write(&home, "haproxy.cfg", &config)?;
         let version = version("haproxy", "-v")?;
         let mut command = Command::new("haproxy");
         command.args(["-db", "-q", "-f", &file]);
         let process = spawn(&mut command)?;
-        Peer { name: "HAProxy", version, fronts: either(one, two), process, http1, http2, _home: home }.started().await
+        Peer { name: "HAProxy", version, fronts: either(one, two), tls, process, http1, http2, _home: home }
+            .started()
+            .await
     }
 
     /// Envoy, as Istio's gateway configures it: forwarding headers, path normalisation BASE, WebSockets.
@@ -133,11 +151,23 @@ defaults
     pub async fn envoy(program: &str) -> anyhow::Result<Peer> {
         let home = tempfile::tempdir()?;
         let (http1, http2) = (Recorder::start(Http1)?, Recorder::start(Http2)?);
-        let (one, two) = (free()?, free()?);
+        let (one, two, tls) = (free()?, free()?, free()?);
+        certificate(&home)?;
+        let path = home.path().display().to_string();
         let address = |address: SocketAddr| {
             format!("{{socket_address: {{address: {}, port_value: {}}}}}", address.ip(), address.port())
         };
-        let listener = |name: &str, front: SocketAddr| {
+        let context = format!(
+            "      transport_socket:
+        name: tls
+        typed_config:
+          '@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
+          common_tls_context:
+            alpn_protocols: [h2, http/1.1]
+            tls_certificates: [{{certificate_chain: {{filename: '{path}/chain.pem'}}, private_key: {{filename: '{path}/key.pem'}}}}]
+"
+        );
+        let listener = |name: &str, cluster: &str, front: SocketAddr, inside: &str| {
             format!(
                 "  - name: {name}
     address: {}
@@ -158,11 +188,11 @@ defaults
               domains: ['*']
               routes:
               - {{match: {{prefix: /admin}}, direct_response: {{status: 403}}}}
-              - {{match: {{prefix: /}}, route: {{cluster: {name}, timeout: 0s}}}}
+              - {{match: {{prefix: /}}, route: {{cluster: {cluster}, timeout: 0s}}}}
           http_filters:
           - name: envoy.filters.http.router
             typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
-",
+{inside}",
                 address(front)
             )
         };
@@ -181,8 +211,9 @@ defaults
             )
         };
         let config = "static_resources:\n  listeners:\n".to_owned()
-            + &listener("http1", one)
-            + &listener("http2", two)
+            + &listener("http1", "http1", one, "")
+            + &listener("http2", "http2", two, "")
+            + &listener("tls", "http1", tls, &context)
             + "  clusters:\n"
             + &cluster("http1", http1.address(), "http_protocol_options")
             + &cluster("http2", http2.address(), "http2_protocol_options");
@@ -191,15 +222,19 @@ defaults
         let mut command = Command::new(program);
         command.args(["-c", &file, "--concurrency", "1", "--use-dynamic-base-id", "--log-level", "off"]);
         let process = spawn(&mut command)?;
-        Peer { name: "Envoy", version, fronts: either(one, two), process, http1, http2, _home: home }.started().await
+        Peer { name: "Envoy", version, fronts: either(one, two), tls, process, http1, http2, _home: home }
+            .started()
+            .await
     }
 
     /// Waits until it accepts connections.
     async fn started(mut self) -> anyhow::Result<Peer> {
-        let (name, fronts) = (self.name, self.fronts.clone());
+        let (name, fronts, tls) = (self.name, self.fronts.clone(), self.tls);
         eventually(&format!("{name} to listen"), async || {
             ensure!(self.is_alive(), "{name} has ended; its configuration is what to look at first");
-            Ok(fronts.iter().all(|(_, _, front)| TcpStream::connect(front).is_ok()).then_some(()))
+            Ok((fronts.iter().map(|(_, _, front)| front).chain([&tls]))
+                .all(|front| TcpStream::connect(front).is_ok())
+                .then_some(()))
         })
         .await?;
         Ok(self)
@@ -212,6 +247,14 @@ impl Drop for Peer {
         drop(self.process.kill());
         drop(self.process.wait());
     }
+}
+
+/// Writes a certificate, `chain.pem` and `key.pem`, and both in one file, whose path it gives.
+fn certificate(home: &TempDir) -> anyhow::Result<String> {
+    let issued = Authority::new("strict")?.server(&[TLS_HOST])?;
+    write(home, "chain.pem", &issued.chain)?;
+    write(home, "key.pem", &issued.key)?;
+    write(home, "both.pem", &(issued.chain + &issued.key))
 }
 
 /// A gateway whose ports take clients of both versions.

@@ -28,7 +28,7 @@ impl Column {
         let mut seen = BTreeMap::new();
         for (number, case) in corpus.iter().enumerate() {
             for upstream in case.upstreams {
-                let (front, recorder) = ours.over(*upstream)?;
+                let (front, recorder) = ours.front(case, *upstream)?;
                 let came = exchange(case, front, recorder, PATIENCE * 5, Cut::Nowhere).await?;
                 seen.insert((number, *upstream == Http2), came);
             }
@@ -44,7 +44,7 @@ impl Column {
         let mut seen = BTreeMap::new();
         for (number, case) in corpus.iter().enumerate() {
             for upstream in case.upstreams {
-                let Some((front, recorder)) = peer.over(case.client, *upstream) else { continue };
+                let Some((front, recorder)) = peer.front(case, *upstream) else { continue };
                 let came = exchange(case, front, recorder, PATIENCE, Cut::Nowhere).await?;
                 seen.insert((number, *upstream == Http2), came);
             }
@@ -106,7 +106,7 @@ What four gateways make of the same bytes. Written by `make strict` on {day}; th
 where ours are a test, too.
 
 A cell is what the client gets, and behind the arrow what reaches the service as a whole request. `open`: another request
-on the same connection is answered as it should be. `closed`: the gateway ends the connection. `silent`: nothing comes
+on the same connection is answered as it should be. `ServerHello`: a handshake goes on. `closed`: the gateway ends the connection. `silent`: nothing comes
 for a second. `cut`: a body breaks off. `BROKEN`: what arrives is no request, or one that can be read in two ways. Where
 services of HTTP/2 make a difference, there is a second line; nginx speaks HTTP/1.1 only to services. What arrives of
 broken-off requests is not shown.

@@ -226,3 +226,52 @@ async fn heads_and_streams_have_their_limits() {
     client.find(|frame| frame.stream == 199 && frame.is_end_stream()).await.unwrap();
     gateway.metric_becomes("gateway_requests_in_flight", &[], 0.0).await.unwrap();
 }
+
+/// `HTTP2_ROUNDS=10000` is row C-5 in full.
+#[tokio::test]
+async fn data_that_nobody_reads_does_not_use_up_the_window() {
+    let rounds = std::env::var("HTTP2_ROUNDS").map_or(2_000, |text| text.parse().unwrap());
+    let (gateway, upstream) = start().await;
+    let mut client = connect(&gateway).await;
+    let post = |method: &str| {
+        let pseudo = [(":method", method), (":scheme", "http"), (":authority", HOST), (":path", "/")];
+        header_block(pseudo)
+    };
+    // It is answered at once, and nobody reads the body.
+    let refused = post("TRACE");
+    let credit = |frame: &Frame| match (frame.kind, frame.stream, frame.payload.first_chunk()) {
+        (kind::WINDOW_UPDATE, 0, Some(more)) => u64::from(u32::from_be_bytes(*more)),
+        _ => 0,
+    };
+    let (mut sent, mut given, mut stream) = (0, 65_535, 1);
+    for round in 0..rounds {
+        let head = frame(kind::HEADERS, END_HEADERS, stream, &refused);
+        client.send([head, frame(kind::DATA, END_STREAM, stream, &[7; 1_000])].concat()).await.unwrap();
+        sent += 1_000;
+        loop {
+            let came = client.next().await.unwrap().unwrap_or_else(|| panic!("the connection ended in round {round}"));
+            assert_ne!(came.kind, kind::GOAWAY, "round {round}");
+            given += credit(&came);
+            if came.stream == stream && (came.is_end_stream() || came.kind == kind::RST_STREAM) {
+                break;
+            }
+        }
+        stream += 2;
+        assert!(given > sent, "the window is empty in round {round}");
+    }
+    // All of the window is there again, but for what is given back only in larger pieces.
+    client.send(frame(kind::PING, 0, 0, b"the end!")).await.unwrap();
+    loop {
+        let came = client.next().await.unwrap().unwrap();
+        given += credit(&came);
+        if came.payload == b"the end!" {
+            break;
+        }
+    }
+    let window = given - sent;
+    assert!(window >= 512 * 1024, "{window} bytes are left after {rounds} rounds");
+    client.send(frame(kind::HEADERS, END_HEADERS, stream, &post("POST"))).await.unwrap();
+    client.send(frame(kind::DATA, END_STREAM, stream, b"body")).await.unwrap();
+    client.find(|frame| frame.stream == stream && frame.is_end_stream()).await.unwrap();
+    assert_eq!(upstream.requests().len(), 1);
+}

@@ -15,6 +15,7 @@ mod headers;
 mod hosts;
 mod house;
 mod http2_floods;
+mod http2_services;
 mod languages;
 mod lifecycle;
 mod limits;

@@ -4,6 +4,7 @@ use gateway::app::Options;
 use gateway::telemetry::LogFormat;
 use gateway_tests::body::Outgoing;
 use gateway_tests::gateway::{Setup, TestGateway};
+use gateway_tests::http2_frames::{END_HEADERS, END_STREAM, Frames, frame, get, kind};
 use gateway_tests::plugins::probe;
 use gateway_tests::resources::everything_to;
 use gateway_tests::server::Protocol::{self, Http1, Http2};
@@ -190,4 +191,26 @@ async fn an_answer_reaches_a_client_that_is_still_sending() {
         assert_eq!(client.response().await.unwrap().status, 400);
         client.closed().await.unwrap();
     }
+}
+
+/// Pieces of a head that come one by one make it complete, also where the last of them is all that is read at once.
+#[tokio::test]
+async fn an_http2_head_in_pieces_is_complete_with_the_last() {
+    let (gateway, upstream) = start(Http1, |options| options.client_limits.request_head_timeout = SHORT * 3).await;
+    let gate = Gate::shut();
+    let shut = gate.clone();
+    upstream.answer_with(move |_| Answer::new(200).after(&shut));
+    let mut client = Frames::connect(gateway.address(80).unwrap()).await.unwrap();
+    let head = get(HOST, [("x-large", "x".repeat(10_000).as_str())]);
+    let (first, last) = head.split_at(5_000);
+    client.send(frame(kind::HEADERS, END_STREAM, 1, first)).await.unwrap();
+    gateway.metric_becomes("gateway_downstream_connections", &[], 1.0).await.unwrap();
+    client.send(frame(kind::CONTINUATION, END_HEADERS, 1, last)).await.unwrap();
+    upstream.begun(1).await.unwrap();
+    // Somebody who came later and whose head is not complete is given up; this one is not.
+    let mut other = gateway.client().await.unwrap();
+    other.send("GET").await.unwrap();
+    hit(&gateway, "request_head_time", 1.0).await;
+    gate.open();
+    client.find(|frame| frame.stream == 1 && frame.is_end_stream()).await.unwrap();
 }

@@ -22,7 +22,7 @@ async fn run(group: &str, cuts: &[Cut]) {
     let mut wrong = Vec::new();
     for case in corpus(Size::Small).iter().filter(|case| case.row.starts_with(group)) {
         for upstream in case.upstreams {
-            let (front, recorder) = ours.over(*upstream).unwrap();
+            let (front, recorder) = ours.front(case, *upstream).unwrap();
             for cut in cuts {
                 let seen = exchange(case, front, recorder, PATIENCE, *cut).await.unwrap();
                 if !case.accepts(&seen) {

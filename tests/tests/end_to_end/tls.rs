@@ -5,6 +5,7 @@ mod handshakes;
 mod rotation;
 mod seen;
 mod servers;
+mod storms;
 
 use gateway_tests::certificates::{Authority, Issued};
 use gateway_tests::gateway::TestGateway;

@@ -223,3 +223,49 @@ async fn handshakes_are_resumed_and_have_to_end_in_time() {
     assert_eq!(get(&gateway, HOST).await, 503);
     gateway.metric_becomes("gateway_limit_exceeded_total", &[("limit", "upstream_connect_time")], 1.0).await.unwrap();
 }
+
+/// CVE-2026-1642: what comes in clear text where TLS was agreed on is nobody's answer.
+#[tokio::test]
+async fn clear_text_of_a_service_never_reaches_a_client() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let clear = b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nplaintext";
+    // Before the client has said anything; after its hello; as a record of data in the handshake; and before a
+    // handshake that is in order.
+    for (what, bytes, waits, shakes_hands) in [
+        ("before the hello", clear.to_vec(), false, false),
+        ("after the hello", clear.to_vec(), true, false),
+        ("a record of data", [&[23, 3, 3, 0, clear.len() as u8][..], clear].concat(), true, false),
+        ("before a handshake", clear.to_vec(), false, true),
+    ] {
+        let authority = Authority::new();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(authority.server(&[HOST], None)));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                if waits {
+                    let mut hello = [0; 4096];
+                    // The gateway may be gone, then there is nothing to tell it.
+                    let _ = stream.read(&mut hello).await;
+                }
+                let _ = stream.write_all(&bytes).await;
+                if shakes_hands && let Ok(mut stream) = acceptor.accept(stream).await {
+                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+                }
+            }
+        });
+        let resources = GATEWAY.to_owned()
+            + &gateway_tests::resources::service_at("sample", "HTTP", &[address])
+            + &virtual_service("everything", &["*"], "  - route: [{destination: {host: sample}}]");
+        let gateway = Setup::new()
+            .file("all.yaml", resources)
+            .file("rule.yaml", rule("mode: SIMPLE, caCertificates: ca.pem"))
+            .file("ca.pem", authority.0.clone())
+            .start()
+            .await
+            .unwrap();
+        let answer = gateway.client().await.unwrap().get(HOST, "/").await.unwrap();
+        assert_eq!(answer.status, 503, "{what}");
+        assert!(!answer.text().contains("plaintext"), "{what}: {}", answer.text());
+    }
+}
