@@ -197,6 +197,11 @@ impl Contexts {
         }
     }
 
+    /// Open contexts.
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len().saturating_sub(self.free.len())
+    }
+
     /// Whether there are woken streams.
     pub(crate) fn has_woken(&self) -> bool {
         !self.woken.is_empty()

@@ -252,6 +252,11 @@ impl Instance {
         self.vm.contexts().take_woken()
     }
 
+    /// Streams that were opened and not closed.
+    pub fn open_streams(&self) -> usize {
+        self.vm.store.data().contexts.len()
+    }
+
     /// Whether [`Instance::take_woken`] has any.
     pub fn has_woken(&self) -> bool {
         self.vm.store.data().contexts.has_woken()

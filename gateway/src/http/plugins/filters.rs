@@ -20,8 +20,8 @@ use proxy_wasm_host::{
 };
 
 use super::{
+    live::Link,
     passage::{Interrupted, Passage, sees_body, trailers_of},
-    vm::Link,
 };
 use crate::{
     http::{connection::Connection, record, request::X_REQUEST_ID},

@@ -17,7 +17,8 @@ use proxy_wasm_host::{
 use smallvec::SmallVec;
 
 use super::{
-    vm::{Link, Live, Vm},
+    live::{Link, Live},
+    vm::Vm,
     weight::Weight,
 };
 use crate::{

@@ -1,12 +1,13 @@
 //! Plugins that crash, never return, or take all the memory: it costs their stream and their instance, and nothing else.
 
-use super::get;
+use super::{get, terms::annotated};
 use gateway_tests::client::RawClient;
+use gateway_tests::eventually;
 use gateway_tests::gateway::{Setup, TestGateway};
-use gateway_tests::plugins::probe;
+use gateway_tests::plugins::{probe, wasm_plugin};
 use gateway_tests::resources::everything_to;
 use gateway_tests::server::Protocol;
-use gateway_tests::upstream::{Answer, Upstream};
+use gateway_tests::upstream::{Answer, Gate, Upstream};
 use std::time::Duration;
 
 const OPEN: &str = "failStrategy: FAIL_OPEN";
@@ -121,6 +122,48 @@ async fn a_callback_that_takes_all_the_memory_is_stopped() {
     assert!((1.0..16e6).contains(&held), "{held} bytes");
 }
 
+/// A plugin that takes another 256 KiB for every request, and crashes when it gets no more.
+const LEAKY: &str = r#"(module
+    (memory (export "memory") 1)
+    (func (export "proxy_abi_version_0_2_1"))
+    (func (export "malloc") (param i32) (result i32) i32.const 0)
+    (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
+        (if (i32.eq (memory.grow (i32.const 4)) (i32.const -1)) (then unreachable))
+        i32.const 0))"#;
+
+#[tokio::test]
+async fn an_instance_that_has_filled_its_memory_is_replaced_before_it_crashes() {
+    let upstream = Upstream::start(Protocol::Http1).await.unwrap();
+    let module = tempfile::Builder::new().suffix(".wasm").tempfile().unwrap().into_temp_path();
+    std::fs::write(&module, wat::parse_str(LEAKY).unwrap()).unwrap();
+    let plugin = annotated(&wasm_plugin("leaky", &module, ""), &[("limits", "{memory: 4Mi}")]);
+    let setup = Setup::new().workers(1).file("all.yaml", everything_to(&upstream)).file("plugin.yaml", plugin);
+    let gateway = setup.start().await.unwrap();
+    // A stream that stays in the first instance for as long as it takes.
+    let gate = Gate::shut();
+    upstream.answer_next(Answer::new(200).text("late").after(&gate));
+    let mut patient = gateway.client().await.unwrap();
+    patient.send("GET /patient HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    upstream.begun(1).await.unwrap();
+    let mut client = gateway.client().await.unwrap();
+    for number in 0..60 {
+        assert_eq!(get(&mut client, "/", "").await.status, 200, "{number}");
+        // The one that serves and its spare, beside the one with the patient stream.
+        let wanted = if number < 20 { 2.0..=3.0 } else { 3.0..=3.0 };
+        let there = async || {
+            let now = gateway.metrics().await?.sum("gateway_plugin_instances", &[("plugin", "leaky")]);
+            Ok(wanted.contains(&now).then_some(()))
+        };
+        eventually("the spare", there).await.unwrap();
+    }
+    gate.open();
+    assert_eq!(patient.response().await.unwrap().text(), "late");
+    gateway.metric_becomes("gateway_plugin_instances", &[("plugin", "leaky")], 2.0).await.unwrap();
+    let metrics = gateway.metrics().await.unwrap();
+    assert_eq!(metrics.sum("gateway_plugin_traps_total", &[]), 0.0);
+    assert!(metrics.sum("gateway_plugin_memory_bytes", &[("plugin", "leaky")]) <= 8e6);
+}
+
 #[tokio::test]
 async fn streams_that_wait_in_an_instance_that_dies_end_by_policy() {
     let upstream = Upstream::start(Protocol::Http1).await.unwrap();
@@ -203,7 +246,7 @@ async fn many_crashes_in_a_row_never_turn_protection_off() {
         let response = get(&mut client, "/", "").await;
         Ok((response.status == 200 && response.header_values("x-trace") == ["bad", "first"]).then_some(()))
     };
-    gateway_tests::eventually("the plugin to be back", recovered).await.unwrap();
+    eventually("the plugin to be back", recovered).await.unwrap();
     gateway.metric_becomes("gateway_plugin_instances", &[("plugin", "bad")], 2.0).await.unwrap();
 }
 

@@ -146,6 +146,7 @@ const ROWS: [(&str, &[Test]); 15] = [
         &[
             (HOST, "hostile", "one_instance_serves_many_streams_without_growing"),
             (HOST, "fresh", "many_fresh_instances_take_no_more_memory_than_a_few"),
+            (WHOLE, "plugins/faults", "an_instance_that_has_filled_its_memory_is_replaced_before_it_crashes"),
         ],
     ),
     (
