@@ -179,6 +179,11 @@ impl Activity {
         self.sending.progress.set(self.clock.now());
     }
 
+    /// The client has made room for a good part of it.
+    pub(super) fn progress(&self) {
+        self.sending.progress.set(self.clock.now());
+    }
+
     /// A piece of so many bytes was sent.
     pub(super) fn sent(&self, bytes: usize) {
         let pieces = u32::try_from(bytes / PIECE).unwrap_or(u32::MAX).saturating_add(1);

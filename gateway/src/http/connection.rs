@@ -14,6 +14,7 @@ use super::{
     client_io::ClientIo,
     handshake::{self, Shaken},
     http1, limits, other,
+    progress::Offering,
     proxy_protocol::{self, Refused, Said},
     secured::{self, Secured},
     service::{self, Aborted},
@@ -228,8 +229,13 @@ async fn serve_http2(io: ClientIo, connection: Rc<Connection>) {
             io,
             service_fn(move |request: Request<hyper::body::Incoming>| {
                 let (parts, body) = request.into_parts();
+                let connection = Rc::clone(&serving);
                 // In a box: on its way into a task and out of it a future is moved six times.
-                Box::pin(service::serve(Rc::clone(&serving), parts, Incoming::Http2(body), None))
+                Box::pin(async move {
+                    let activity = Rc::clone(&connection.activity);
+                    let response = service::serve(connection, parts, Incoming::Http2(body), None).await?;
+                    Ok::<_, Aborted>(response.map(|body| Offering::new(body, &activity)))
+                })
             }),
         );
     let counters = connection.worker.telemetry.counters();

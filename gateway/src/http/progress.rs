@@ -5,11 +5,14 @@
 
 use std::{
     cell::{Cell, RefCell},
+    pin::Pin,
     rc::Rc,
-    task::Waker,
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
+use bytes::{Buf, Bytes};
+use http_body::{Body, Frame, SizeHint};
 use slab::Slab;
 
 use super::activity::Activity;
@@ -147,5 +150,76 @@ impl Offers {
 impl Drop for Offers {
     fn drop(&mut self) {
         self.take();
+    }
+}
+
+/// A response over HTTP/2 as hyper sends it: each piece is an offer of its own until it has left, because h2 keeps what the
+/// client makes no room for, also when the response has come to its end for everybody else.
+pub(super) struct Offering<B> {
+    body: B,
+    activity: Rc<Activity>,
+}
+
+/// A piece of a response that is on its way.
+pub(super) struct Offered {
+    bytes: Bytes,
+    /// Bytes that have left since that last counted as progress.
+    left: usize,
+    activity: Rc<Activity>,
+}
+
+/// Less is no progress: a client that makes room byte by byte makes none.
+const PROGRESS: usize = 1024;
+
+impl<B> Offering<B> {
+    pub(super) fn new(body: B, activity: &Rc<Activity>) -> Self {
+        Self { body, activity: Rc::clone(activity) }
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for Offering<B> {
+    type Data = Offered;
+    type Error = B::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Offered>, B::Error>>> {
+        let polled = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let offered = |bytes| {
+            self.activity.offer();
+            Offered { bytes, left: 0, activity: Rc::clone(&self.activity) }
+        };
+        Poll::Ready(polled.map(|frame| frame.map(|frame| frame.map_data(offered))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Buf for Offered {
+    fn remaining(&self) -> usize {
+        self.bytes.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.bytes.chunk()
+    }
+
+    fn advance(&mut self, bytes: usize) {
+        self.bytes.advance(bytes);
+        self.left += bytes;
+        if self.left >= PROGRESS {
+            self.left = 0;
+            self.activity.progress();
+        }
+    }
+}
+
+impl Drop for Offered {
+    fn drop(&mut self) {
+        self.activity.take();
     }
 }

@@ -193,6 +193,42 @@ async fn an_answer_reaches_a_client_that_is_still_sending() {
     }
 }
 
+/// A hundred answers for which a client makes no room, or room for a byte now and then (reliability.md C-7).
+#[tokio::test]
+async fn a_client_that_holds_a_hundred_answers_back_is_not_served_for_ever() {
+    for drips in [false, true] {
+        let (gateway, upstream) =
+            start(Http1, |options| options.client_limits.response_write_timeout = SHORT * 2).await;
+        upstream.answer_with(|_| Answer::new(200).text(vec![7; 64 * 1024]));
+        let mut client = Frames::connect(gateway.address(80).unwrap()).await.unwrap();
+        // SETTINGS_INITIAL_WINDOW_SIZE
+        client.send(frame(kind::SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0])).await.unwrap();
+        let streams: Vec<u32> = (1..200).step_by(2).collect();
+        for stream in &streams {
+            client.send(frame(kind::HEADERS, END_HEADERS | END_STREAM, *stream, &get(HOST, []))).await.unwrap();
+        }
+        upstream.received(100).await.unwrap();
+        let dripping = async {
+            loop {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                for stream in &streams {
+                    // The connection may be over.
+                    let _ = client.send(frame(kind::WINDOW_UPDATE, 0, *stream, &[0, 0, 0, 1])).await;
+                }
+            }
+        };
+        let ended = async {
+            hit(&gateway, "response_write_time", 1.0).await;
+            gateway.metric_becomes("gateway_downstream_connections", &[], 0.0).await.unwrap();
+            gateway.metric_becomes("gateway_requests_in_flight", &[], 0.0).await.unwrap();
+        };
+        tokio::select! {
+            () = dripping, if drips => {}
+            () = ended => {}
+        }
+    }
+}
+
 /// Pieces of a head that come one by one make it complete, also where the last of them is all that is read at once.
 #[tokio::test]
 async fn an_http2_head_in_pieces_is_complete_with_the_last() {
