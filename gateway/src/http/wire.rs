@@ -203,8 +203,9 @@ impl Piped for WireBody {
         let Some(mut pipe) = Pipe::take() else { return Poll::Ready(None) };
         incoming.reader = None;
         match pipe.poll_fill(socket, usize::try_from(left).unwrap_or(usize::MAX), cx)? {
-            Poll::Ready(0) => Poll::Ready(Some(Err("the client has broken off the request".into()))),
-            Poll::Ready(moved) => {
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Ready(Some(0)) => Poll::Ready(Some(Err("the client has broken off the request".into()))),
+            Poll::Ready(Some(moved)) => {
                 incoming.body.skip(moved);
                 Poll::Ready(Some(Ok(pipe)))
             }

@@ -26,6 +26,8 @@ const KEPT: usize = 4;
 thread_local! {
     static SPARE: RefCell<Vec<Ends>> = const { RefCell::new(Vec::new()) };
     static USED: Cell<usize> = const { Cell::new(0) };
+    /// The system has no `splice(2)`, or does not let us use it.
+    static USELESS: Cell<bool> = const { Cell::new(false) };
 }
 
 /// A pipe that was lent to somebody, with what is in it. Goes back when it is dropped, or is closed if it is not empty.
@@ -45,7 +47,7 @@ struct Ends {
 impl Pipe {
     /// An empty pipe; `None`: there are enough, or the system has none to give.
     pub(crate) fn take() -> Option<Self> {
-        if USED.get() >= MOST {
+        if USED.get() >= MOST || USELESS.get() {
             return None;
         }
         let spare = SPARE.with_borrow_mut(Vec::pop);
@@ -59,8 +61,8 @@ impl Pipe {
         self.filled
     }
 
-    /// Takes up to `most` bytes out of a socket, once there are any. Gives how many; 0 is the end of the stream. Only
-    /// while the pipe is empty, so that "would block" means the socket.
+    /// Takes up to `most` bytes out of a socket, once there are any. Gives how many; 0 is the end of the stream. `None`: the
+    /// system cannot do that. Only while the pipe is empty, so that "would block" means the socket.
     ///
     /// # Errors
     /// As the socket says.
@@ -69,18 +71,24 @@ impl Pipe {
         socket: &TcpStream,
         most: usize,
         cx: &mut Context<'_>,
-    ) -> Poll<io::Result<usize>> {
-        let Some(ends) = &self.ends else { return Poll::Ready(Ok(0)) };
+    ) -> Poll<Option<io::Result<usize>>> {
+        let Some(ends) = &self.ends else { return Poll::Ready(None) };
         loop {
             ready!(socket.poll_read_ready(cx))?;
             let moved = socket
                 .try_io(Interest::READABLE, || splice(socket.as_raw_fd(), ends.write.as_raw_fd(), most.min(SIZE)));
             match moved {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
+                Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL | libc::EPERM)) => {
+                    if !USELESS.replace(true) {
+                        tracing::info!(%error, "long bodies are copied: the system does not move them with splice(2)");
+                    }
+                    return Poll::Ready(None);
+                }
+                Err(error) => return Poll::Ready(Some(Err(error))),
                 Ok(moved) => {
                     self.filled += moved;
-                    return Poll::Ready(Ok(moved));
+                    return Poll::Ready(Some(Ok(moved)));
                 }
             }
         }
@@ -175,7 +183,7 @@ mod tests {
             let mut passed = 0;
             loop {
                 let mut pipe = Pipe::take().unwrap();
-                let moved = poll_fn(|cx| pipe.poll_fill(&from, usize::MAX, cx)).await.unwrap();
+                let moved = poll_fn(|cx| pipe.poll_fill(&from, usize::MAX, cx)).await.unwrap().unwrap();
                 if moved == 0 {
                     break passed;
                 }
@@ -210,7 +218,7 @@ mod tests {
         assert_eq!(SPARE.with_borrow(Vec::len), KEPT);
         writer.write_all(b"left over").await.unwrap();
         let mut pipe = Pipe::take().unwrap();
-        assert_eq!(poll_fn(|cx| pipe.poll_fill(&from, 4, cx)).await.unwrap(), 4);
+        assert_eq!(poll_fn(|cx| pipe.poll_fill(&from, 4, cx)).await.unwrap().unwrap(), 4);
         drop(pipe);
         assert_eq!((SPARE.with_borrow(Vec::len), USED.get()), (KEPT - 1, 0));
     }

@@ -282,7 +282,8 @@ impl<B: RequestBody> Http1<B> {
         }
         let Some(mut pipe) = Pipe::take() else { return Poll::Ready(None) };
         let most = usize::try_from(left).unwrap_or(usize::MAX);
-        Poll::Ready(Some(match ready!(pipe.poll_fill(socket, most, cx)) {
+        let Some(filled) = ready!(pipe.poll_fill(socket, most, cx)) else { return Poll::Ready(None) };
+        Poll::Ready(Some(match filled {
             Ok(0) => Err("the connection ended in the middle of a body".into()),
             Ok(moved) => {
                 self.receiving.skip(moved);

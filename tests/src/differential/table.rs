@@ -111,6 +111,13 @@ pub fn written(text: &str, mut rows: Vec<Row>) -> anyhow::Result<String> {
         let best = same.max_by_key(|old| (old.at == row.at, old.envoy == row.envoy, old.ours == row.ours));
         row.why = best.map(|old| old.why.clone()).unwrap_or_default();
     }
+    // What is seen by chance stays where it was, seen or not.
+    for (number, old) in known.iter().enumerate() {
+        if old.why.starts_with("by chance: ") && !rows.contains(old) {
+            let before = known.iter().take(number).rev().find_map(|row| rows.iter().position(|now| now == row));
+            rows.insert(before.map_or(0, |place| place + 1), old.clone());
+        }
+    }
     let head = "| case | line | in | Envoy | ours | why |\n|---|---|---|---|---|---|\n";
     let (before, _) = text.split_once(head).context("there is no table")?;
     let mut text = before.to_owned() + head;
