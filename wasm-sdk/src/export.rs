@@ -2,11 +2,17 @@
 //!
 //! Only [`plugin`](macro@crate::plugin) expands this; what the exported functions do is in `wasm/module.rs`.
 
-/// `TYPE; CALLBACK …`
+/// `TYPE; CALLBACK …`, where `forgets` stands for a plugin that remembers nothing of a stream between its handlers.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __export {
+    ($plugin:ty; forgets $($callback:ident)*) => {
+        $crate::__export!($plugin, $crate::Forgotten; forgets $($callback)*);
+    };
     ($plugin:ty; $($callback:ident)*) => {
+        $crate::__export!($plugin, $crate::Remembered<$plugin>; $($callback)*);
+    };
+    ($plugin:ty, $streams:ty; $($callback:ident)*) => {
         const _: () = {
             const fn is_a_plugin<P: $crate::Plugin>() {}
             is_a_plugin::<$plugin>();
@@ -15,7 +21,7 @@ macro_rules! __export {
             mod exports {
                 use super::*;
 
-                static MODULE: $crate::Module<$plugin> = $crate::Module::new();
+                static MODULE: $crate::Module<$plugin, $streams> = $crate::Module::new();
 
                 #[cfg(target_os = "wasi")]
                 unsafe extern "C" {
@@ -59,6 +65,11 @@ macro_rules! __export {
                 $($crate::__export!(@ $callback);)*
             }
         };
+    };
+    // What this gateway knows of: it need not be told where a stream begins and ends.
+    (@ forgets) => {
+        #[unsafe(no_mangle)]
+        extern "C" fn gateway_streams_are_forgotten() {}
     };
     (@ request_headers) => {
         #[unsafe(no_mangle)]

@@ -93,6 +93,9 @@
 //!   into [`shared`], what one does for another into a [`Queue`]; [`set_tick_period`] has the plugin called regularly.
 //! * **A module exports what it handles and imports what it calls**, because of [`plugin`](macro@plugin) at its `impl`: the
 //!   gateway calls nothing that is not there, and streams bodies past a plugin that does not look at them.
+//! * **Nothing to remember costs nothing.** A plugin whose `Context` is written as `()`, and that has no handlers of bodies
+//!   and trailers, is not told where streams begin and end: that is half of what a small plugin does. Its module says so
+//!   with an export that other hosts do not look at.
 //! * **Modules run everywhere.** They carry the marker of ABI 0.2.1 and import only functions that every host of
 //!   that version has.
 
@@ -119,6 +122,8 @@ mod reply;
 pub mod shared;
 mod stream;
 #[cfg(any(test, target_arch = "wasm32"))]
+mod streams;
+#[cfg(any(test, target_arch = "wasm32"))]
 mod table;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
@@ -141,6 +146,12 @@ pub use wasm_sdk_macros::plugin;
 
 #[doc(hidden)]
 pub use host::Side;
+#[doc(hidden)]
+#[cfg(any(test, target_arch = "wasm32"))]
+pub use stream::Stream;
+#[doc(hidden)]
+#[cfg(any(test, target_arch = "wasm32"))]
+pub use streams::{Forgotten, Remembered, Roots, Streams};
 #[doc(hidden)]
 #[cfg(target_arch = "wasm32")]
 pub use wasm::{Module, allocate, start};

@@ -15,7 +15,7 @@ pub(crate) enum Action {
 }
 
 /// One stream of a plugin.
-pub(crate) struct Stream<P: Plugin> {
+pub struct Stream<P: Plugin> {
     plugin: Rc<P>,
     context: P::Context,
     request: Progress,
@@ -36,6 +36,12 @@ struct Progress {
 impl<P: Plugin> Stream<P> {
     pub(crate) fn new(plugin: Rc<P>) -> Stream<P> {
         Stream { plugin, context: P::Context::default(), request: Progress::default(), response: Progress::default() }
+    }
+
+    /// Whose handlers it calls.
+    #[cfg(test)]
+    pub(crate) fn plugin(&self) -> &P {
+        &self.plugin
     }
 
     /// The headers of a message are there; `end` if nothing follows them.

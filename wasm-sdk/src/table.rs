@@ -20,6 +20,12 @@ impl<T> Table<T> {
         Table { slots: Vec::new(), len: 0 }
     }
 
+    /// Whether there is none.
+    #[inline(always)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// Puts a value in the place of what has this number, if anything has.
     #[inline(always)]
     pub(crate) fn insert(&mut self, number: u32, value: T) {

@@ -1,11 +1,17 @@
 //! The TLS handshake of a client: its hello chooses the server, the server's settings do the rest.
 //!
+//! A handshake takes as long as ten requests do. So a worker does one (our share of the key exchange, our signature), then
+//! looks after everybody else who is ready, and only then does the next: a storm of them waits in a queue of its own.
+//!
 //! Who asks for a name that nobody serves, or for a server without a usable certificate, gets a TCP reset, as from
 //! Istio's gateway: no alert says what is there.
 
 use std::{
+    future::{Future as _, poll_fn},
     io,
+    pin::pin,
     sync::Arc,
+    task::Poll,
     time::{Duration, SystemTime},
 };
 
@@ -16,6 +22,7 @@ use rustls::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    sync::{Semaphore, SemaphorePermit},
 };
 use tokio_rustls::{StartHandshake, TlsStream};
 
@@ -40,6 +47,15 @@ pub(super) struct Shaken {
     pub(super) http2: Option<bool>,
 }
 
+/// Where the handshakes of a worker wait for each other.
+pub(super) struct Queue(Semaphore);
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self(Semaphore::new(1))
+    }
+}
+
 /// Why a client is turned away.
 #[derive(Debug, thiserror::Error)]
 enum Refused {
@@ -60,7 +76,7 @@ enum Refused {
 /// Does the handshake. `None`: the client was turned away, which has been counted.
 pub(super) async fn accept(tcp: TcpStream, port: &Port, worker: &Worker) -> Option<Shaken> {
     let counters = worker.telemetry.counters();
-    let refused = match tokio::time::timeout(limits::HANDSHAKE_TIMEOUT, shake(tcp, port)).await {
+    let refused = match tokio::time::timeout(limits::HANDSHAKE_TIMEOUT, shake(tcp, port, &worker.handshakes)).await {
         Ok(Ok((shaken, resumed))) => {
             counters.tls_handshakes.inc();
             if resumed {
@@ -84,11 +100,13 @@ pub(super) async fn accept(tcp: TcpStream, port: &Port, worker: &Worker) -> Opti
     None
 }
 
-async fn shake(mut tcp: TcpStream, port: &Port) -> Result<(Shaken, bool), Refused> {
+async fn shake(mut tcp: TcpStream, port: &Port, queue: &Queue) -> Result<(Shaken, bool), Refused> {
     let accepted = match hello(&mut tcp).await {
         Err(refused @ Refused::HelloTooLarge) => return Err(reset(&tcp, refused)),
         other => other?,
     };
+    // Nobody closes the queue.
+    let turn = queue.0.acquire().await.ok();
     // What is configured now, not when the connection was opened.
     let serving = port.serving();
     let (config, secured) = {
@@ -101,7 +119,7 @@ async fn shake(mut tcp: TcpStream, port: &Port) -> Result<(Shaken, bool), Refuse
         let config = Arc::clone(if server.tcp.is_some() { tls.foreign() } else { tls.config(&hello) });
         (config, Secured::begin(&serving, place, server, tls, &hello))
     };
-    let (stream, peer) = finish(accepted, tcp, config).await?;
+    let (stream, peer) = finish(accepted, tcp, config, turn).await?;
     let session = stream.get_ref().1;
     let resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
     let http2 = session.alpn_protocol().map(|protocol| protocol == ALPN_HTTP2);
@@ -147,10 +165,21 @@ async fn finish(
     accepted: Accepted,
     tcp: TcpStream,
     config: Arc<ServerConfig>,
+    turn: Option<SemaphorePermit<'_>>,
 ) -> Result<(TlsStream<TcpStream>, Option<Peer>), Refused> {
     let start = StartHandshake::from_parts(accepted, tcp);
+    // This is what takes time.
     let shaking = start.into_stream_with(config, |session| session.set_buffer_limit(Some(limits::SEND_BUFFER_BYTES)));
-    let stream = TlsStream::Server(shaking.await?);
+    let mut shaking = pin!(shaking);
+    let sent = poll_fn(|cx| Poll::Ready(shaking.as_mut().poll(cx))).await;
+    // Comes back when everybody who was ready has had a turn.
+    tokio::task::yield_now().await;
+    drop(turn);
+    let shaken = match sent {
+        Poll::Ready(shaken) => shaken,
+        Poll::Pending => shaking.await,
+    };
+    let stream = TlsStream::Server(shaken?);
     let (tcp, session) = stream.get_ref();
     let peer = Peer::new(session.peer_certificates());
     // A resumed session does not look at the certificate again.

@@ -10,7 +10,7 @@ use std::{
 use smallvec::SmallVec;
 
 use super::{
-    Cluster, Connections, Identity, Limits,
+    Cluster, Connections, Identity, Limits, handshake,
     header_maps::HeaderMaps,
     log_headers::LogHeaders,
     plugins::{Link, PluginSet},
@@ -38,6 +38,7 @@ pub(crate) struct Worker {
     pub(crate) bodies: Rc<Bodies>,
     pub(crate) limits: Limits,
     pub(super) header_maps: HeaderMaps,
+    pub(super) handshakes: handshake::Queue,
     /// What the process can still take.
     pub(crate) overload: Arc<Overload>,
     /// What requests without a destination are counted for.
@@ -70,6 +71,7 @@ impl Worker {
             bodies: Rc::default(),
             limits,
             header_maps: HeaderMaps::default(),
+            handshakes: handshake::Queue::default(),
             overload,
             nowhere,
             log_headers,

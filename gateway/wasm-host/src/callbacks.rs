@@ -34,12 +34,23 @@ pub struct Callbacks {
     pub tick: bool,
     /// `proxy_on_queue_ready`
     pub queue_ready: bool,
+    /// It remembers nothing of a stream between two callbacks: `gateway_streams_are_forgotten`. It is not told where
+    /// streams begin (`proxy_on_context_create`), nor that they may be deleted (`proxy_on_delete`).
+    pub forgets_streams: bool,
+    /// It wants to hear of the end of a stream: `proxy_on_log`, `proxy_on_done` or `proxy_on_delete`.
+    pub end: bool,
 }
+
+/// How a module says that it remembers nothing of a stream between two callbacks, so that there is nothing to prepare for
+/// one and nothing to clean up. Like the markers of the ABI it is never called. Other hosts do not know it; to them such a
+/// module is like any other.
+const STREAMS_ARE_FORGOTTEN: &str = "gateway_streams_are_forgotten";
 
 impl Callbacks {
     /// Reads them off a list of exported functions.
     pub(crate) fn of<'a>(exports: impl Iterator<Item = &'a str>) -> Self {
         let mut callbacks = Self::default();
+        let mut delete = false;
         for name in exports {
             match name {
                 "proxy_on_request_headers" => callbacks.request_headers = true,
@@ -54,9 +65,13 @@ impl Callbacks {
                 "proxy_on_log" => callbacks.log = true,
                 "proxy_on_tick" => callbacks.tick = true,
                 "proxy_on_queue_ready" => callbacks.queue_ready = true,
+                "proxy_on_done" => callbacks.end = true,
+                "proxy_on_delete" => delete = true,
+                STREAMS_ARE_FORGOTTEN => callbacks.forgets_streams = true,
                 _ => {}
             }
         }
+        callbacks.end |= callbacks.log || (delete && !callbacks.forgets_streams);
         callbacks
     }
 }
@@ -107,6 +122,8 @@ pub(crate) type OnGrpc = TypedFunc<(u32, u32, u32), ()>;
 
 /// The exported callbacks of one instance, resolved once.
 pub(crate) struct Exports {
+    /// Whether streams are created and deleted in it; root contexts always are.
+    pub(crate) keeps_streams: bool,
     pub(crate) on_context_create: Option<TypedFunc<(u32, u32), ()>>,
     pub(crate) on_vm_start: Option<TypedFunc<(u32, u32), u32>>,
     pub(crate) validate_configuration: Option<TypedFunc<(u32, u32), u32>>,
@@ -144,6 +161,7 @@ impl Exports {
             AbiVersion::V0_2_0 | AbiVersion::V0_2_1 => callback(plugin, instance, store, name).map(OnHeaders::V0_2),
         };
         Self {
+            keeps_streams: !plugin.module.callbacks().forgets_streams,
             on_context_create: callback(plugin, instance, &mut store, "proxy_on_context_create"),
             on_vm_start: callback(plugin, instance, &mut store, "proxy_on_vm_start"),
             validate_configuration: callback(plugin, instance, &mut store, "proxy_validate_configuration"),

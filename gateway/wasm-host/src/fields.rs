@@ -10,6 +10,7 @@ use http::uri::{Authority, PathAndQuery};
 use http::{Method, StatusCode};
 use thiserror::Error;
 
+use crate::names::{Name, Names, Role};
 use crate::pairs::Pair;
 use crate::{RequestHead, ResponseHead, Scheme};
 
@@ -61,14 +62,21 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// The first value of a name, which is read for this.
+    pub(crate) fn get(self, name: &[u8]) -> Option<&'a [u8]> {
+        self.value(Names::default().read(name))
+    }
+
     /// The first value of a name. Names are compared without regard to case; the pseudo header of
     /// another kind of message is simply not there.
-    pub(crate) fn get(self, name: &[u8]) -> Option<&'a [u8]> {
-        if name.first() == Some(&b':') {
-            return self.pseudo().into_iter().flatten().find(|(pseudo, _)| *pseudo == name).map(|(_, value)| value);
+    pub(crate) fn value(self, name: Name<'_>) -> Option<&'a [u8]> {
+        match name {
+            Name::Field(known) => self.headers().get(&known.name).map(HeaderValue::as_bytes),
+            Name::Pseudo(name) => {
+                self.pseudo().into_iter().flatten().find(|(pseudo, _)| *pseudo == name).map(|(_, value)| value)
+            }
+            Name::Illegal => None,
         }
-        let name = std::str::from_utf8(name).ok()?;
-        self.headers().get(name).map(HeaderValue::as_bytes)
     }
 
     /// All pairs, duplicates included, pseudo headers first.
@@ -116,41 +124,44 @@ impl FieldsMut<'_> {
 
     /// Writes one field. Answers whether the map is different now: fields that frame the message on
     /// a connection are not a plugin's to write and are left as they are.
-    pub(crate) fn write(&mut self, how: Write, name: &[u8], value: &[u8], max: usize) -> Result<bool, EditError> {
-        if name.first() == Some(&b':') {
-            return self.write_pseudo(name, value).map(|()| true);
-        }
-        let name = HeaderName::from_bytes(name).map_err(|_| EditError::Name)?;
-        if name == header::HOST && matches!(self, Self::Request(_)) {
-            return self.write_pseudo(b":authority", value).map(|()| true);
-        }
-        if is_framing(&name) {
-            return Ok(false);
+    pub(crate) fn write(&mut self, how: Write, name: Name<'_>, value: &[u8], max: usize) -> Result<bool, EditError> {
+        let known = match name {
+            Name::Field(known) => known,
+            Name::Pseudo(name) => return self.write_pseudo(name, value).map(|()| true),
+            Name::Illegal => return Err(EditError::Name),
+        };
+        match known.role {
+            Role::Host if matches!(self, Self::Request(_)) => {
+                return self.write_pseudo(b":authority", value).map(|()| true);
+            }
+            Role::Framing => return Ok(false),
+            Role::Host | Role::Ordinary => {}
         }
         let value = HeaderValue::from_bytes(value).map_err(|_| EditError::Value)?;
         let headers = self.headers();
-        if headers.len() >= max && (how == Write::Add || !headers.contains_key(&name)) {
+        if headers.len() >= max && (how == Write::Add || !headers.contains_key(&known.name)) {
             return Err(EditError::TooMany);
         }
         let done = match how {
-            Write::Add => headers.try_append(name, value).map(drop),
-            Write::Replace => headers.try_insert(name, value).map(drop),
+            Write::Add => headers.try_append(known.name.clone(), value).map(drop),
+            Write::Replace => headers.try_insert(known.name.clone(), value).map(drop),
         };
         done.map(|()| true).map_err(|_| EditError::TooMany)
     }
 
     /// Removes every field of a name. Answers whether there was one.
-    pub(crate) fn remove(&mut self, name: &[u8]) -> Result<bool, EditError> {
+    pub(crate) fn remove(&mut self, name: Name<'_>) -> Result<bool, EditError> {
         let request = matches!(self, Self::Request(_));
         let required = match name {
-            b":authority" | b":path" | b":method" | b":scheme" => request,
-            b":status" => matches!(self, Self::Response(_)),
-            _ => request && name.eq_ignore_ascii_case(b"host"),
+            Name::Pseudo(b":authority" | b":path" | b":method" | b":scheme") => request,
+            Name::Pseudo(b":status") => matches!(self, Self::Response(_)),
+            Name::Field(known) => request && known.role == Role::Host,
+            Name::Pseudo(_) | Name::Illegal => false,
         };
         if required {
             return Err(EditError::Required);
         }
-        Ok(std::str::from_utf8(name).is_ok_and(|name| self.headers().remove(name).is_some()))
+        Ok(matches!(name, Name::Field(known) if self.headers().remove(&known.name).is_some()))
     }
 
     /// Replaces all fields by these pairs. Pseudo headers (and `host`) that are not among them keep
@@ -186,8 +197,9 @@ impl FieldsMut<'_> {
     }
 
     fn add_all<'p>(&mut self, pairs: impl Iterator<Item = Pair<'p>>, max: usize) -> Result<(), EditError> {
+        let mut names = Names::default();
         for (name, value) in pairs {
-            self.write(Write::Add, name, value, max)?;
+            self.write(Write::Add, names.read(name), value, max)?;
         }
         Ok(())
     }
@@ -274,7 +286,7 @@ mod tests {
     }
 
     fn write(head: &mut RequestHead, name: &str, value: &[u8]) -> Result<bool, EditError> {
-        FieldsMut::Request(head).write(Write::Replace, name.as_bytes(), value, 100)
+        FieldsMut::Request(head).write(Write::Replace, Names::default().read(name.as_bytes()), value, 100)
     }
 
     #[test]
@@ -342,7 +354,7 @@ mod tests {
     #[test]
     fn a_second_host_replaces_the_first() {
         let mut head = request();
-        FieldsMut::Request(&mut head).write(Write::Add, b"host", b"other", 100).unwrap();
+        FieldsMut::Request(&mut head).write(Write::Add, Names::default().read(b"host"), b"other", 100).unwrap();
         assert!(head.headers.get_all(header::HOST).iter().eq(["other"]));
     }
 
@@ -367,29 +379,41 @@ mod tests {
             assert_eq!(write(&mut head, name, b"1"), Ok(false), "{name}");
         }
         assert_eq!(head.headers.get(header::CONTENT_LENGTH).unwrap(), "5");
-        assert_eq!(FieldsMut::Request(&mut head).remove(b"Content-Length"), Ok(true));
-        assert_eq!(FieldsMut::Request(&mut head).remove(b"content-length"), Ok(false));
+        assert_eq!(FieldsMut::Request(&mut head).remove(Names::default().read(b"Content-Length")), Ok(true));
+        assert_eq!(FieldsMut::Request(&mut head).remove(Names::default().read(b"content-length")), Ok(false));
     }
 
     #[test]
     fn required_fields_stay() {
         let mut head = request();
         for name in [":authority", ":path", ":method", ":scheme", "Host"] {
-            assert_eq!(FieldsMut::Request(&mut head).remove(name.as_bytes()), Err(EditError::Required), "{name}");
+            assert_eq!(
+                FieldsMut::Request(&mut head).remove(Names::default().read(name.as_bytes())),
+                Err(EditError::Required),
+                "{name}"
+            );
         }
-        assert_eq!(FieldsMut::Request(&mut head).remove(b":status"), Ok(false));
+        assert_eq!(FieldsMut::Request(&mut head).remove(Names::default().read(b":status")), Ok(false));
         let mut response = ResponseHead { status: StatusCode::OK, headers: HeaderMap::new() };
-        assert_eq!(FieldsMut::Response(&mut response).remove(b":status"), Err(EditError::Required));
+        assert_eq!(
+            FieldsMut::Response(&mut response).remove(Names::default().read(b":status")),
+            Err(EditError::Required)
+        );
     }
 
     #[test]
     fn a_status_is_one_that_can_be_sent() {
         let mut response = ResponseHead { status: StatusCode::OK, headers: HeaderMap::new() };
         for status in ["0", "99", "100", "101", "600", "1000", "abc", ""] {
-            let written = FieldsMut::Response(&mut response).write(Write::Replace, b":status", status.as_bytes(), 9);
+            let written = FieldsMut::Response(&mut response).write(
+                Write::Replace,
+                Names::default().read(b":status"),
+                status.as_bytes(),
+                9,
+            );
             assert_eq!(written, Err(EditError::PseudoValue), "{status}");
         }
-        FieldsMut::Response(&mut response).write(Write::Replace, b":status", b"404", 9).unwrap();
+        FieldsMut::Response(&mut response).write(Write::Replace, Names::default().read(b":status"), b"404", 9).unwrap();
         assert_eq!(response.status, StatusCode::NOT_FOUND);
     }
 
@@ -415,11 +439,11 @@ mod tests {
         let mut map = HeaderMap::new();
         let mut fields = FieldsMut::Trailers(&mut map);
         for _ in 0..3 {
-            fields.write(Write::Add, b"x", b"1", 3).unwrap();
+            fields.write(Write::Add, Names::default().read(b"x"), b"1", 3).unwrap();
         }
-        assert_eq!(fields.write(Write::Add, b"x", b"1", 3), Err(EditError::TooMany));
-        assert_eq!(fields.write(Write::Replace, b"y", b"1", 3), Err(EditError::TooMany));
-        assert_eq!(fields.write(Write::Replace, b"x", b"1", 3), Ok(true));
+        assert_eq!(fields.write(Write::Add, Names::default().read(b"x"), b"1", 3), Err(EditError::TooMany));
+        assert_eq!(fields.write(Write::Replace, Names::default().read(b"y"), b"1", 3), Err(EditError::TooMany));
+        assert_eq!(fields.write(Write::Replace, Names::default().read(b"x"), b"1", 3), Ok(true));
         assert_eq!(map.len(), 1);
     }
 }

@@ -56,7 +56,7 @@ impl Instance {
             return Err((exchange, trap));
         }
         let context = self.vm.contexts().open(exchange);
-        if let Some(create) = &self.exports.on_context_create {
+        if let Some(create) = self.exports.on_context_create.as_ref().filter(|_| self.exports.keeps_streams) {
             let params = (context.number(), ROOT);
             if let Err(trap) = self.vm.enter("proxy_on_context_create", create, Some(context), params) {
                 // It was attached three lines above, and nothing but `close` takes it away.
@@ -179,7 +179,7 @@ impl Instance {
         if let Some(log) = self.exports.on_log.as_ref().filter(|_| is_connection) {
             self.vm.enter("proxy_on_log", log, Some(context), id)?;
         }
-        if let Some(delete) = &self.exports.on_delete {
+        if let Some(delete) = self.exports.on_delete.as_ref().filter(|_| self.exports.keeps_streams) {
             self.vm.enter("proxy_on_delete", delete, Some(context), id)?;
         }
         Ok(self.vm.contexts().close(context))

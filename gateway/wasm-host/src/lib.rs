@@ -66,6 +66,7 @@ mod limits;
 mod log;
 mod metadata;
 mod module;
+mod names;
 mod outbound;
 mod pairs;
 mod plugin;

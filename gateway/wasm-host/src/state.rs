@@ -12,9 +12,10 @@ use crate::contexts::{Contexts, ROOT};
 use crate::deadline::{Budget, Deadline};
 use crate::expressions::Expressions;
 use crate::log::{self, LogLine, Rate, Verdict};
+use crate::names::Names;
 use crate::plugin::Inner;
 use crate::shared::{Inbox, MetricIds, Quota};
-use crate::{ContextId, Effects, Exchange, Limits};
+use crate::{ContextId, Effects, Exchange, Isolation, Limits};
 
 /// Log lines kept from the start-up, for the error message.
 const START_LINES: usize = 20;
@@ -67,6 +68,8 @@ pub(crate) struct State {
     pub(crate) expressions: Expressions,
     /// What it has asked of other services.
     pub(crate) calls: Calls,
+    /// Of header fields.
+    pub(crate) names: Names,
     rate: Rate,
     start_log: Option<VecDeque<String>>,
 }
@@ -97,6 +100,11 @@ impl State {
             retirement: Retirement::default(),
             expressions: Expressions::default(),
             calls: Calls::default(),
+            names: match plugin.settings.isolation {
+                Isolation::Worker => Names::remembered(),
+                // It does not live long enough to write a name twice.
+                Isolation::Request => Names::default(),
+            },
             rate: Rate::default(),
             start_log: Some(VecDeque::new()),
             plugin,

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 /// | name | what is there |
 /// |---|---|
 /// | `chain` | three plugins: `first`, `second`, `third` |
+/// | `add-header` | two configurations of that plugin, in Envoy with one VM for both |
 /// | `scripted-to-http2` | a service in HTTP/2 |
 /// | `refuses`, `refuses-open` | a plugin that refuses its configuration, FAIL_CLOSE and FAIL_OPEN |
 /// | `traps`, `traps-open` | nobody asks the plugin what it saw, so it may trap; FAIL_CLOSE and FAIL_OPEN |
@@ -27,6 +28,8 @@ pub struct Front {
 /// A plugin and its configuration.
 pub(super) struct Plugin {
     pub(super) name: String,
+    /// Envoy's VM for it.
+    pub(super) vm: String,
     pub(super) module: PathBuf,
     /// JSON without a single quote.
     pub(super) config: String,
@@ -44,11 +47,13 @@ impl Front {
         let module = module(name, home)?;
         let plugin = |name: &str, script: &str| Plugin {
             name: name.to_owned(),
+            vm: name.to_owned(),
             module: module.clone(),
             config: if script.is_empty() { "{}".to_owned() } else { format!("{{\"script\": \"| {script} |\"}}") },
         };
         let plugins = match name {
             "chain" => CHAIN.iter().map(|name| plugin(name, &format!("name={name}"))).collect(),
+            "add-header" => ["one", "two"].map(|which| adds(which, &module)).into(),
             _ if name.starts_with("refuses") => vec![plugin(name, "configure return 0")],
             _ => vec![plugin(name, "")],
         };
@@ -59,6 +64,17 @@ impl Front {
     /// Whether Envoy listens at all: it takes no listener with a plugin that does not start, whatever its policy.
     pub(super) fn is_taken_by_envoy(&self) -> bool {
         !self.name.starts_with("refuses")
+    }
+}
+
+/// A plugin on the SDK, which adds its name to both messages.
+fn adds(name: &str, module: &Path) -> Plugin {
+    let rules = format!("{{\"add\": {{\"x-passed\": \"{name}\"}}}}");
+    Plugin {
+        name: format!("adds-{name}"),
+        vm: "adds".to_owned(),
+        module: module.to_owned(),
+        config: format!("{{\"request\": {rules}, \"response\": {rules}}}"),
     }
 }
 

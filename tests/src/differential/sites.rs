@@ -237,7 +237,7 @@ fn listener(front: &Front, at: SocketAddr) -> String {
     )
 }
 
-fn filter(Plugin { name, module, config }: &Plugin, failing: &str) -> String {
+fn filter(Plugin { name, vm, module, config }: &Plugin, failing: &str) -> String {
     let module = module.display();
     format!(
         "
@@ -247,7 +247,7 @@ fn filter(Plugin { name, module, config }: &Plugin, failing: &str) -> String {
             config:
               name: default.{name}
               failure_policy: {failing}
-              vm_config: {{vm_id: {name}, runtime: envoy.wasm.runtime.v8, code: {{local: {{filename: '{module}'}}}}}}
+              vm_config: {{vm_id: {vm}, runtime: envoy.wasm.runtime.v8, code: {{local: {{filename: '{module}'}}}}}}
               configuration: {{'@type': type.googleapis.com/google.protobuf.StringValue, value: '{config}'}}"
     )
 }

@@ -1,5 +1,5 @@
 //! The attribute `#[wasm_sdk::plugin]`: it looks which handlers an `impl Plugin for …` has written, and has the module
-//! export the callbacks for these and for no others.
+//! export the callbacks for these and for no others; and whether there is something to remember between them.
 //!
 //! That is all it knows: the exports themselves are in `wasm-sdk/src/export.rs`. A callback that is not exported costs a
 //! gateway nothing, and bodies that no plugin looks at stream past WebAssembly.
@@ -44,16 +44,41 @@ fn exports(item: TokenStream) -> Result<TokenStream, &'static str> {
         return Err("the plugin of a module cannot be generic");
     }
     let mut arguments: TokenStream = tokens.drain(before_type + 1..).collect();
-    let names = callbacks(body.stream()).join(" ");
+    let names = exported(body.stream()).join(" ");
     arguments.extend(format!("; {names}").parse::<TokenStream>().map_err(|_| WRONG)?);
     let mut call: TokenStream = "::wasm_sdk::__export!".parse().map_err(|_| WRONG)?;
     call.extend([TokenTree::Group(Group::new(Delimiter::Brace, arguments))]);
     Ok(call)
 }
 
-/// The callbacks for the handlers in the body of an `impl`.
-fn callbacks(body: TokenStream) -> Vec<&'static str> {
+/// What the body of an `impl` asks for. First, whether nothing is remembered of a stream: its context is written as `()`,
+/// and no handler sees parts of a message.
+fn exported(body: TokenStream) -> Vec<&'static str> {
     let tokens: Vec<_> = body.into_iter().collect();
+    let mut names = callbacks(&tokens);
+    let in_parts = |name: &&str| name.ends_with("_body") || name.ends_with("_trailers");
+    if has_no_context(&tokens) && !names.iter().any(in_parts) {
+        names.insert(0, "forgets");
+    }
+    names
+}
+
+/// Whether it says `type Context = ();`.
+fn has_no_context(tokens: &[TokenTree]) -> bool {
+    tokens.windows(4).any(|tokens| match tokens {
+        [keyword, name, TokenTree::Punct(equals), TokenTree::Group(unit)] => {
+            is_word(keyword, "type")
+                && is_word(name, "Context")
+                && equals.as_char() == '='
+                && unit.delimiter() == Delimiter::Parenthesis
+                && unit.stream().is_empty()
+        }
+        _ => false,
+    })
+}
+
+/// The callbacks for the handlers among these tokens.
+fn callbacks(tokens: &[TokenTree]) -> Vec<&'static str> {
     let mut found = Vec::new();
     for pair in tokens.windows(2) {
         if let [function, name] = pair

@@ -4,37 +4,23 @@ use super::abi::{self, Abi};
 use crate::host::Side;
 use crate::log::Level;
 use crate::stream::{self, Action, Stream};
-use crate::table::Table;
+use crate::streams::{Roots, Streams};
 use crate::{HostError, Plugin, Queue, Result, config};
 use std::alloc::{Layout, alloc};
 use std::cell::RefCell;
 use std::rc::Rc;
 
 /// Everything that a module remembers; one static of [`__export!`](crate::__export).
-pub struct Module<P: Plugin>(RefCell<Contexts<P>>);
+pub struct Module<P: Plugin, S>(RefCell<Contexts<P, S>>);
 
-/// The contexts of the ABI, by the numbers that the host gave them. There is one root in this gateway; other hosts
-/// may give one module several configurations, each with a root of its own.
-struct Contexts<P: Plugin> {
-    roots: Vec<(u32, Option<Rc<P>>)>,
-    streams: Table<Option<Stream<P>>>,
-}
-
-impl<P: Plugin> Contexts<P> {
-    /// The plugin that a root context has become, once it is configured.
-    fn root(&self, number: u32) -> Option<&Rc<P>> {
-        self.roots.iter().find(|(root, _)| *root == number)?.1.as_ref()
-    }
-
-    #[cold]
-    fn set_root(&mut self, number: u32, plugin: Option<Rc<P>>) {
-        self.roots.retain(|(root, _)| *root != number);
-        self.roots.push((number, plugin));
-    }
+/// The contexts of the ABI, by the numbers that the host gave them.
+struct Contexts<P: Plugin, S> {
+    roots: Roots<P>,
+    streams: S,
 }
 
 // SAFETY: a static has to be `Sync`. A WebAssembly module without shared memory, which is what this one is, has one thread.
-unsafe impl<P: Plugin> Sync for Module<P> {}
+unsafe impl<P: Plugin, S> Sync for Module<P, S> {}
 
 /// The numbers of `proxy_action_t`.
 impl From<Action> for u32 {
@@ -46,11 +32,11 @@ impl From<Action> for u32 {
     }
 }
 
-impl<P: Plugin> Module<P> {
+impl<P: Plugin, S: Streams<P>> Module<P, S> {
     /// Before anything has happened.
     #[allow(clippy::new_without_default, reason = "only made by a macro, as a constant")]
-    pub const fn new() -> Module<P> {
-        Module(RefCell::new(Contexts { roots: Vec::new(), streams: Table::new() }))
+    pub const fn new() -> Self {
+        Module(RefCell::new(Contexts { roots: Roots::new(), streams: S::NONE }))
     }
 
     /// A root context begins if it has no parent, else a stream of that root.
@@ -58,10 +44,9 @@ impl<P: Plugin> Module<P> {
     pub fn on_context_create(&self, context: u32, parent: u32) {
         let contexts = &mut *self.0.borrow_mut();
         if parent == 0 {
-            contexts.set_root(context, None);
+            contexts.roots.set(context, None);
         } else {
-            let stream = contexts.root(parent).map(|plugin| Stream::new(Rc::clone(plugin)));
-            contexts.streams.insert(context, stream);
+            contexts.streams.begin(context, parent, &contexts.roots);
         }
     }
 
@@ -71,7 +56,7 @@ impl<P: Plugin> Module<P> {
         let bytes = bytes.map_err(|status| HostError::new("reading the configuration", status).into());
         match bytes.and_then(|bytes| config::parse(&bytes)).and_then(P::configure) {
             Ok(plugin) => {
-                self.0.borrow_mut().set_root(root, Some(Rc::new(plugin)));
+                self.0.borrow_mut().roots.set(root, Some(Rc::new(plugin)));
                 1
             }
             Err(error) => {
@@ -98,16 +83,15 @@ impl<P: Plugin> Module<P> {
 
     /// A stream is over.
     pub fn on_log(&self, context: u32) {
-        if let Some(Some(stream)) = self.0.borrow_mut().streams.get_mut(context) {
-            stream.on_log(&Abi);
-        }
+        let contexts = &mut *self.0.borrow_mut();
+        contexts.streams.with(context, &contexts.roots, |stream| stream.on_log(&Abi));
     }
 
     /// A context ends.
     pub fn on_delete(&self, context: u32) {
         let contexts = &mut *self.0.borrow_mut();
-        if contexts.streams.remove(context).is_none() {
-            contexts.roots.retain(|(root, _)| *root != context);
+        if !contexts.streams.end(context) {
+            contexts.roots.remove(context);
         }
     }
 
@@ -123,10 +107,11 @@ impl<P: Plugin> Module<P> {
 
     #[inline(always)]
     fn stream(&self, context: u32, callback: impl FnOnce(&mut Stream<P>) -> Action) -> u32 {
-        match self.0.borrow_mut().streams.get_mut(context) {
-            Some(Some(stream)) => callback(stream).into(),
+        let contexts = &mut *self.0.borrow_mut();
+        match contexts.streams.with(context, &contexts.roots, callback) {
+            Some(action) => action.into(),
             // A mistake of the host, and no reason to let a request pass.
-            Some(None) | None => {
+            None => {
                 stream::fail(&Abi, "the plugin has no configuration, or the stream is unknown");
                 Action::Pause.into()
             }
@@ -134,7 +119,7 @@ impl<P: Plugin> Module<P> {
     }
 
     fn root(&self, root: u32, what: &str, callback: impl FnOnce(&P) -> Result<()>) {
-        let plugin = self.0.borrow().root(root).map(Rc::clone);
+        let plugin = self.0.borrow().roots.get(root).map(Rc::clone);
         if let Some(Err(error)) = plugin.map(|plugin| callback(&plugin)) {
             crate::error!("{what}: {error}");
         }

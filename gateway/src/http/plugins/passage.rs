@@ -157,17 +157,17 @@ impl Filter {
     }
 
     /// The exchange goes to the plugin, and with it what the plugin holds back.
-    fn hand_over(&mut self, exchange: &mut Exchange) {
-        if let Some((request, response)) = self.stages.as_deref_mut() {
+    fn hand_over(stages: &mut Option<Box<(Stage, Stage)>>, exchange: &mut Exchange) {
+        if let Some((request, response)) = stages.as_deref_mut() {
             request.held.move_to(&mut exchange.request_body);
             response.held.move_to(&mut exchange.response_body);
         }
     }
 
     /// It comes back, and the next plugin must not get what this one holds back.
-    fn take_back(&mut self, exchange: &mut Exchange) {
-        if self.stages.is_some() || !exchange.request_body.is_empty() || !exchange.response_body.is_empty() {
-            let (request, response) = &mut **self.stages.get_or_insert_default();
+    fn take_back(stages: &mut Option<Box<(Stage, Stage)>>, exchange: &mut Exchange) {
+        if stages.is_some() || !exchange.request_body.is_empty() || !exchange.response_body.is_empty() {
+            let (request, response) = &mut **stages.get_or_insert_default();
             exchange.request_body.move_to(&mut request.held);
             exchange.response_body.move_to(&mut response.held);
         }
@@ -214,7 +214,7 @@ impl Passage {
             && let Some((vm, context)) = &filter.vm
             && let Some(mut exchange) = vm.with(|instance| instance.detach(*context))
         {
-            filter.take_back(&mut exchange);
+            Filter::take_back(&mut filter.stages, &mut exchange);
             self.exchange = Some(exchange);
         }
         self.exchange.as_deref_mut()
@@ -229,11 +229,11 @@ impl Passage {
         let Some(filter) = self.filters.get_mut(index) else { return };
         let Some((vm, context)) = filter.vm.as_ref().map(|(vm, context)| (Rc::clone(vm), *context)) else { return };
         let Some(mut exchange) = self.exchange.take() else { return };
-        filter.hand_over(&mut exchange);
+        Filter::hand_over(&mut filter.stages, &mut exchange);
         match vm.with(|instance| instance.attach(context, exchange)) {
             Ok(()) => self.lent = Some(index),
             Err(mut exchange) => {
-                filter.take_back(&mut exchange);
+                Filter::take_back(&mut filter.stages, &mut exchange);
                 self.exchange = Some(exchange);
             }
         }
@@ -315,20 +315,22 @@ impl Passage {
         callback: impl FnOnce(&mut Instance, ContextId) -> Result<R, Trap>,
     ) -> Option<Result<R, Trap>> {
         self.home();
-        let filter = self.filters.get_mut(index)?;
-        let (vm, context) = filter.vm.as_ref().map(|(vm, context)| (Rc::clone(vm), *context))?;
-        let exchange = &mut self.exchange;
-        if let Some(exchange) = exchange {
-            filter.hand_over(exchange);
+        let (filter, home) = (self.filters.get_mut(index)?, &mut self.exchange);
+        let (vm, context) = filter.vm.as_ref().map(|(vm, context)| (vm, *context))?;
+        let mut lent = home.take();
+        if let Some(exchange) = &mut lent {
+            Filter::hand_over(&mut filter.stages, exchange);
         }
         let returned = vm.call(which, mark, |instance| {
-            *exchange = exchange.take().and_then(|lent| instance.attach(context, lent).err());
+            *home = lent.and_then(|lent| instance.attach(context, lent).err());
             let returned = callback(instance, context);
-            *exchange = exchange.take().or_else(|| instance.detach(context));
+            if home.is_none() {
+                *home = instance.detach(context);
+            }
             returned
         });
-        if let Some(exchange) = exchange {
-            filter.take_back(exchange);
+        if let Some(exchange) = home {
+            Filter::take_back(&mut filter.stages, exchange);
         }
         Some(returned)
     }
@@ -523,14 +525,20 @@ impl Passage {
 
     /// Ends the stream in one plugin. For `mark` see [`Vm::call`].
     pub(super) fn close(&mut self, index: usize, mark: &mut Reading) {
-        let closed = self.visit(index, Callback::Close, mark, Instance::close);
-        let Some(filter) = self.filters.get_mut(index) else { return };
         // A trap is dealt with where every callback ends; the exchange came back before that.
+        let told = self.filters.get(index).is_some_and(|filter| filter.callbacks.end);
+        let closed = if told { self.visit(index, Callback::Close, mark, Instance::close) } else { None };
+        self.home();
+        let Some(filter) = self.filters.get_mut(index) else { return };
         if let Some(Ok(Some(mut exchange))) = closed {
-            filter.take_back(&mut exchange);
+            Filter::take_back(&mut filter.stages, &mut exchange);
             self.exchange = Some(exchange);
         }
         if let Some((vm, context)) = filter.vm.take() {
+            if !told {
+                // Runs no code of the plugin. If the instance has failed, nobody needs the place.
+                let _ = vm.with(|instance| instance.close(context));
+            }
             vm.forget_both(context);
             vm.record_memory();
         }

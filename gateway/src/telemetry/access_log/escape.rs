@@ -15,9 +15,9 @@ const HEX: &[u8; 16] = b"0123456789ABCDEF";
 pub(super) fn text(value: &[u8], keep_spaces: bool, out: &mut Vec<u8>) {
     let first_plain = if keep_spaces { b' ' } else { b'!' };
     let (value, cut) = limited(value);
-    if all_plain(value, first_plain) {
-        out.extend_from_slice(value);
-    } else {
+    let begin = out.len();
+    if !append(value, first_plain, out) {
+        out.truncate(begin);
         for byte in value {
             if is_plain(*byte, first_plain) {
                 out.push(*byte);
@@ -42,9 +42,9 @@ pub(super) fn json(value: &[u8], out: &mut Vec<u8>) {
 /// A part of a JSON string: [`json`] without the quotes.
 pub(super) fn json_part(value: &[u8], out: &mut Vec<u8>) {
     let (value, cut) = limited(value);
-    if all_plain(value, b' ') {
-        out.extend_from_slice(value);
-    } else {
+    let begin = out.len();
+    if !append(value, b' ', out) {
+        out.truncate(begin);
         for chunk in value.utf8_chunks() {
             chunk.valid().chars().for_each(|character| json_character(character, out));
             for byte in chunk.invalid() {
@@ -87,10 +87,37 @@ fn is_plain(byte: u8, first: u8) -> bool {
     (first..=b'~').contains(&byte) & (byte != b'"') & (byte != b'\\')
 }
 
-/// Nearly every value is plain. A loop without a way out is one that the compiler makes 16 bytes wide; measured,
-/// that takes a quarter off a JSON line.
-fn all_plain(value: &[u8], first: u8) -> bool {
-    value.iter().fold(true, |all, byte| all & is_plain(*byte, first))
+/// As [`is_plain`], for eight bytes at once. In each byte, the upper bit of the difference tells whether it is smaller than
+/// what was subtracted; what one byte borrows from the next makes a difference only if it is not plain itself.
+/// (Anderson, "Bit Twiddling Hacks": "Determine if a word has a byte less than n".)
+fn all_plain(bytes: [u8; 8], first: u8) -> bool {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    const UPPER: u64 = 0x8080_8080_8080_8080;
+    let word = u64::from_le_bytes(bytes);
+    let has_less = |word: u64, than: u8| word.wrapping_sub(EACH * u64::from(than)) & !word;
+    let has = |byte: u8| has_less(word ^ (EACH * u64::from(byte)), 1);
+    (word | has_less(word, first) | has(b'"') | has(b'\\') | has(0x7f)) & UPPER == 0
+}
+
+/// Appends `value` as it is, and says whether it may stand so. Nearly every value may, and nearly every one is short, so
+/// it is looked at and copied in one go, in pieces of a length that the compiler knows: calls to copy a few bytes and loops
+/// over them were half of what a line costs. The last piece overlaps with the one before.
+#[inline(always)]
+fn append(value: &[u8], first: u8, out: &mut Vec<u8>) -> bool {
+    out.reserve(value.len());
+    let Some(last) = value.last_chunk::<8>() else {
+        out.extend_from_slice(value);
+        return value.iter().fold(true, |all, byte| all & is_plain(*byte, first));
+    };
+    let end = out.len() + value.len();
+    let mut plain = all_plain(*last, first);
+    for piece in value.as_chunks::<8>().0 {
+        out.extend_from_slice(piece);
+        plain &= all_plain(*piece, first);
+    }
+    out.truncate(end - last.len());
+    out.extend_from_slice(last);
+    plain
 }
 
 fn limited(value: &[u8]) -> (&[u8], &'static [u8]) {
@@ -144,6 +171,38 @@ mod tests {
         // A character that is cut in half is no reason for invalid UTF-8.
         let halved = [vec![b'a'; MAX_VALUE - 1], "é".into()].concat();
         assert!(as_json(&halved).ends_with("a\\\\xC3...\""));
+    }
+
+    #[test]
+    fn eight_bytes_are_plain_if_each_is() {
+        for first in [b' ', b'!'] {
+            for byte in 0..=255 {
+                for at in 0..8 {
+                    for around in [b'a', b'!', b'~', b'#', b'[', b']', b'"', 0, 0x80] {
+                        let mut bytes = [around; 8];
+                        bytes[at] = byte;
+                        let each = bytes.iter().all(|byte| is_plain(*byte, first));
+                        assert_eq!(all_plain(bytes, first), each, "{bytes:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn values_of_every_length_are_appended() {
+        let all: Vec<u8> = (0..100).map(|n| b'!' + n % 0x40 + n % 7).filter(|byte| is_plain(*byte, b'!')).collect();
+        for length in 0..all.len() {
+            let value = &all[..length];
+            let mut out = b"before".to_vec();
+            assert!(append(value, b'!', &mut out));
+            assert_eq!(out, [b"before", value].concat());
+            for at in 0..length {
+                let mut other = value.to_vec();
+                other[at] = b'"';
+                assert!(!append(&other, b'!', &mut out), "{length} {at}");
+            }
+        }
     }
 
     proptest! {

@@ -2,7 +2,7 @@
 
 use std::{
     io::Write,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     time::{Duration, SystemTime},
 };
 
@@ -281,6 +281,7 @@ impl<'a> Value<'a> {
             Self::Ip(ip) => push_ip(ip, out),
             Self::Time(time) => clock.write(*time, out),
             Self::TimeAs(time, format) => format.write(*time, out),
+            Self::Flags(flags) if flags.is_empty() => out.push(b'-'),
             Self::Flags(flags) => push_list(flags.codes(), out),
             Self::FlagNames(flags) => push_list(flags.names(), out),
         }
@@ -327,14 +328,16 @@ impl<'a> Value<'a> {
 }
 
 fn push_number(number: u64, out: &mut Vec<u8>) {
-    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+    match usize::try_from(number).ok().and_then(|number| OCTETS.get(number)) {
+        Some(text) => text.push(out),
+        None => out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes()),
+    }
 }
 
 fn push_address(address: &SocketAddr, out: &mut Vec<u8>) {
     match address {
         SocketAddr::V4(address) => {
-            push_ip(&(*address.ip()).into(), out);
-            out.push(b':');
+            push_ipv4(*address.ip(), b':', out);
             push_number(address.port().into(), out);
         }
         // Writing to a vector does not fail.
@@ -344,30 +347,68 @@ fn push_address(address: &SocketAddr, out: &mut Vec<u8>) {
 
 fn push_ip(ip: &IpAddr, out: &mut Vec<u8>) {
     match ip {
-        // Four of these per line: the standard formatter takes several times as long.
         IpAddr::V4(ip) => {
-            let [first, others @ ..] = ip.octets();
-            out.reserve("255.255.255.255:65535".len());
-            push_octet(first, out);
-            for octet in others {
-                out.push(b'.');
-                push_octet(octet, out);
-            }
+            push_ipv4(*ip, b':', out);
+            out.pop();
         }
         // Writing to a vector does not fail.
         IpAddr::V6(ip) => drop(write!(out, "{ip}")),
     }
 }
 
-fn push_octet(octet: u8, out: &mut Vec<u8>) {
-    if octet >= 100 {
-        out.push(b'0' + octet / 100);
+/// Four of these per line: the standard formatter takes ten times as long.
+fn push_ipv4(ip: Ipv4Addr, then: u8, out: &mut Vec<u8>) {
+    let mut text = [0; 16];
+    let mut end = 0;
+    for octet in ip.octets() {
+        if let (Some(octet), Some(place)) = (OCTETS.get(usize::from(octet)), text.get_mut(end..end + 4)) {
+            place.copy_from_slice(&octet.digits);
+            end += usize::from(octet.len) + 1;
+        }
     }
-    if octet >= 10 {
-        out.push(b'0' + octet / 10 % 10);
+    if let Some(dot) = text.get_mut(end - 1) {
+        *dot = then;
     }
-    out.push(b'0' + octet % 10);
+    let end = out.len() + end;
+    out.extend_from_slice(&text);
+    out.truncate(end);
 }
+
+/// A number of at most three digits.
+#[derive(Clone, Copy)]
+struct Octet {
+    /// From the left, then dots.
+    digits: [u8; 4],
+    len: u8,
+}
+
+impl Octet {
+    const fn of(number: u8) -> Self {
+        let [hundreds, tens, ones] = [b'0' + number / 100, b'0' + number / 10 % 10, b'0' + number % 10];
+        match number {
+            100.. => Self { digits: [hundreds, tens, ones, b'.'], len: 3 },
+            10.. => Self { digits: [tens, ones, b'.', b'.'], len: 2 },
+            _ => Self { digits: [ones, b'.', b'.', b'.'], len: 1 },
+        }
+    }
+
+    fn push(self, out: &mut Vec<u8>) {
+        let end = out.len() + usize::from(self.len);
+        out.extend_from_slice(&self.digits);
+        out.truncate(end);
+    }
+}
+
+/// 0 to 255: what addresses consist of, and many other numbers of a line.
+static OCTETS: [Octet; 256] = {
+    let mut octets = [Octet::of(0); 256];
+    let mut number = 0;
+    while number < 256 {
+        octets[number] = Octet::of(number as u8);
+        number += 1;
+    }
+    octets
+};
 
 fn push_list(items: impl Iterator<Item = &'static str>, out: &mut Vec<u8>) {
     let begin = out.len();

@@ -76,7 +76,7 @@ enum Node {
     /// Text around operators; always a string.
     Text(Vec<Piece>),
     /// What is written before each value, `{"a":` and `,"b":`, and the values.
-    Object(Vec<(Vec<u8>, Node)>),
+    Object(Vec<(Padded, Node)>),
     List(Vec<Node>),
 }
 
@@ -144,12 +144,38 @@ fn node(value: &Json, depth: usize, operators: &mut Operators<'_>) -> Node {
                 let mut text = vec![before];
                 escape::json(key.as_bytes(), &mut text);
                 text.push(b':');
-                nodes.push((text, node(value, depth + 1, operators)));
+                nodes.push((Padded::new(&text), node(value, depth + 1, operators)));
                 before = b',';
             }
             if nodes.is_empty() { Node::Literal(b"{}".to_vec()) } else { Node::Object(nodes) }
         }
         Json::Null | Json::Bool(_) | Json::Number(_) => Node::Literal(value.to_string().into_bytes()),
+    }
+}
+
+/// Text that is appended often: in pieces of a length that the compiler knows, with something behind its end that is cut off.
+#[derive(Debug)]
+struct Padded {
+    pieces: Box<[[u8; 32]]>,
+    len: usize,
+}
+
+impl Padded {
+    fn new(text: &[u8]) -> Self {
+        let pieces = text.chunks(32).map(|chunk| {
+            let mut piece = [0; 32];
+            piece.iter_mut().zip(chunk).for_each(|(place, byte)| *place = *byte);
+            piece
+        });
+        Self { pieces: pieces.collect(), len: text.len() }
+    }
+
+    fn append(&self, out: &mut Vec<u8>) {
+        let end = out.len() + self.len;
+        for piece in &self.pieces {
+            out.extend_from_slice(piece);
+        }
+        out.truncate(end);
     }
 }
 
@@ -176,8 +202,12 @@ impl Node {
             }
             Self::Object(members) => {
                 for (before, node) in members {
-                    out.extend_from_slice(before);
-                    node.write(entry, clock, out);
+                    before.append(out);
+                    match node {
+                        // Without a call for each.
+                        Self::Value(field) => field.of(entry).write_json(clock, out),
+                        node => node.write(entry, clock, out),
+                    }
                 }
                 out.push(b'}');
             }

@@ -32,8 +32,8 @@ use writer::{Batch, Queue};
 
 use super::ResponseFlags;
 
-/// A worker's buffer is handed over when it holds this much.
-const BATCH_BYTES: usize = 16 * 1024;
+/// A worker's buffer is handed over when it holds this much. Waking the writing thread costs as much as some lines do.
+const BATCH_BYTES: usize = 64 * 1024;
 
 /// What is logged, how and where to.
 #[derive(Debug, Clone)]
@@ -43,7 +43,7 @@ pub struct AccessLogOptions {
     /// Where lines go.
     pub sink: LogSink,
     /// How many bytes of lines may wait to be written. Default 4 MiB, about 15 000 lines; 0 still lets one buffer
-    /// of one worker wait (16 KiB).
+    /// of one worker wait (64 KiB).
     pub queue_bytes: usize,
 }
 

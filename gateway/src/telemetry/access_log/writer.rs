@@ -18,7 +18,7 @@ use super::{AccessLogOptions, BATCH_BYTES, LogSink, format::Layout};
 use crate::telemetry::{TelemetryError, directory::lock};
 
 /// How many empty buffers are kept for workers.
-const SPARE_BUFFERS: usize = 64;
+const SPARE_BUFFERS: usize = 16;
 
 /// The process-wide side of the access log. The thread ends when this is dropped and the queue is empty.
 #[derive(Debug)]
@@ -154,7 +154,7 @@ impl Queue {
                 output.reopen();
             }
             let Some(mut batch) = batch else { continue };
-            let written = output.write(&batch.bytes);
+            let written = output.write(&batch);
             self.written.fetch_add(written, Relaxed);
             self.dropped.fetch_add(batch.lines.saturating_sub(written), Relaxed);
 
@@ -212,7 +212,8 @@ impl Output {
 
     /// Writes lines; says how many got through whole. What could not be written is gone: holding it back would
     /// only make newer lines wait.
-    fn write(&mut self, lines: &[u8]) -> u64 {
+    fn write(&mut self, batch: &Batch) -> u64 {
+        let lines = &*batch.bytes;
         let result = if self.torn { self.write_all(b"\n").1 } else { Ok(()) };
         let (written, result) = match result {
             Ok(()) => self.write_all(lines),
@@ -230,7 +231,7 @@ impl Output {
             }
             Err(_) => {}
         }
-        memchr::memchr_iter(b'\n', through).count() as u64
+        if written == lines.len() { batch.lines } else { memchr::memchr_iter(b'\n', through).count() as u64 }
     }
 
     /// Bytes written and whether that was all.
@@ -287,8 +288,14 @@ mod tests {
         Writer::open(&AccessLogOptions { sink, ..AccessLogOptions::default() }, "").unwrap()
     }
 
+    impl Batch {
+        fn of(text: &str) -> Self {
+            Self { bytes: text.into(), lines: text.matches('\n').count() as u64 }
+        }
+    }
+
     fn push(writer: &Writer, text: &str) {
-        let mut batch = Batch { bytes: text.into(), lines: text.lines().count() as u64 };
+        let mut batch = Batch::of(text);
         writer.queue.push(&mut batch);
         assert_eq!((batch.lines, batch.bytes.len()), (0, 0));
     }
@@ -368,8 +375,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
         let mut output = Output::new(append_to(&path).unwrap(), Some(path.clone()));
-        assert_eq!(output.write(b"one\ntw"), 1);
-        assert_eq!(output.write(b"three\n"), 1);
+        assert_eq!(output.write(&Batch::of("one\ntw")), 1);
+        assert_eq!(output.write(&Batch::of("three\n")), 1);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "one\ntw\nthree\n");
     }
 

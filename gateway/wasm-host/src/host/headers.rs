@@ -11,10 +11,11 @@ use http::HeaderMap;
 use smallvec::SmallVec;
 
 use crate::abi::{AbiVersion, MapType, Status};
-use crate::calls::Answer;
+use crate::calls::{Answer, Calls};
 use crate::exchange::{Exchange, HeadState, Phase};
 use crate::fields::{EditError, Fields, FieldsMut, Write};
 use crate::guest::{Call, HostResult, Out, Span, give, give_with, put_u32, slice, view};
+use crate::names::Name;
 use crate::shared::Quota;
 use crate::state::State;
 use crate::{log, pairs};
@@ -22,7 +23,7 @@ use crate::{log, pairs};
 /// Bytes of names and values. No such map: `BAD_ARGUMENT`.
 pub(super) fn size(call: &mut Call<'_>, map: u32, out: u32) -> HostResult {
     let (memory, state) = view(call)?;
-    let fields = readable(state, kind(map)?).ok_or(Status::BadArgument)?;
+    let fields = readable(&state.calls, state.exchange(), kind(map)?).ok_or(Status::BadArgument)?;
     let bytes = fields.iter().fold(0, |sum, (name, value)| sum + name.len() + value.len());
     Ok(put_u32(memory, out, u32::try_from(bytes).unwrap_or(u32::MAX))?)
 }
@@ -30,9 +31,10 @@ pub(super) fn size(call: &mut Call<'_>, map: u32, out: u32) -> HostResult {
 /// The whole map. No such map: success and no bytes.
 pub(super) fn pairs(call: &mut Call<'_>, map: u32, out: Out) -> HostResult {
     let map = kind(map)?;
-    let length = readable(call.data(), map).map_or(0, |fields| pairs::encoded_len(fields.iter()));
+    let state = call.data();
+    let length = readable(&state.calls, state.exchange(), map).map_or(0, |fields| pairs::encoded_len(fields.iter()));
     give_with(call, out, length, |state, place| {
-        if let Some(fields) = readable(state, map) {
+        if let Some(fields) = readable(&state.calls, state.exchange(), map) {
             pairs::encode(|| fields.iter(), place);
         }
     })
@@ -43,9 +45,10 @@ pub(super) fn pairs(call: &mut Call<'_>, map: u32, out: Out) -> HostResult {
 pub(super) fn value(call: &mut Call<'_>, map: u32, name: Span, out: Out) -> HostResult {
     let (memory, state) = view(call)?;
     let name = slice(memory, name)?;
-    let fields = readable(state, kind(map)?).ok_or(Status::BadArgument)?;
+    let exchange = state.effective.and_then(|context| state.contexts.exchange(context));
+    let fields = readable(&state.calls, exchange, kind(map)?).ok_or(Status::BadArgument)?;
     // Most values fit, so nothing is allocated to carry one past the call of the plugin's allocator.
-    let value: SmallVec<[u8; 128]> = match fields.get(name) {
+    let value: SmallVec<[u8; 128]> = match fields.value(state.names.read(name)) {
         Some(value) => SmallVec::from_slice(value),
         None if state.abi() == AbiVersion::V0_1_0 => SmallVec::new(),
         None => return Err(Status::NotFound.into()),
@@ -57,14 +60,14 @@ pub(super) fn value(call: &mut Call<'_>, map: u32, name: Span, out: Out) -> Host
 pub(super) fn write(call: &mut Call<'_>, map: u32, how: Write, name: Span, value: Span) -> HostResult {
     let (memory, state) = view(call)?;
     let (name, value) = (slice(memory, name)?, slice(memory, value)?);
-    edit(state, map, name, name.len() + value.len(), |fields, max| fields.write(how, name, value, max))
+    edit(state, map, name, name.len() + value.len(), |fields, name, max| fields.write(how, name, value, max))
 }
 
 /// Removes all fields of a name. None there: success.
 pub(super) fn remove(call: &mut Call<'_>, map: u32, name: Span) -> HostResult {
     let (memory, state) = view(call)?;
     let name = slice(memory, name)?;
-    edit(state, map, name, 0, |fields, _| fields.remove(name))
+    edit(state, map, name, 0, |fields, name, _| fields.remove(name))
 }
 
 /// Replaces the whole map. A malformed one is refused like any other edit that would break the head.
@@ -72,7 +75,7 @@ pub(super) fn set_pairs(call: &mut Call<'_>, map: u32, data: Span) -> HostResult
     let (memory, state) = view(call)?;
     let data = slice(memory, data)?;
     match pairs::decode(data) {
-        Ok(pairs) => edit(state, map, b"*", data.len(), |fields, max| fields.set(pairs, max).map(|()| true)),
+        Ok(pairs) => edit(state, map, b"*", data.len(), |fields, _, max| fields.set(pairs, max).map(|()| true)),
         Err(malformed) => {
             let exchange = state.exchange_mut().ok_or(Status::BadArgument)?;
             writable(exchange, kind(map)?).ok_or(Status::BadArgument)?;
@@ -87,8 +90,8 @@ fn kind(map: u32) -> Result<MapType, Status> {
 }
 
 /// The map, if it can be read now.
-fn readable(state: &State, map: MapType) -> Option<Fields<'_>> {
-    match (map, &state.calls.answer) {
+fn readable<'a>(calls: &'a Calls, exchange: Option<&'a Exchange>, map: MapType) -> Option<Fields<'a>> {
+    match (map, &calls.answer) {
         (MapType::CallHeaders, Some(Answer::Http(answer))) => return Some(Fields::Response(&answer.head)),
         (MapType::CallTrailers, Some(Answer::Http(answer))) => return Some(Fields::Trailers(&answer.trailers)),
         (MapType::CallHeaders | MapType::CallTrailers, Some(Answer::NoResponse)) => return Some(none()),
@@ -96,7 +99,7 @@ fn readable(state: &State, map: MapType) -> Option<Fields<'_>> {
         | (MapType::GrpcTrailingMetadata, Some(Answer::TrailingMetadata(map))) => return Some(map.fields()),
         _ => {}
     }
-    let exchange = state.exchange()?;
+    let exchange = exchange?;
     let found = match map {
         MapType::RequestHeaders if exchange.request_state != HeadState::Gone => {
             Some(Fields::Request(&exchange.request))
@@ -152,13 +155,15 @@ fn edit(
     map: u32,
     name: &[u8],
     size: usize,
-    apply: impl FnOnce(&mut FieldsMut<'_>, usize) -> Result<bool, EditError>,
+    apply: impl FnOnce(&mut FieldsMut<'_>, Name<'_>, usize) -> Result<bool, EditError>,
 ) -> HostResult {
     let (max_fields, max_bytes) = (state.limits().header_fields, state.limits().header_edit_bytes);
-    let exchange = state.exchange_mut().ok_or(Status::BadArgument)?;
+    let exchange = state.effective.and_then(|context| state.contexts.exchange_mut(context));
+    let exchange = exchange.ok_or(Status::BadArgument)?;
     let edited = exchange.edited_bytes.saturating_add(size);
     let mut fields = writable(exchange, kind(map)?).ok_or(Status::BadArgument)?;
-    let outcome = if edited > max_bytes { Err(EditError::TooMany) } else { apply(&mut fields, max_fields) };
+    let name_read = state.names.read(name);
+    let outcome = if edited > max_bytes { Err(EditError::TooMany) } else { apply(&mut fields, name_read, max_fields) };
     match outcome {
         Ok(false) => {}
         Ok(true) => {

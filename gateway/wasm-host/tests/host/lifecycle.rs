@@ -71,6 +71,22 @@ fn callbacks_come_in_the_order_of_envoy() {
 }
 
 #[test]
+fn a_module_that_forgets_streams_hears_only_of_their_messages_and_log() {
+    let (shared, lines) = shared();
+    let module = compile(&tracing_module("(func (export \"gateway_streams_are_forgotten\"))")).unwrap();
+    assert!(module.callbacks().forgets_streams && module.callbacks().end);
+    let mut instance = Plugin::new(module, PluginSettings::new("p"), shared).instantiate().unwrap();
+    assert!(lines.take().contains(&"1 info proxy_on_context_create".to_owned()), "roots are created as ever");
+    let context = instance.open(exchange()).unwrap();
+    assert!(instance.close(context).unwrap().is_some());
+    assert_eq!(lines.take(), ["2 info proxy_on_log", "2 info proxy_on_done"]);
+    assert!(instance.retire().is_ok_and(|done| !done), "done says no");
+    assert_eq!(lines.take(), ["1 info proxy_on_done"]);
+    let quiet = compile(&tracing_module("")).unwrap().callbacks();
+    assert!(!quiet.forgets_streams && quiet.end);
+}
+
+#[test]
 fn instances_can_be_handed_to_another_thread() {
     fn is_send<T: Send>(_: &T) {}
     let mut instance =

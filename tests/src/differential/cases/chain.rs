@@ -140,6 +140,9 @@ pub(super) fn cases() -> Vec<Case> {
             "request_headers get_header_map_value 0 \"x-called\" >d",
         ]),
     ];
+    // A module that remembers nothing of a stream still has to know whose configuration is meant.
+    cases.push(Case::get("two configurations of one module", "").in_plugin("add-header"));
+    cases.push(Case::post("two configurations of one module, with bodies", "").in_plugin("add-header"));
     for (at, action) in [("request_headers", 1), ("request_headers", 0), ("request_body#1", 1), ("response_headers", 1)]
     {
         let reply = reply(at, action);
