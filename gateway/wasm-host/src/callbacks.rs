@@ -37,7 +37,7 @@ pub struct Callbacks {
     /// It remembers nothing of a stream between two callbacks: `gateway_streams_are_forgotten`. It is not told where
     /// streams begin (`proxy_on_context_create`), nor that they may be deleted (`proxy_on_delete`).
     pub forgets_streams: bool,
-    /// It wants to hear of the end of a stream: `proxy_on_log`, `proxy_on_done` or `proxy_on_delete`.
+    /// It wants to hear that a stream ends: `proxy_on_done` or `proxy_on_delete`.
     pub end: bool,
 }
 
@@ -71,7 +71,7 @@ impl Callbacks {
                 _ => {}
             }
         }
-        callbacks.end |= callbacks.log || (delete && !callbacks.forgets_streams);
+        callbacks.end |= delete && !callbacks.forgets_streams;
         callbacks
     }
 }

@@ -4,7 +4,7 @@
 //! one index operation. Only a number that comes from the plugin has to be searched for.
 
 use crate::Exchange;
-use crate::exchange::{Effects, Half};
+use crate::exchange::{Effects, Half, Phase};
 
 /// The plugin's root context. There is one per instance.
 pub(crate) const ROOT: u32 = 1;
@@ -29,6 +29,8 @@ struct Slot {
     id: u32,
     /// Already in the list of woken streams.
     woken: bool,
+    /// The plugin has logged it, or is about to.
+    logged: bool,
     exchange: Option<Box<Exchange>>,
     request: Pause,
     response: Pause,
@@ -101,15 +103,19 @@ impl Contexts {
         let slot = self.slot_mut(context)?;
         let exchange = slot.exchange.take();
         // The next stream in this place finds nothing.
-        (slot.id, slot.woken, slot.away) = (0, false, None);
+        (slot.id, slot.woken, slot.logged, slot.away) = (0, false, false, None);
         (slot.request, slot.response) = Default::default();
         self.free.push(context.slot);
         exchange
     }
 
-    /// Whether the context is open.
-    pub(crate) fn contains(&self, context: ContextId) -> bool {
-        self.slots.get(context.slot as usize).is_some_and(|slot| slot.id == context.id)
+    /// The stream is over, and the plugin logs it. Answers whether for the first time; `None`: there is no such stream.
+    pub(crate) fn log(&mut self, context: ContextId) -> Option<bool> {
+        let slot = self.slot_mut(context)?;
+        if let Some(exchange) = &mut slot.exchange {
+            exchange.phase = Phase::Log;
+        }
+        Some(!std::mem::replace(&mut slot.logged, true))
     }
 
     /// Attaches an exchange. Answers it back if the context is closed.

@@ -155,32 +155,40 @@ impl Instance {
         Ok(self.finish(context, returned, Half::Response, trailer_action))
     }
 
-    /// Ends a stream: `on_log`, `on_done`, `on_delete`, the order of Envoy's HTTP streams; for a connection
-    /// `on_done`, `on_log`, `on_delete`. Answers the
+    /// `on_log` of a stream that is over. In a chain Envoy calls it for every plugin before any of them hears `on_done`.
+    /// Connections are logged by [`Instance::close`].
+    pub fn log(&mut self, context: ContextId) -> Result<(), Trap> {
+        const NAME: &str = "proxy_on_log";
+        self.vm.alive()?;
+        let Some(first) = self.vm.contexts().log(context) else { return Err(Trap::detached(NAME)) };
+        match &self.exports.on_log {
+            Some(log) if first => self.vm.enter(NAME, log, Some(context), context.number()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends a stream: `on_log` if that has not been, `on_done`, `on_delete`, the order of Envoy's HTTP streams; for a
+    /// connection `on_done`, `on_log`, `on_delete`. Answers the
     /// exchange if one was attached. After a trap it is still there to be detached.
     pub fn close(&mut self, context: ContextId) -> Result<Option<Box<Exchange>>, Trap> {
         self.vm.alive()?;
-        if !self.vm.contexts().contains(context) {
-            return Err(Trap::detached("proxy_on_log"));
-        }
         let mut is_connection = false;
-        if let Some(exchange) = self.vm.contexts().exchange_mut(context) {
+        if let Some(exchange) = self.exchange(context) {
             exchange.phase = Phase::Log;
             is_connection = exchange.is_connection;
         }
-        let id = context.number();
-        if let Some(log) = self.exports.on_log.as_ref().filter(|_| !is_connection) {
-            self.vm.enter("proxy_on_log", log, Some(context), id)?;
+        if !is_connection {
+            self.log(context)?;
         }
         if let Some(done) = &self.exports.on_done {
             // What it returns matters for root contexts only.
-            self.vm.enter("proxy_on_done", done, Some(context), id)?;
+            self.vm.enter("proxy_on_done", done, Some(context), context.number())?;
         }
-        if let Some(log) = self.exports.on_log.as_ref().filter(|_| is_connection) {
-            self.vm.enter("proxy_on_log", log, Some(context), id)?;
+        if is_connection {
+            self.log(context)?;
         }
         if let Some(delete) = self.exports.on_delete.as_ref().filter(|_| self.exports.keeps_streams) {
-            self.vm.enter("proxy_on_delete", delete, Some(context), id)?;
+            self.vm.enter("proxy_on_delete", delete, Some(context), context.number())?;
         }
         Ok(self.vm.contexts().close(context))
     }

@@ -310,9 +310,12 @@ impl Filters {
                 exchange.response = Some(ResponseHead { status, headers: HeaderMap::new() });
             }
         }
-        let mut mark = Reading::now();
+        let mark = &mut Reading::now();
         for index in 0..inner.filters.len() {
-            inner.close(index, &mut mark);
+            inner.log(index, mark);
+        }
+        for index in 0..inner.filters.len() {
+            inner.close(index, mark);
         }
     }
 

@@ -390,7 +390,9 @@ impl Passage {
             );
             filter.live.limit_exceeded(Limit::PluginPauseTime);
         }
-        self.close(index, &mut Reading::now());
+        let mark = &mut Reading::now();
+        self.log(index, mark);
+        self.close(index, mark);
         self.leave_out(index)
     }
 
@@ -512,7 +514,7 @@ impl Passage {
         }
     }
 
-    /// Tells one plugin of the end of a connection; what it wants of it does not matter any more.
+    /// Tells one plugin of the end; what it wants of it does not matter any more.
     pub(super) fn end(
         &mut self,
         index: usize,
@@ -523,10 +525,20 @@ impl Passage {
         let _ = self.visit(index, Callback::Close, mark, callback);
     }
 
+    /// Has one plugin log the stream. For `mark` see [`Vm::call`].
+    pub(super) fn log(&mut self, index: usize, mark: &mut Reading) {
+        if !self.is_connection && self.filters.get(index).is_some_and(|filter| filter.callbacks.log) {
+            self.end(index, mark, Instance::log);
+        }
+    }
+
     /// Ends the stream in one plugin. For `mark` see [`Vm::call`].
     pub(super) fn close(&mut self, index: usize, mark: &mut Reading) {
         // A trap is dealt with where every callback ends; the exchange came back before that.
-        let told = self.filters.get(index).is_some_and(|filter| filter.callbacks.end);
+        let told = self
+            .filters
+            .get(index)
+            .is_some_and(|filter| filter.callbacks.end || (filter.callbacks.log && self.is_connection));
         let closed = if told { self.visit(index, Callback::Close, mark, Instance::close) } else { None };
         self.home();
         let Some(filter) = self.filters.get_mut(index) else { return };
@@ -536,7 +548,7 @@ impl Passage {
         }
         if let Some((vm, context)) = filter.vm.take() {
             if !told {
-                // Runs no code of the plugin. If the instance has failed, nobody needs the place.
+                // Runs no code of the plugin, which has logged it. If the instance has failed, nobody needs the place.
                 let _ = vm.with(|instance| instance.close(context));
             }
             vm.forget_both(context);

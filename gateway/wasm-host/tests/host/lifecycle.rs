@@ -65,9 +65,12 @@ fn callbacks_come_in_the_order_of_envoy() {
             "2 info proxy_on_delete",
         ]
     );
+    instance.log(second).unwrap();
+    instance.log(second).unwrap();
+    assert_eq!(lines.take(), ["3 info proxy_on_log"]);
     instance.detach(second).unwrap();
     assert!(instance.close(second).unwrap().is_none(), "nothing was attached");
-    assert_eq!(lines.take().len(), 3);
+    assert_eq!(lines.take(), ["3 info proxy_on_done", "3 info proxy_on_delete"], "it was logged before");
 }
 
 #[test]
