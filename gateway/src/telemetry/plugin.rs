@@ -47,7 +47,8 @@ callbacks! {
     NewConnection "new_connection" "A TCP connection begins";
     DownstreamData "downstream_data" "Bytes of the client of a TCP connection";
     UpstreamData "upstream_data" "Bytes of the service of a TCP connection";
-    Close "close" "The end of a stream: log, done and delete";
+    Log "log" "A stream is over and is logged; connections are when they close";
+    Close "close" "The end of a stream: done and delete";
     Tick "tick" "The plugin's timer";
     CallResponse "call_response" "The answer to a call that the plugin made";
     QueueReady "queue_ready" "News in a shared queue";

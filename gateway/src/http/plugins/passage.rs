@@ -143,6 +143,7 @@ impl Filter {
             Callback::NewConnection => self.callbacks.new_connection,
             Callback::DownstreamData => self.callbacks.downstream_data,
             Callback::UpstreamData => self.callbacks.upstream_data,
+            Callback::Log => self.callbacks.log,
             Callback::Close | Callback::Tick | Callback::CallResponse | Callback::QueueReady => true,
         }
     }
@@ -528,7 +529,8 @@ impl Passage {
     /// Has one plugin log the stream. For `mark` see [`Vm::call`].
     pub(super) fn log(&mut self, index: usize, mark: &mut Reading) {
         if !self.is_connection && self.filters.get(index).is_some_and(|filter| filter.callbacks.log) {
-            self.end(index, mark, Instance::log);
+            // As in [`Self::end`].
+            let _ = self.visit(index, Callback::Log, mark, Instance::log);
         }
     }
 

@@ -32,6 +32,7 @@ async fn calls_times_and_memory_are_counted_per_plugin() {
         ("a", "request_body", 0.0),
         ("a", "response_headers", 4.0),
         ("a", "response_body", 4.0),
+        ("a", "log", 4.0),
         ("a", "close", 4.0),
         ("b", "request_headers", 4.0),
         ("b", "close", 4.0),
