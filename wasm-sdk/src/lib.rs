@@ -147,7 +147,6 @@ pub use wasm_sdk_macros::plugin;
 #[doc(hidden)]
 pub use host::Side;
 #[doc(hidden)]
-#[cfg(any(test, target_arch = "wasm32"))]
 pub use stream::Stream;
 #[doc(hidden)]
 #[cfg(any(test, target_arch = "wasm32"))]

@@ -34,7 +34,7 @@ struct Vm {
     store: Store<State>,
     life: Life,
     /// What it died of.
-    trap: Option<Box<Trap>>,
+    trap: Option<Trap>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -328,7 +328,7 @@ impl Vm {
         if self.life == Life::Alive {
             return Ok(());
         }
-        Err(self.trap.as_deref().map_or_else(Trap::panicked, Trap::clone))
+        Err(self.trap.clone().unwrap_or_else(Trap::panicked))
     }
 
     fn contexts(&mut self) -> &mut Contexts {
@@ -370,7 +370,7 @@ impl Vm {
             Err(error) => {
                 let trap = Trap::explain(callback, &error, self.store.data().growth.refused);
                 self.life = Life::Dead;
-                self.trap = Some(Box::new(trap.clone()));
+                self.trap = Some(trap.clone());
                 // Others may hear of what is in its queues.
                 self.store.data().inbox.close();
                 Err(trap)

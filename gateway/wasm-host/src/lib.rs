@@ -96,4 +96,4 @@ pub use properties::{Direction, Node, Properties, TlsFacts};
 pub use report::{CustomSection, Export, Import, Producer, Range, Report};
 pub use shared::{HISTOGRAM_BUCKETS, HistogramSample, MetricSample, MetricValue, Quota, QuotaSample, Shared};
 pub use start::{StartError, StartFailure};
-pub use trap::{Trap, TrapKind};
+pub use trap::{Trap, TrapKind, TrapReason};

@@ -1,6 +1,7 @@
 //! How a callback fails, and what the failure was.
 
 use std::fmt;
+use std::ops::Deref;
 
 use thiserror::Error;
 
@@ -8,9 +9,15 @@ use crate::deadline::Cut;
 
 /// A callback that did not return. The instance is dead (except after [`TrapKind::Detached`]): drop
 /// it, and treat its streams by the plugin's failure policy.
+///
+/// A pointer: it is part of what every callback returns, and nearly never there.
 #[derive(Clone, Debug, Error)]
-#[error("{callback}: {message}")]
-pub struct Trap {
+#[error("{}: {}", self.callback, self.message)]
+pub struct Trap(Box<TrapReason>);
+
+/// What a [`Trap`] says.
+#[derive(Clone, Debug)]
+pub struct TrapReason {
     /// What kind of failure.
     pub kind: TrapKind,
     /// The callback that failed, by its name in the ABI.
@@ -68,7 +75,20 @@ pub(crate) struct Exit(pub(crate) u32);
 #[error("the plugin's allocator returned no memory for {0} bytes")]
 pub(crate) struct OutOfMemory(pub(crate) usize);
 
+impl Deref for Trap {
+    type Target = TrapReason;
+
+    fn deref(&self) -> &TrapReason {
+        &self.0
+    }
+}
+
 impl Trap {
+    #[cold]
+    fn new(kind: TrapKind, callback: &'static str, message: String) -> Self {
+        Self(Box::new(TrapReason { kind, callback, message }))
+    }
+
     /// Explains an error that wasmtime returned from `callback`. `memory_refused` says whether the
     /// plugin was refused memory in that callback.
     pub(crate) fn explain(callback: &'static str, error: &wasmtime::Error, memory_refused: bool) -> Self {
@@ -88,23 +108,17 @@ impl Trap {
         if kind == TrapKind::Memory && memory_refused {
             message.push_str(", after it was refused memory beyond its limit");
         }
-        Self { kind, callback, message }
+        Self::new(kind, callback, message)
     }
 
     /// The host panicked in an earlier callback, so the instance may be in any state.
     pub(crate) fn panicked() -> Self {
-        Self {
-            kind: TrapKind::Trap,
-            callback: "an earlier callback",
-            message: "the host panicked, please report this as a bug of the gateway".to_owned(),
-        }
+        let message = "the host panicked, please report this as a bug of the gateway";
+        Self::new(TrapKind::Trap, "an earlier callback", message.to_owned())
     }
 
     pub(crate) fn detached(callback: &'static str) -> Self {
-        Self {
-            kind: TrapKind::Detached,
-            callback,
-            message: "the context is closed or no exchange is attached to it".to_owned(),
-        }
+        let message = "the context is closed or no exchange is attached to it";
+        Self::new(TrapKind::Detached, callback, message.to_owned())
     }
 }

@@ -153,29 +153,30 @@ fn node(value: &Json, depth: usize, operators: &mut Operators<'_>) -> Node {
     }
 }
 
-/// Text that is appended often: in pieces of a length that the compiler knows, with something behind its end that is cut off.
+/// Text that is appended often, and is nearly always short: a piece of a length that the compiler knows is copied with what
+/// is behind its end, which is then cut off.
 #[derive(Debug)]
 struct Padded {
-    pieces: Box<[[u8; 32]]>,
+    first: [u8; 40],
     len: usize,
+    rest: Box<[u8]>,
 }
 
 impl Padded {
     fn new(text: &[u8]) -> Self {
-        let pieces = text.chunks(32).map(|chunk| {
-            let mut piece = [0; 32];
-            piece.iter_mut().zip(chunk).for_each(|(place, byte)| *place = *byte);
-            piece
-        });
-        Self { pieces: pieces.collect(), len: text.len() }
+        let mut first = [0; 40];
+        let len = text.len().min(first.len());
+        first.iter_mut().zip(text).for_each(|(place, byte)| *place = *byte);
+        Self { first, len, rest: text.get(len..).unwrap_or_default().into() }
     }
 
     fn append(&self, out: &mut Vec<u8>) {
         let end = out.len() + self.len;
-        for piece in &self.pieces {
-            out.extend_from_slice(piece);
-        }
+        out.extend_from_slice(&self.first);
         out.truncate(end);
+        if !self.rest.is_empty() {
+            out.extend_from_slice(&self.rest);
+        }
     }
 }
 
