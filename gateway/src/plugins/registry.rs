@@ -18,7 +18,6 @@ use super::{
     loader::Loader,
     resolve::{Cause, Failure, Key, Version},
     store::Store,
-    view::isolation,
 };
 use crate::snapshot::{Plugin, PluginId};
 
@@ -191,12 +190,7 @@ impl Registry {
             .retain(|id| if live.contains(&id) { served.contains(&id) } else { self.refused.contains_key(&id) });
         // Found out when its instances were made.
         for view in &mut resolved.views {
-            let shows = |(kind, namespace, name): &Key| {
-                (*kind == "upload") == (view.source == "upload") && *namespace == view.namespace && *name == view.name
-            };
-            if let Some((_, version)) = self.live.iter().find(|(key, _)| shows(key)) {
-                view.isolation = isolation(&version.code);
-            }
+            view.add_isolation(self.live.values());
         }
         self.views.store(Arc::new(resolved.views));
         self.kept = resolved.digests;

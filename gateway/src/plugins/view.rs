@@ -146,6 +146,13 @@ impl PluginView {
         }
     }
 
+    /// Takes note of how the version that serves makes instances, which is known once it has made some.
+    pub(super) fn add_isolation<'a>(&mut self, mut live: impl Iterator<Item = &'a Version>) {
+        // Its own comes before those of overrides.
+        let serves = self.versions_to_start.first();
+        self.isolation = live.find(|version| Some(&version.id) == serves).and_then(|version| isolation(&version.code));
+    }
+
     /// The same with what is known now of starts that failed.
     #[must_use]
     pub fn now(&self, held_back: &HeldBack) -> Cow<'_, Self> {
@@ -182,7 +189,7 @@ impl VersionView {
 }
 
 /// How every request of a version gets an instance of its own, for people; `None`: all of a worker share one.
-pub(super) fn isolation(code: &proxy_wasm_host::Plugin) -> Option<String> {
+fn isolation(code: &proxy_wasm_host::Plugin) -> Option<String> {
     match (code.settings().isolation, code.fresh_way()) {
         (Isolation::Worker, _) => None,
         (Isolation::Request, FreshWay::Copied(bytes)) => Some(format!("request: a copy of {bytes} configured bytes")),

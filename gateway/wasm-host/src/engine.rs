@@ -2,7 +2,10 @@
 //! advances its epoch. Knows no particular plugin.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use thiserror::Error;
 use wasmtime::{Config, Enabled, InstanceAllocationStrategy, Linker, PoolingAllocationConfig};
@@ -18,6 +21,9 @@ const STACK_BYTES: usize = 512 << 10;
 
 /// Memory that a slot keeps committed for the next instance.
 const KEEP_RESIDENT: usize = 128 << 10;
+
+/// How often the deadline thread looks whether the engine is still there while it has nothing to watch.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// How large the pool of instances is.
 #[derive(Clone, Debug)]
@@ -42,8 +48,46 @@ impl Default for EngineOptions {
 #[derive(Clone)]
 pub struct Engine {
     pub(crate) wasmtime: wasmtime::Engine,
-    pub(crate) linker: std::sync::Arc<Linker<State>>,
+    pub(crate) linker: Arc<Linker<State>>,
+    pub(crate) clock: Arc<Clock>,
     pooling: bool,
+}
+
+/// Tells the deadline thread whether there is anything to watch: without instances it stands still.
+#[derive(Default)]
+pub(crate) struct Clock {
+    living: AtomicUsize,
+    stopped: Mutex<()>,
+    wanted: Condvar,
+}
+
+/// An instance that lives.
+pub(crate) struct Living(Arc<Clock>);
+
+impl Clock {
+    pub(crate) fn join(self: &Arc<Self>) -> Living {
+        if self.living.fetch_add(1, Relaxed) == 0 {
+            drop(self.stopped.lock());
+            self.wanted.notify_one();
+        }
+        Living(Arc::clone(self))
+    }
+
+    /// Waits a tick, or for as long as there are no instances, but no longer than [`LOOK`].
+    fn wait(&self) {
+        if self.living.load(Relaxed) > 0 {
+            return thread::sleep(TICK);
+        }
+        let stopped = self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_stopped = |_: &mut ()| self.living.load(Relaxed) == 0;
+        drop(self.wanted.wait_timeout_while(stopped, LOOK, is_stopped));
+    }
+}
+
+impl Drop for Living {
+    fn drop(&mut self) {
+        self.0.living.fetch_sub(1, Relaxed);
+    }
 }
 
 /// The engine could not be made.
@@ -81,8 +125,9 @@ impl Engine {
         };
         let mut linker = Linker::new(&wasmtime);
         host::register(&mut linker).map_err(|error| EngineError::Setup(format!("{error:#}")))?;
-        start_ticker(&wasmtime).map_err(EngineError::Ticker)?;
-        Ok(Self { wasmtime, linker: std::sync::Arc::new(linker), pooling })
+        let clock = Arc::default();
+        start_ticker(&wasmtime, &clock).map_err(EngineError::Ticker)?;
+        Ok(Self { wasmtime, linker: Arc::new(linker), clock, pooling })
     }
 
     /// A number for all that compiled code depends on besides the module: wasmtime's version, the settings, the
@@ -136,8 +181,8 @@ fn config(pool: Option<&EngineOptions>) -> Config {
     config
 }
 
-fn start_ticker(engine: &wasmtime::Engine) -> Result<(), std::io::Error> {
-    let engine = engine.weak();
+fn start_ticker(engine: &wasmtime::Engine, clock: &Arc<Clock>) -> Result<(), std::io::Error> {
+    let (engine, clock) = (engine.weak(), Arc::clone(clock));
     thread::Builder::new()
         .name("plugin-deadlines".to_owned())
         .stack_size(64 << 10)
@@ -145,7 +190,7 @@ fn start_ticker(engine: &wasmtime::Engine) -> Result<(), std::io::Error> {
             while let Some(engine) = engine.upgrade() {
                 engine.increment_epoch();
                 drop(engine);
-                thread::sleep(TICK);
+                clock.wait();
             }
         })
         .map(drop)

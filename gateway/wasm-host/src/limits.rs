@@ -7,7 +7,7 @@ use std::time::Duration;
 /// The limits of one plugin. Per instance where nothing else is said.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// CPU time of one callback. Checked every 10 ms of wall time, so the cut comes up to 20 ms
+    /// CPU time of one callback. Checked every 5 ms of wall time, so the cut comes up to 10 ms
     /// late, never early. Default 50 ms.
     pub callback_cpu: Duration,
     /// Wall time of one callback, for the case that the thread gets no CPU. Default 1 s.

@@ -6,6 +6,7 @@ use thiserror::Error;
 use wasmtime::{InstancePre, Linker, ModuleExport};
 
 use crate::abi::AbiVersion;
+use crate::engine::Clock;
 use crate::inspect::inspect;
 use crate::instrument::{Uncopyable, instrument};
 use crate::state::State;
@@ -213,6 +214,10 @@ impl Module {
     /// An export, to be found in instances without a look-up by name.
     pub(crate) fn export(&self, name: &str) -> Option<ModuleExport> {
         self.0.pre.module().get_export_index(name)
+    }
+
+    pub(crate) fn clock(&self) -> &Arc<Clock> {
+        &self.0.engine.clock
     }
 
     pub(crate) fn engine(&self) -> &wasmtime::Engine {

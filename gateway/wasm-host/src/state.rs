@@ -10,6 +10,7 @@ use crate::abi::{AbiVersion, LogLevel};
 use crate::calls::Calls;
 use crate::contexts::{Contexts, ROOT};
 use crate::deadline::{Budget, Deadline};
+use crate::engine::Living;
 use crate::expressions::Expressions;
 use crate::log::{self, LogLine, Rate, Verdict};
 use crate::names::Names;
@@ -71,6 +72,7 @@ pub(crate) struct State {
     /// Of header fields.
     pub(crate) names: Names,
     rate: Rate,
+    _living: Living,
     start_log: Option<VecDeque<String>>,
 }
 
@@ -106,6 +108,7 @@ impl State {
                 Isolation::Request => Names::default(),
             },
             rate: Rate::default(),
+            _living: plugin.module.clock().join(),
             start_log: Some(VecDeque::new()),
             plugin,
         }

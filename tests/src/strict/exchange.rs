@@ -1,7 +1,7 @@
 //! Sends a case to a gateway and tells what came of it, on both sides.
 
 use super::arrived::Arrived;
-use super::{Case, HOST, PROBE, Recorder, Service, Step};
+use super::{Case, Door, HOST, PROBE, Recorder, Service, Step, certificates};
 use crate::client::{RawClient, RawResponse};
 use crate::http2_frames::{ACK, END_HEADERS, END_STREAM, Frame, Frames, frame, header_block, kind, unpadded};
 use crate::server::Protocol;
@@ -85,10 +85,11 @@ pub async fn exchange(
         // A request on a kept connection may be sent twice, if it does no harm.
         recorder.hang_up();
     }
-    let answers = match case.client {
-        _ if case.into_tls => into_tls(case, front, patience, cut).await?,
-        Protocol::Http2 => http2(case, front, patience).await?,
-        _ => http1(case, front, patience, cut).await?,
+    let answers = match (case.door, case.client) {
+        (Door::Mutual(shown), _) => certificates::ask(shown, front, patience).await?,
+        (Door::Tls, _) => into_tls(case, front, patience, cut).await?,
+        (Door::Clear, Protocol::Http2) => http2(case, front, patience).await?,
+        (Door::Clear, _) => http1(case, front, patience, cut).await?,
     };
     let arrived = recorder.arrived(patience).await?;
     let answers: Vec<_> = runs(&answers)

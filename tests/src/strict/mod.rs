@@ -6,15 +6,17 @@
 //!
 //! * [`rows`]: every row of the table of faults, and the cases or tests that it is covered by;
 //! * `framing` (A), `limits` (B), `http2` and `http2_services` (C), `names` (D), `upgrades` (E), `tls` (F) and `services` (G): the cases;
+//! * [`certificates`]: of the gateways, and of clients that show one;
 //! * [`mod@exchange`]: sends a case and tells what came of it;
-//! * [`recorder`] and [`arrived`]: the service, which keeps exactly what it gets;
+//! * [`recorder`] and [`arrived`]: the service, which keeps exactly what it gets; `secured`: services behind TLS;
 //! * [`peers`]: the other gateways; [`verdicts`]: the comparison.
 //!
 //! What a client gets is one line of text. Its parts are statuses (`400`), broken-off bodies (`200 cut`), HTTP/2 errors
-//! (`RST PROTOCOL_ERROR`, `GOAWAY ENHANCE_YOUR_CALM`), on ports for TLS alerts and `ServerHello`, and at the end what became of the connection: `open` (another
+//! (`RST PROTOCOL_ERROR`, `GOAWAY ENHANCE_YOUR_CALM`), on ports for TLS alerts, `ServerHello` and `refused`, and at the end what became of the connection: `open` (another
 //! request on it is answered as it should be), `closed`, or `silent` (nothing more came; the gateway waits).
 
 pub mod arrived;
+mod certificates;
 pub mod exchange;
 mod framing;
 mod http2;
@@ -25,11 +27,13 @@ pub mod ours;
 pub mod peers;
 pub mod recorder;
 pub mod rows;
+mod secured;
 mod services;
 mod tls;
 mod upgrades;
 pub mod verdicts;
 
+pub use certificates::Shown;
 pub use exchange::{Cut, Seen, exchange};
 pub use ours::Ours;
 pub use recorder::{PROBE, Recorder, Service};
@@ -48,8 +52,8 @@ pub struct Case {
     pub what: String,
     /// What the client speaks.
     pub client: Protocol,
-    /// Whether the bytes go to a port for TLS as they are.
-    pub into_tls: bool,
+    /// Where the client comes in.
+    pub door: Door,
     /// What the service behind the gateway speaks: either, or one of them.
     pub upstreams: &'static [Protocol],
     /// What the client does.
@@ -68,6 +72,17 @@ pub struct Case {
     pub may_arrive: bool,
     /// Why we are not as strict as the strictest, or do it otherwise.
     pub why: &'static str,
+}
+
+/// Where a client comes in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    /// A port in clear text.
+    Clear,
+    /// A port for TLS, to which the bytes go as they are.
+    Tls,
+    /// The same port, to the server that asks for a certificate: a whole handshake, and one `GET /`.
+    Mutual(Shown),
 }
 
 /// What a client does.
@@ -90,7 +105,7 @@ impl Case {
             row,
             what: what.into(),
             client: Http1,
-            into_tls: false,
+            door: Door::Clear,
             upstreams: &[Http1, Http2],
             steps: vec![Step::Send(bytes.as_ref().to_vec())],
             service: Service::Answers,
@@ -105,7 +120,13 @@ impl Case {
 
     /// A client that sends these bytes to a port for TLS, and does no handshake of its own.
     pub fn into_tls(row: &'static str, what: impl Into<String>, bytes: impl AsRef<[u8]>) -> Case {
-        Case { into_tls: true, upstreams: &[Http1], ..Case::http1(row, what, bytes) }
+        Case { door: Door::Tls, upstreams: &[Http1], ..Case::http1(row, what, bytes) }
+    }
+
+    /// A client that shows this to a server that asks for a certificate.
+    pub fn shows(row: &'static str, what: &str, shown: Shown) -> Case {
+        let case = Case { door: Door::Mutual(shown), upstreams: &[Http1], ..Case::http1(row, what, "") };
+        case.gets("refused")
     }
 
     /// A client that sends these frames after the preface and empty settings of HTTP/2.

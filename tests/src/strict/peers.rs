@@ -1,8 +1,8 @@
 //! The other gateways: real processes with the smallest configuration that does what ours does in [`super::ours`].
 
-use super::ours::TLS_HOST;
-use super::{Case, Recorder};
-use crate::certificates::Authority;
+use super::certificates::{Certificates, MUTUAL_HOST};
+use super::secured::{SERVICE_HOST, Secured};
+use super::{Case, Door, HOST, Recorder};
 use crate::eventually;
 use crate::server::Protocol::{self, Http1, Http2};
 use anyhow::{Context as _, ensure};
@@ -24,6 +24,7 @@ pub struct Peer {
     tls: SocketAddr,
     http1: Recorder,
     http2: Recorder,
+    _secured: Secured,
     process: Child,
     /// Its files; dropped last.
     _home: TempDir,
@@ -38,7 +39,7 @@ impl Peer {
 
     /// Where this case is sent, and the service behind it; `None` if the gateway cannot do that.
     pub fn front(&self, case: &Case, upstream: Protocol) -> Option<(SocketAddr, &Recorder)> {
-        if case.into_tls { Some((self.tls, &self.http1)) } else { self.over(case.client, upstream) }
+        if case.door == Door::Clear { self.over(case.client, upstream) } else { Some((self.tls, &self.http1)) }
     }
 
     /// Whether the process still runs.
@@ -55,8 +56,12 @@ impl Peer {
         let (http1, http2) = (Recorder::start(Http1)?, Recorder::start(Http2)?);
         let fronts = vec![(Http1, Http1, free()?), (Http2, Http1, free()?)];
         let tls = free()?;
-        certificate(&home)?;
+        certificates(&home)?;
         let path = home.path().display();
+        let secured = Secured::start().await?;
+        let locations: String = (secured.each())
+            .map(|(name, address)| format!("    location /secured/{name} {{ proxy_pass https://{address}; }}\n"))
+            .collect();
         let config = format!(
             "daemon off; master_process off; pid {path}/pid; error_log {path}/error.log crit;
 events {{ worker_connections 1024; }}
@@ -67,23 +72,33 @@ http {{
   client_max_body_size 0;
   map $http_upgrade $connection_upgrade {{ default upgrade; '' ''; }}
   upstream service {{ server {}; keepalive 4; }}
+  ssl_certificate {path}/chain.pem;
+  ssl_certificate_key {path}/key.pem;
+  proxy_http_version 1.1;
+  proxy_request_buffering off;
+  proxy_set_header Host $http_host;
+  proxy_set_header Upgrade $http_upgrade;
+  proxy_set_header Connection $connection_upgrade;
+  proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+  proxy_set_header X-Forwarded-Proto $scheme;
+  proxy_ssl_verify on;
+  proxy_ssl_trusted_certificate {path}/servers.pem;
+  proxy_ssl_server_name on;
+  proxy_ssl_name {SERVICE_HOST};
   server {{
     listen {};
     listen {} http2;
     listen {tls} ssl;
-    ssl_certificate {path}/chain.pem;
-    ssl_certificate_key {path}/key.pem;
     location /admin {{ return 403; }}
-    location / {{
-      proxy_pass http://service;
-      proxy_http_version 1.1;
-      proxy_request_buffering off;
-      proxy_set_header Host $http_host;
-      proxy_set_header Upgrade $http_upgrade;
-      proxy_set_header Connection $connection_upgrade;
-      proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
-      proxy_set_header X-Forwarded-Proto $scheme;
-    }}
+{locations}    location / {{ proxy_pass http://service; }}
+  }}
+  server {{
+    listen {tls} ssl;
+    server_name {MUTUAL_HOST};
+    ssl_client_certificate {path}/clients.pem;
+    ssl_crl {path}/revoked.pem;
+    ssl_verify_client on;
+    location / {{ proxy_pass http://service; }}
   }}
 }}
 ",
@@ -95,9 +110,19 @@ http {{
         let version = version("nginx", "-v")?;
         let mut command = Command::new("nginx");
         command.arg("-e").arg(home.path().join("error.log")).arg("-p").arg(home.path()).args(["-c", &file]);
-        Peer { name: "nginx", version, fronts, tls, process: spawn(&mut command)?, http1, http2, _home: home }
-            .started()
-            .await
+        Peer {
+            name: "nginx",
+            version,
+            fronts,
+            tls,
+            process: spawn(&mut command)?,
+            http1,
+            http2,
+            _secured: secured,
+            _home: home,
+        }
+        .started()
+        .await
     }
 
     /// HAProxy.
@@ -108,14 +133,27 @@ http {{
         let home = tempfile::tempdir()?;
         let (http1, http2) = (Recorder::start(Http1)?, Recorder::start(Http2)?);
         let (one, two, tls) = (free()?, free()?, free()?);
-        let both = certificate(&home)?;
+        certificates(&home)?;
+        let path = home.path().display();
+        let list = format!(
+            "{path}/both.pem [ca-file {path}/clients.pem crl-file {path}/revoked.pem verify required] {MUTUAL_HOST}\n{path}/both.pem {HOST}\n"
+        );
+        write(&home, "crt-list", &list)?;
+        let secured = Secured::start().await?;
+        let (mut choices, mut backends) = (String::new(), String::new());
+        for (name, address) in secured.each() {
+            choices += &format!("  use_backend {name} if {{ path_beg /secured/{name} }}\n");
+            backends += &format!(
+                "backend {name}\n  server one {address} ssl verify required ca-file {path}/servers.pem sni str({SERVICE_HOST}) verifyhost {SERVICE_HOST}\n"
+            );
+        }
         let frontend = |name: &str, front: String, server: String| {
             format!(
                 "frontend {name}
   bind {front}
   option forwardfor
   http-request deny deny_status 403 if {{ path_beg /admin }}
-  default_backend {name}
+{choices}  default_backend {name}
 backend {name}
   server one {server}
 "
@@ -133,15 +171,30 @@ defaults
         .to_owned()
             + &frontend("http1", one.to_string(), http1.address().to_string())
             + &frontend("http2", two.to_string(), format!("{} proto h2", http2.address()))
-            + &frontend("tls", format!("{tls} ssl crt {both} alpn h2,http/1.1"), http1.address().to_string());
+            + &frontend(
+                "tls",
+                format!("{tls} ssl crt {path}/both.pem crt-list {path}/crt-list alpn h2,http/1.1"),
+                http1.address().to_string(),
+            )
+            + &backends;
         let file = write(&home, "haproxy.cfg", &config)?;
         let version = version("haproxy", "-v")?;
         let mut command = Command::new("haproxy");
         command.args(["-db", "-q", "-f", &file]);
         let process = spawn(&mut command)?;
-        Peer { name: "HAProxy", version, fronts: either(one, two), tls, process, http1, http2, _home: home }
-            .started()
-            .await
+        Peer {
+            name: "HAProxy",
+            version,
+            fronts: either(one, two),
+            tls,
+            process,
+            http1,
+            http2,
+            _secured: secured,
+            _home: home,
+        }
+        .started()
+        .await
     }
 
     /// Envoy, as Istio's gateway configures it: forwarding headers, path normalisation BASE, WebSockets.
@@ -152,27 +205,41 @@ defaults
         let home = tempfile::tempdir()?;
         let (http1, http2) = (Recorder::start(Http1)?, Recorder::start(Http2)?);
         let (one, two, tls) = (free()?, free()?, free()?);
-        certificate(&home)?;
+        certificates(&home)?;
         let path = home.path().display().to_string();
+        let secured = Secured::start().await?;
+        let routes: String = (secured.each())
+            .map(|(name, _)| {
+                format!(
+                    "              - {{match: {{prefix: /secured/{name}}}, route: {{cluster: {name}, timeout: 0s}}}}\n"
+                )
+            })
+            .collect();
         let address = |address: SocketAddr| {
             format!("{{socket_address: {{address: {}, port_value: {}}}}}", address.ip(), address.port())
         };
-        let context = format!(
-            "      transport_socket:
+        let context = |validation: &str| {
+            format!(
+                "
+      transport_socket:
         name: tls
         typed_config:
           '@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
           common_tls_context:
             alpn_protocols: [h2, http/1.1]
             tls_certificates: [{{certificate_chain: {{filename: '{path}/chain.pem'}}, private_key: {{filename: '{path}/key.pem'}}}}]
+{validation}"
+            )
+        };
+        let mutual = context(&format!(
+            "            validation_context: {{trusted_ca: {{filename: '{path}/clients.pem'}}, crl: {{filename: '{path}/revoked.pem'}}}}
+          require_client_certificate: true
 "
-        );
-        let listener = |name: &str, cluster: &str, front: SocketAddr, inside: &str| {
+        ));
+        let chain = |name: &str, cluster: &str, matching: &str, inside: &str| {
             format!(
-                "  - name: {name}
-    address: {}
-    filter_chains:
-    - filters:
+                "    - filter_chain_match: {{{matching}}}
+      filters:
       - name: envoy.filters.network.http_connection_manager
         typed_config:
           '@type': type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
@@ -188,14 +255,22 @@ defaults
               domains: ['*']
               routes:
               - {{match: {{prefix: /admin}}, direct_response: {{status: 403}}}}
-              - {{match: {{prefix: /}}, route: {{cluster: {cluster}, timeout: 0s}}}}
+{routes}              - {{match: {{prefix: /}}, route: {{cluster: {cluster}, timeout: 0s}}}}
           http_filters:
           - name: envoy.filters.http.router
-            typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
-{inside}",
-                address(front)
+            typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}{inside}
+"
             )
         };
+        let listener = |name: &str, front: SocketAddr, chains: &str| {
+            format!("  - name: {name}\n    address: {}\n    filter_chains:\n{chains}", address(front))
+        };
+        // Names are what its chains are chosen by.
+        let inspector = "    listener_filters:
+    - name: tls
+      typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector}
+";
+        let named = format!("server_names: [{MUTUAL_HOST}]");
         let cluster = |name: &str, service: SocketAddr, protocol: &str| {
             format!(
                 "  - name: {name}
@@ -210,21 +285,52 @@ defaults
                 address(service)
             )
         };
+        let behind_tls = format!(
+            "    transport_socket:
+      name: tls
+      typed_config:
+        '@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
+        sni: {SERVICE_HOST}
+        common_tls_context:
+          validation_context:
+            trusted_ca: {{filename: '{path}/servers.pem'}}
+            match_typed_subject_alt_names: [{{san_type: DNS, matcher: {{exact: {SERVICE_HOST}}}}}]
+"
+        );
+        let secured_clusters: String = (secured.each())
+            .map(|(name, address)| cluster(name, address, "http_protocol_options") + &behind_tls)
+            .collect();
         let config = "static_resources:\n  listeners:\n".to_owned()
-            + &listener("http1", "http1", one, "")
-            + &listener("http2", "http2", two, "")
-            + &listener("tls", "http1", tls, &context)
+            + &listener("http1", one, &chain("http1", "http1", "", ""))
+            + &listener("http2", two, &chain("http2", "http2", "", ""))
+            + &listener(
+                "tls",
+                tls,
+                &(chain("mutual", "http1", &named, &mutual) + &chain("tls", "http1", "", &context(""))),
+            )
+            + inspector
             + "  clusters:\n"
             + &cluster("http1", http1.address(), "http_protocol_options")
-            + &cluster("http2", http2.address(), "http2_protocol_options");
+            + &cluster("http2", http2.address(), "http2_protocol_options")
+            + &secured_clusters;
         let file = write(&home, "envoy.yaml", &config)?;
         let version = version(program, "--version")?;
         let mut command = Command::new(program);
         command.args(["-c", &file, "--concurrency", "1", "--use-dynamic-base-id", "--log-level", "off"]);
         let process = spawn(&mut command)?;
-        Peer { name: "Envoy", version, fronts: either(one, two), tls, process, http1, http2, _home: home }
-            .started()
-            .await
+        Peer {
+            name: "Envoy",
+            version,
+            fronts: either(one, two),
+            tls,
+            process,
+            http1,
+            http2,
+            _secured: secured,
+            _home: home,
+        }
+        .started()
+        .await
     }
 
     /// Waits until it accepts connections.
@@ -249,12 +355,16 @@ impl Drop for Peer {
     }
 }
 
-/// Writes a certificate, `chain.pem` and `key.pem`, and both in one file, whose path it gives.
-fn certificate(home: &TempDir) -> anyhow::Result<String> {
-    let issued = Authority::new("strict")?.server(&[TLS_HOST])?;
-    write(home, "chain.pem", &issued.chain)?;
-    write(home, "key.pem", &issued.key)?;
-    write(home, "both.pem", &(issued.chain + &issued.key))
+/// Writes the certificate of the servers (`chain.pem` and `key.pem`; `both.pem`), the authority of the clients
+/// (`clients.pem`) with its list (`revoked.pem`), and that of services (`servers.pem`).
+fn certificates(home: &TempDir) -> anyhow::Result<()> {
+    let all = Certificates::get()?;
+    write(home, "chain.pem", &all.server.chain)?;
+    write(home, "key.pem", &all.server.key)?;
+    write(home, "both.pem", &(all.server.chain.clone() + &all.server.key))?;
+    write(home, "clients.pem", all.clients.pem())?;
+    write(home, "servers.pem", all.servers.pem())?;
+    write(home, "revoked.pem", &all.revoked).map(drop)
 }
 
 /// A gateway whose ports take clients of both versions.

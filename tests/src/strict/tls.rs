@@ -1,7 +1,8 @@
-//! Group F: TLS. Most of its rows are tests of their own (`rows`), because certificates are needed for them; what is here is
-//! what a client in clear text can get wrong, and hellos that are made by hand.
+//! Group F: TLS. What a client in clear text can get wrong, hellos that are made by hand, clients and services with
+//! certificates that are not as they should be. Rows about time are tests of their own (`rows`).
 
-use super::{Case, HOST};
+use super::{Case, HOST, Shown};
+use crate::server::Protocol::Http1;
 
 /// The parts of a ClientHello that somebody wants otherwise.
 struct Hello {
@@ -110,6 +111,12 @@ fn named(host: &str) -> Hello {
     Hello { extensions: vec![name(host)], ..Hello::right() }
 }
 
+/// A request for one of the services that are spoken to over TLS; nothing reaches those in clear text.
+fn secured(what: &str, name: &str) -> Case {
+    let request = format!("GET /secured/{name} HTTP/1.1\r\nhost: {HOST}\r\n\r\n");
+    Case::http1("F-10", what, request).only(&[Http1]).gets("503, open")
+}
+
 pub(super) fn cases() -> Vec<Case> {
     let hello = b"\x16\x03\x01\x00\x2f\x01\x00\x00\x2b\x03\x03\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00";
     let get = format!("GET / HTTP/1.1\r\nhost: {HOST}\r\n\r\n");
@@ -167,6 +174,20 @@ pub(super) fn cases() -> Vec<Case> {
         Case::into_tls("F-2", "data instead of a hello", record(23, TLS12, b"data")).gets("closed"),
         Case::into_tls("F-2", "an alert instead of a hello", record(21, TLS12, &[2, 40])).gets("closed"),
         Case::into_tls("F-2", "HTTP/1.1 on a port for TLS", get).gets("alert decode_error, closed"),
+        Case::shows("F-4", "a ticket of a server that lets everybody in (CVE-2025-23419)", Shown::Ticket),
+        Case::shows("F-5", "a certificate that is right", Shown::Right).gets("200").reaches(&["GET /"]),
+        Case::shows("F-5", "no certificate", Shown::Nothing),
+        Case::shows("F-5", "a certificate of an authority that nobody knows", Shown::OfAnother),
+        Case::shows("F-5", "an expired certificate", Shown::Expired),
+        Case::shows("F-5", "a certificate that is not valid yet", Shown::Early),
+        Case::shows("F-5", "a certificate for servers", Shown::ForServers),
+        Case::shows("F-5", "a revoked certificate", Shown::Revoked),
+        secured("a service over TLS", "right").gets("200, open"),
+        secured("the service has a certificate of an authority that nobody trusts", "of-another"),
+        secured("the service has a certificate for another name", "other-name"),
+        secured("the service has a certificate for clients", "for-clients"),
+        secured("the service has an expired certificate", "expired"),
+        secured("the service answers in clear text (CVE-2026-1642)", "in-clear"),
         Case::into_tls(
             "F-8",
             "data that is encrypted with nothing behind a hello (0-RTT)",

@@ -32,8 +32,11 @@ use writer::{Batch, Queue};
 
 use super::ResponseFlags;
 
-/// A worker's buffer is handed over when it holds this much. Waking the writing thread costs as much as some lines do.
+/// A worker's buffer is handed over when it holds this much.
 const BATCH_BYTES: usize = 64 * 1024;
+/// The writing thread is woken for this much: that costs as much as some lines do. More would not stay in a processor's
+/// cache from one use of a buffer to the next.
+const WAKE_BYTES: usize = 256 * 1024;
 
 /// What is logged, how and where to.
 #[derive(Debug, Clone)]
@@ -238,16 +241,18 @@ impl AccessLog {
         self.layout.write(entry, &mut pending.clock, &mut pending.batch.bytes);
         pending.batch.lines += 1;
         if pending.batch.bytes.len() >= BATCH_BYTES {
-            self.queue.push(&mut pending.batch);
+            self.queue.push(&mut pending.batch, WAKE_BYTES);
         }
     }
 
     /// Hands what was logged to the writing thread. A worker calls this when it is idle, at least once a second,
-    /// and when it ends (dropping does it too). Free if nothing was logged.
+    /// and when it ends (dropping does it too).
     pub fn flush(&self) {
         let pending = &mut *self.pending.borrow_mut();
         if pending.batch.lines > 0 {
-            self.queue.push(&mut pending.batch);
+            self.queue.push(&mut pending.batch, 0);
+        } else {
+            self.queue.wake();
         }
     }
 }

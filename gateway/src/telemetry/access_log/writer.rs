@@ -114,6 +114,7 @@ impl Writer {
 
     /// Waits until nothing is left to write, at most for `limit`; says whether that is so.
     pub(in crate::telemetry) fn drain(&self, limit: Duration) -> bool {
+        self.queue.wake();
         let state = lock(&self.queue.state);
         let waited = self.queue.drained.wait_timeout_while(state, limit, |state| state.bytes > 0);
         waited.unwrap_or_else(PoisonError::into_inner).0.bytes == 0
@@ -129,8 +130,8 @@ impl Drop for Writer {
 
 impl Queue {
     /// Takes what is in `batch` and leaves an empty one. If there is no room, its lines are lost and counted; an empty
-    /// queue has room for any batch.
-    pub(super) fn push(&self, batch: &mut Batch) {
+    /// queue has room for any batch. The thread is woken if so many bytes wait, or as many as half of what may.
+    pub(super) fn push(&self, batch: &mut Batch, wake_at: usize) {
         let mut state = lock(&self.state);
         if state.bytes > 0 && state.bytes.saturating_add(batch.bytes.len()) > self.limit {
             drop(state);
@@ -143,8 +144,18 @@ impl Queue {
         let bytes = state.spare.pop().unwrap_or_else(|| Vec::with_capacity(BATCH_BYTES + 1024));
         let full = std::mem::replace(batch, Batch { bytes, lines: 0 });
         state.batches.push_back(full);
+        let enough = state.bytes >= wake_at.min(self.limit / 2);
         drop(state);
-        self.news.notify_one();
+        if enough {
+            self.news.notify_one();
+        }
+    }
+
+    /// Wakes the thread if something waits.
+    pub(super) fn wake(&self) {
+        if !lock(&self.state).batches.is_empty() {
+            self.news.notify_one();
+        }
     }
 
     /// The thread.
@@ -296,7 +307,7 @@ mod tests {
 
     fn push(writer: &Writer, text: &str) {
         let mut batch = Batch::of(text);
-        writer.queue.push(&mut batch);
+        writer.queue.push(&mut batch, 0);
         assert_eq!((batch.lines, batch.bytes.len()), (0, 0));
     }
 
@@ -403,6 +414,25 @@ mod tests {
         let sink = LogSink::File("/nonexistent/access.log".into());
         let error = Writer::open(&AccessLogOptions { sink, ..AccessLogOptions::default() }, "").unwrap_err();
         assert!(error.to_string().contains("/nonexistent/access.log"), "{error}");
+    }
+
+    #[test]
+    fn the_thread_is_woken_when_enough_waits() {
+        let writer = file_writer(Path::new("/dev/null"));
+        let push = |text: &str| writer.queue.push(&mut Batch::of(text), 8);
+        let waits_until_written = |lines| {
+            let state = lock(&writer.queue.state);
+            let waited = writer.queue.drained.wait_timeout_while(state, PATIENCE, |state| state.bytes > 0);
+            assert_eq!(waited.unwrap().0.bytes, 0);
+            assert_eq!(writer.written(), lines);
+        };
+        push("line\n");
+        assert_eq!(lock(&writer.queue.state).batches.len(), 1, "5 bytes are not enough");
+        push("line\n");
+        waits_until_written(2);
+        push("line\n");
+        writer.queue.wake();
+        waits_until_written(3);
     }
 
     #[test]

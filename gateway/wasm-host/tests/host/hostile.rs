@@ -149,8 +149,8 @@ fn filling_all_memory_holds_the_cut_up_for_one_fill() {
     let stall = (cpu_time() - before).saturating_sub(hurry().callback_cpu);
     println!("64 MiB: {stall:?} after the end of the budget");
     assert_eq!(trap.kind, TrapKind::CpuDeadline);
-    // Two ticks of the clock, and twice what one fill of 64 MiB may take.
-    assert!(stall < Duration::from_millis(20 + 40), "{stall:?}");
+    // Two ticks of the clock, and what one fill of 64 MiB may take on a busy machine.
+    assert!(stall < Duration::from_millis(10 + 40), "{stall:?}");
 }
 
 #[test]
