@@ -136,7 +136,7 @@ http {{
         certificates(&home)?;
         let path = home.path().display();
         let list = format!(
-            "{path}/both.pem [ca-file {path}/clients.pem crl-file {path}/revoked.pem verify required] {MUTUAL_HOST}\n{path}/both.pem {HOST}\n"
+            "{path}/both.pem {HOST}\n{path}/both.pem [ca-file {path}/clients.pem crl-file {path}/revoked.pem verify required] {MUTUAL_HOST}\n"
         );
         write(&home, "crt-list", &list)?;
         let secured = Secured::start().await?;
@@ -173,7 +173,7 @@ defaults
             + &frontend("http2", two.to_string(), format!("{} proto h2", http2.address()))
             + &frontend(
                 "tls",
-                format!("{tls} ssl crt {path}/both.pem crt-list {path}/crt-list alpn h2,http/1.1"),
+                format!("{tls} ssl crt-list {path}/crt-list alpn h2,http/1.1"),
                 http1.address().to_string(),
             )
             + &backends;
