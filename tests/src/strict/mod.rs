@@ -6,7 +6,7 @@
 //!
 //! * [`rows`]: every row of the table of faults, and the cases or tests that it is covered by;
 //! * `framing` (A), `limits` (B), `http2` and `http2_services` (C), `names` (D), `upgrades` (E), `tls` (F) and `services` (G): the cases;
-//! * [`certificates`]: of the gateways, and of clients that show one;
+//! * `certificates`: of the gateways, and of clients that show one;
 //! * [`mod@exchange`]: sends a case and tells what came of it;
 //! * [`recorder`] and [`arrived`]: the service, which keeps exactly what it gets; `secured`: services behind TLS;
 //! * [`peers`]: the other gateways; [`verdicts`]: the comparison.
