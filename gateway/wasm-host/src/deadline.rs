@@ -6,15 +6,16 @@
 //! and 2 ticks ([`TICK`]) after the budget is used up, never before.
 //!
 //! CPU time of the thread decides, because wall time would punish a plugin for a busy machine; a
-//! generous wall limit covers a thread that is not scheduled at all. Host functions and bulk memory
-//! operations do not check epochs: their work is bounded by other limits.
+//! generous wall limit covers a thread that is not scheduled at all. Host functions do not
+//! check epochs: their work is bounded by other limits. Bulk memory operations would not, so they are
+//! done in pieces (`bulk`).
 
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-/// How often the epoch advances. Filling all of an instance's memory once is not interrupted and takes 10 ms; with twice
-/// this time a plugin that does nothing else is cut less than 20 ms too late.
+/// How often the epoch advances. The cut comes up to two ticks late, and a piece of a bulk operation later (a millisecond):
+/// well below 20 ms.
 pub(crate) const TICK: Duration = Duration::from_millis(5);
 
 /// Time for one entry into the plugin.

@@ -47,6 +47,7 @@
 
 mod abi;
 mod body;
+mod bulk;
 mod callbacks;
 mod calls;
 mod capabilities;

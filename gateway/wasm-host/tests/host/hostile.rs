@@ -137,8 +137,8 @@ fn cpu_time() -> Duration {
 }
 
 #[test]
-fn filling_all_memory_holds_the_cut_up_for_one_fill() {
-    // Memory that has been touched, so that what is measured is the filling.
+fn filling_all_memory_does_not_hold_the_cut_up() {
+    // Memory that nobody has touched: all of it takes several times as long as the budget.
     let fill = program().call("grow", []).call("proxy_get_log_level", [N(0x1000)]);
     let settings = script(On::Tick, fill).and(On::RequestHeaders, program().call("loop_filling", [])).settings();
     let mut instance = start_with(PluginSettings { limits: hurry(), ..settings });
@@ -149,8 +149,8 @@ fn filling_all_memory_holds_the_cut_up_for_one_fill() {
     let stall = (cpu_time() - before).saturating_sub(hurry().callback_cpu);
     println!("64 MiB: {stall:?} after the end of the budget");
     assert_eq!(trap.kind, TrapKind::CpuDeadline);
-    // Two ticks of the clock, and what one fill of 64 MiB may take on a busy machine.
-    assert!(stall < Duration::from_millis(10 + 40), "{stall:?}");
+    // Two ticks of the clock are 10 ms, and a piece takes one.
+    assert!(stall < Duration::from_millis(20), "{stall:?}");
 }
 
 #[test]

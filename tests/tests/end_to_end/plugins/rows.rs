@@ -45,10 +45,10 @@ const ROWS: [(&str, &[Test]); 15] = [
         ],
     ),
     (
-        "J-4 bulk operations, which no deadline interrupts",
+        "J-4 bulk operations, which no deadline interrupts by itself",
         &[
             (HOST, "hostile", "a_loop_of_host_calls_or_bulk_operations_is_cut"),
-            (HOST, "hostile", "filling_all_memory_holds_the_cut_up_for_one_fill"),
+            (HOST, "hostile", "filling_all_memory_does_not_hold_the_cut_up"),
         ],
     ),
     (
