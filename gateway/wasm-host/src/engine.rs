@@ -2,7 +2,7 @@
 //! advances its epoch. Knows no particular plugin.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -57,7 +57,10 @@ pub struct Engine {
 #[derive(Default)]
 pub(crate) struct Clock {
     living: AtomicUsize,
-    stopped: Mutex<()>,
+    /// The thread stands still, or is about to: the first instance has to wake it. Not so between two ticks, because there
+    /// may be an instance for each request.
+    stopped: AtomicBool,
+    lock: Mutex<()>,
     wanted: Condvar,
 }
 
@@ -66,8 +69,9 @@ pub(crate) struct Living(Arc<Clock>);
 
 impl Clock {
     pub(crate) fn join(self: &Arc<Self>) -> Living {
-        if self.living.fetch_add(1, Relaxed) == 0 {
-            drop(self.stopped.lock());
+        // Either we see that it has stopped, or it sees us before it does.
+        if self.living.fetch_add(1, SeqCst) == 0 && self.stopped.load(SeqCst) {
+            drop(self.lock.lock());
             self.wanted.notify_one();
         }
         Living(Arc::clone(self))
@@ -75,18 +79,19 @@ impl Clock {
 
     /// Waits a tick, or for as long as there are no instances, but no longer than [`LOOK`].
     fn wait(&self) {
-        if self.living.load(Relaxed) > 0 {
+        if self.living.load(SeqCst) > 0 {
             return thread::sleep(TICK);
         }
-        let stopped = self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_stopped = |_: &mut ()| self.living.load(Relaxed) == 0;
-        drop(self.wanted.wait_timeout_while(stopped, LOOK, is_stopped));
+        self.stopped.store(true, SeqCst);
+        let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.wanted.wait_timeout_while(lock, LOOK, |()| self.living.load(SeqCst) == 0));
+        self.stopped.store(false, SeqCst);
     }
 }
 
 impl Drop for Living {
     fn drop(&mut self) {
-        self.0.living.fetch_sub(1, Relaxed);
+        self.0.living.fetch_sub(1, SeqCst);
     }
 }
 
