@@ -1,7 +1,7 @@
 //! What a module remembers of its streams: everything between their handlers, or nothing.
 //!
 //! A plugin whose `Context` is `()` and that sees no bodies has nothing to remember. Its module says so with an export, and
-//! this gateway then does not tell it where a stream begins and ends: half of what a small plugin would do.
+//! this gateway then does not tell it where a stream begins and ends: a fifth of what a small plugin costs.
 
 use crate::Plugin;
 use crate::stream::Stream;

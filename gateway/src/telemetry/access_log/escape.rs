@@ -100,8 +100,8 @@ fn all_plain(bytes: [u8; 8], first: u8) -> bool {
 }
 
 /// Appends `value` as it is, and says whether it may stand so. Nearly every value may, and nearly every one is short, so
-/// it is looked at and copied in one go, in pieces of a length that the compiler knows: calls to copy a few bytes and loops
-/// over them were half of what a line costs. The last piece overlaps with the one before.
+/// it is looked at and copied in one go, in pieces of a length that the compiler knows: that saves a call to copy a few
+/// bytes and a loop over each of them. The last piece overlaps with the one before.
 #[inline(always)]
 fn append(value: &[u8], first: u8, out: &mut Vec<u8>) -> bool {
     out.reserve(value.len());

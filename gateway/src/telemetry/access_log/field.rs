@@ -356,7 +356,7 @@ fn push_ip(ip: &IpAddr, out: &mut Vec<u8>) {
     }
 }
 
-/// Four of these per line: the standard formatter takes ten times as long.
+/// Four of these per line: the standard formatter takes several times as long.
 fn push_ipv4(ip: Ipv4Addr, then: u8, out: &mut Vec<u8>) {
     let mut text = [0; 16];
     let mut end = 0;
