@@ -27,7 +27,7 @@ impl<'a> Headers<'a> {
         match self.host.field(self.map, name) {
             // What hosts answer for a message without trailers.
             Err(BAD_ARGUMENT) if self.map.kind() == "trailer" => Ok(None),
-            value => Ok(value.map_err(self.refused("reading", name))?.map(HeaderValue::from)),
+            value => value.map_err(self.refused("reading", name)),
         }
     }
 

@@ -5,7 +5,7 @@
 //! this trait may know which of them it talks to. The type is chosen when compiling and not behind a pointer, so that a
 //! module imports only the calls that its plugin makes; a gateway draws conclusions from them.
 
-use crate::Reply;
+use crate::{HeaderValue, Reply};
 
 #[cfg(target_arch = "wasm32")]
 pub(crate) use crate::wasm::{Abi as Current, services};
@@ -67,7 +67,7 @@ pub(crate) type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 /// wrote them; hosts compare them without regard to case.
 pub(crate) trait Host {
     /// The first value of a field, `None` if there is none.
-    fn field(&self, map: Map, name: &str) -> Result<Option<Vec<u8>>, Status>;
+    fn field(&self, map: Map, name: &str) -> Result<Option<HeaderValue>, Status>;
     /// All fields, pseudo-headers first.
     fn fields(&self, map: Map) -> Result<Pairs, Status>;
     /// Appends another value.

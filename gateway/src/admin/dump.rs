@@ -270,6 +270,6 @@ fn edits_json(edits: &HeaderOps) -> Value {
         let written = edits.write.iter().filter(move |write| write.append == append);
         written.map(|write| write.name.as_str()).collect::<Vec<_>>()
     };
-    let removed: Vec<_> = edits.remove.iter().map(http::HeaderName::as_str).collect();
+    let removed: Vec<_> = edits.remove.iter().map(heads::Key::as_str).collect();
     json!({ "remove": removed, "set": names(false), "add": names(true) })
 }

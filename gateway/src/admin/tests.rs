@@ -400,7 +400,7 @@ async fn dumps_show_the_configuration_and_no_secret() {
     assert!(conditions.require("x-api-key", StringMatch::exact("s3cret-condition")));
     assert!(conditions.require("x-version", StringMatch::exact("v2")));
     let authorization = HeaderTemplate::parse("Bearer s3cret-header", Side::Request).unwrap();
-    let write = HeaderWrite { name: http::header::AUTHORIZATION, value: authorization, append: false };
+    let write = HeaderWrite { name: http::header::AUTHORIZATION.into(), value: authorization, append: false };
     let route = Route {
         name: "teapot".into(),
         virtual_service: "default/tea".into(),

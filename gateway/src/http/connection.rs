@@ -3,7 +3,7 @@
 use std::{cell::Cell, io, net::SocketAddr, pin::pin, rc::Rc};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderValue, Request};
+use http::{HeaderValue, Request, Response};
 use hyper::{server::conn::http2, service::service_fn};
 use tokio::{io::AsyncReadExt, net::TcpStream};
 
@@ -16,6 +16,7 @@ use super::{
     http1, limits, other,
     progress::Offering,
     proxy_protocol::{self, Refused, Said},
+    request::Arrived,
     secured::{self, Secured},
     service::{self, Aborted},
     upgrade::Switch,
@@ -233,8 +234,17 @@ async fn serve_http2(io: ClientIo, connection: Rc<Connection>) {
                 // In a box: on its way into a task and out of it a future is moved six times.
                 Box::pin(async move {
                     let activity = Rc::clone(&connection.activity);
-                    let response = service::serve(connection, parts, Incoming::Http2(body), None).await?;
-                    Ok::<_, Aborted>(response.map(|body| Offering::new(body, &activity)))
+                    let arrived = Arrived {
+                        method: parts.method,
+                        uri: parts.uri,
+                        version: parts.version,
+                        headers: parts.headers.into(),
+                    };
+                    let (head, body) = service::serve(connection, arrived, Incoming::Http2(body), None).await?;
+                    let mut response = Response::new(Offering::new(body, &activity));
+                    *response.status_mut() = head.status;
+                    *response.headers_mut() = head.headers.into();
+                    Ok::<_, Aborted>(response)
                 })
             }),
         );

@@ -2,8 +2,9 @@
 
 use std::{net::SocketAddr, pin::pin, rc::Rc, sync::Arc, time::Instant};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri, Version, header, response, uri::Scheme};
-use proxy_wasm_host::RequestHead;
+use heads::{HeaderList, Key, header};
+use heads::{RequestHead, ResponseHead};
+use http::{HeaderName, HeaderValue, StatusCode, Uri, Version, uri::Scheme};
 use smallvec::SmallVec;
 
 use super::{
@@ -21,16 +22,16 @@ use super::{
 use crate::{
     snapshot::{Destination, Forward, TemplateContext, Transport, UpstreamProtocol},
     telemetry::{Limit, ResponseFlags},
-    upstream::{Attempt, Failure, Permit, Remains, Resource, Sent, UpstreamError},
+    upstream::{Attempt, Failure, Permit, Remains, Request, Resource, Sent, UpstreamError},
 };
 
-static X_ENVOY_ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
-static X_ENVOY_ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
-static X_ENVOY_ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host");
+static X_ENVOY_ATTEMPT_COUNT: Key = Key::from_static("x-envoy-attempt-count");
+static X_ENVOY_ORIGINAL_PATH: Key = Key::from_static("x-envoy-original-path");
+static X_ENVOY_ORIGINAL_HOST: Key = Key::from_static("x-envoy-original-host");
 
 /// An upstream's answer.
 pub(super) struct Answer {
-    pub(super) head: response::Parts,
+    pub(super) head: ResponseHead,
     pub(super) body: UpstreamBody,
     /// Which of the route's destinations gave it.
     pub(super) destination: usize,
@@ -93,7 +94,7 @@ pub(super) async fn send(
     let server_name = match &cluster.settings().transport {
         Transport::Plain => None,
         transport => {
-            let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+            let host = head.headers.get(&header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
             transport.server_name(host).map_err(|reason| no_tls(reason, connection, record))?
         }
     };
@@ -138,7 +139,7 @@ pub(super) async fn send(
             within(&attempts, sent).await
         };
         let pause = match outcome {
-            Ok(Sent { response, local, reused }) => {
+            Ok(Sent { head, body, local, reused }) => {
                 let counter =
                     if reused { &counters.upstream_connections_reused } else { &counters.upstream_connections_total };
                 counter.inc();
@@ -146,7 +147,7 @@ pub(super) async fn send(
                     log.upstream_local = local;
                 }
                 record.note(|properties| properties.upstream_local = local);
-                match (attempts.after_response(response.status().as_u16(), response.headers()), copy) {
+                match (attempts.after_response(head.status.as_u16(), &head.headers), copy) {
                     (Verdict::Again, Some(copy))
                         if may_retry(&attempts, connection, cluster, &mut retrying, record) =>
                     {
@@ -157,7 +158,6 @@ pub(super) async fn send(
                         if verdict == Verdict::Exhausted {
                             record.flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
                         }
-                        let (head, body) = response.into_parts();
                         let endpoint = endpoint.address();
                         return Ok(Answer { head, body, destination: index, endpoint, deadline });
                     }
@@ -176,7 +176,7 @@ pub(super) async fn send(
                     }
                     (Remains::Spent, None) => false,
                 };
-                if is_whole && !fresh && attempts.is_stale(&failure, request.method()) {
+                if is_whole && !fresh && attempts.is_stale(&failure, &request.method) {
                     fresh = true;
                     false
                 } else if is_whole
@@ -198,7 +198,7 @@ pub(super) async fn send(
         };
         attempts.begin_next(pause).await;
         counters.upstream_retries.inc();
-        request.headers_mut().insert(&X_ENVOY_ATTEMPT_COUNT, HeaderValue::from(attempts.retries + 1));
+        request.headers.insert(&X_ENVOY_ATTEMPT_COUNT, HeaderValue::from(attempts.retries + 1));
     }
 }
 
@@ -303,7 +303,7 @@ fn edit(
     if ops.iter().any(|ops| !ops.is_empty()) {
         let mut headers = std::mem::take(&mut head.headers);
         // Operators see the request as it is before this step.
-        let host = headers.get(header::HOST).cloned();
+        let host = headers.get(&header::HOST).cloned();
         let context = TemplateContext {
             authority: host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default(),
             ..template_context(connection, record, version, Some(head), route, None)
@@ -322,7 +322,7 @@ fn edit(
         }
     }
     if let Some(rewritten) = &forward.authority_rewrite
-        && let Some(original) = head.headers.insert(header::HOST, rewritten.clone())
+        && let Some(original) = head.headers.insert(&header::HOST, rewritten.clone())
     {
         head.headers.insert(&X_ENVOY_ORIGINAL_HOST, original);
     }
@@ -338,23 +338,17 @@ pub(super) fn build(
     scheme: Scheme,
 ) -> Result<Request<RequestBody>, Failed> {
     let RequestHead { method, target, mut headers, .. } = head;
-    let mut request = Request::new(body);
-    *request.method_mut() = method;
-    match protocol {
-        UpstreamProtocol::Http1 => {
-            *request.uri_mut() = Uri::from(target);
-        }
+    let uri = match protocol {
+        UpstreamProtocol::Http1 => Uri::from(target),
         UpstreamProtocol::Http2 => {
             let mut uri = http::uri::Parts::default();
             uri.scheme = Some(scheme);
-            uri.authority = headers.remove(header::HOST).and_then(|host| host.as_bytes().try_into().ok());
+            uri.authority = headers.remove(&header::HOST).and_then(|host| host.as_bytes().try_into().ok());
             uri.path_and_query = Some(target);
-            *request.uri_mut() = Uri::from_parts(uri).map_err(|_| Failed::Reply(Reply::bad_request("invalid_host")))?;
-            *request.version_mut() = Version::HTTP_2;
+            Uri::from_parts(uri).map_err(|_| Failed::Reply(Reply::bad_request("invalid_host")))?
         }
-    }
-    *request.headers_mut() = headers;
-    Ok(request)
+    };
+    Ok(Request { method, uri, headers, body })
 }
 
 /// Envoy's words for a failure.
@@ -433,7 +427,7 @@ fn limit_of(resource: Resource) -> Limit {
 }
 
 /// Headers of an answer that belong to the upstream's connection (RFC 9110 7.6.1), removed in one pass.
-pub(super) fn clean_answer(headers: &mut HeaderMap) {
+pub(super) fn clean_answer(headers: &mut HeaderList) {
     let mut gone: SmallVec<[HeaderName; 8]> = SmallVec::new();
     for (name, value) in headers.iter() {
         match name.as_str() {

@@ -7,16 +7,16 @@ pub(super) mod invariants;
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::{HeaderMap, HeaderName, HeaderValue};
-use proxy_wasm_host::Scheme;
+use heads::{HeaderList, Key, Scheme};
+use http::HeaderValue;
 
 use super::{
     connection::Connection,
     request::{X_FORWARDED_FOR, X_FORWARDED_PROTO, X_REQUEST_ID},
 };
 
-static X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
-static X_ENVOY_EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
+static X_FORWARDED_CLIENT_CERT: Key = Key::from_static("x-forwarded-client-cert");
+static X_ENVOY_EXTERNAL_ADDRESS: Key = Key::from_static("x-envoy-external-address");
 
 /// What stands between clients and this gateway (MeshConfig `defaultConfig.gatewayTopology`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -61,7 +61,7 @@ fn certificate(connection: &Connection) -> Option<&HeaderValue> {
     connection.secured.as_ref()?.forwarded_client_cert()
 }
 
-fn set_certificate(headers: &mut HeaderMap, connection: &Connection) {
+fn set_certificate(headers: &mut HeaderList, connection: &Connection) {
     let Some(certificate) = certificate(connection) else { return };
     match connection.worker.identity.topology.client_certificate {
         ForwardClientCertificate::SanitizeSet => {
@@ -86,7 +86,7 @@ pub(super) struct Forwarded {
 }
 
 /// Sets the forwarding headers of a request that arrived as `scheme`.
-pub(super) fn set(headers: &mut HeaderMap, scheme: Scheme, connection: &Connection) -> Forwarded {
+pub(super) fn set(headers: &mut HeaderList, scheme: Scheme, connection: &Connection) -> Forwarded {
     let peer = &connection.forwarded_for;
     let trusted = connection.worker.identity.topology.trusted_proxies;
     let mut forwarded = Forwarded { client: None, scheme };
@@ -113,16 +113,16 @@ fn own_proto(scheme: Scheme) -> HeaderValue {
 }
 
 /// What a trusted proxy says; `None` if that is not one of the two schemes.
-fn proto(headers: &HeaderMap) -> Option<Scheme> {
-    let mut values = headers.get_all(&X_FORWARDED_PROTO).iter();
+fn proto(headers: &HeaderList) -> Option<Scheme> {
+    let mut values = headers.get_all(&X_FORWARDED_PROTO);
     let value = values.next().filter(|_| values.next().is_none())?.as_bytes();
     [Scheme::Http, Scheme::Https].into_iter().find(|scheme| value.eq_ignore_ascii_case(scheme.as_str().as_bytes()))
 }
 
 /// The address that the outermost of `trusted` proxies saw: the last entry is what the proxy in front of us wrote. `None`
 /// if there are not so many, or if it is no address; then only the peer is certain.
-fn client(headers: &HeaderMap, trusted: u32) -> Option<IpAddr> {
-    let values = headers.get_all(&X_FORWARDED_FOR).iter().rev();
+fn client(headers: &HeaderList, trusted: u32) -> Option<IpAddr> {
+    let values = headers.get_all(&X_FORWARDED_FOR).rev();
     let mut entries = values.flat_map(|value| value.as_bytes().rsplit(|byte| *byte == b','));
     let entry = entries.nth(usize::try_from(trusted - 1).ok()?)?;
     let address: IpAddr = str::from_utf8(entry.trim_ascii()).ok()?.parse().ok()?;
@@ -130,7 +130,7 @@ fn client(headers: &HeaderMap, trusted: u32) -> Option<IpAddr> {
 }
 
 /// All lines of `x-forwarded-for` in one, with the peer at its end.
-fn append_peer(headers: &mut HeaderMap, peer: &HeaderValue) {
+fn append_peer(headers: &mut HeaderList, peer: &HeaderValue) {
     let chain = match headers.get(&X_FORWARDED_FOR) {
         None => peer.clone(),
         Some(_) => {
@@ -161,8 +161,8 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
-    fn headers(name: &'static HeaderName, values: &[&'static str]) -> HeaderMap {
-        values.iter().map(|value| (name.clone(), HeaderValue::from_static(value))).collect()
+    fn headers(name: &'static Key, values: &[&'static str]) -> HeaderList {
+        values.iter().map(|value| (name.name().clone(), HeaderValue::from_static(value))).collect()
     }
 
     #[test]
@@ -201,8 +201,8 @@ mod tests {
         let peer = HeaderValue::from_static("9.9.9.9");
         let mut several = headers(&X_FORWARDED_FOR, &["1.1.1.1, 2.2.2.2", "3.3.3.3"]);
         append_peer(&mut several, &peer);
-        assert_eq!(several.get_all(&X_FORWARDED_FOR).iter().collect::<Vec<_>>(), ["1.1.1.1, 2.2.2.2,3.3.3.3,9.9.9.9"]);
-        let mut none = HeaderMap::new();
+        assert_eq!(several.get_all(&X_FORWARDED_FOR).collect::<Vec<_>>(), ["1.1.1.1, 2.2.2.2,3.3.3.3,9.9.9.9"]);
+        let mut none = HeaderList::new();
         append_peer(&mut none, &peer);
         assert_eq!(none[&X_FORWARDED_FOR], "9.9.9.9");
     }

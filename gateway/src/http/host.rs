@@ -1,14 +1,17 @@
 //! The host of a request: exactly one, and a valid one (RFC 9112 3.2, RFC 9113 8.3.1).
 
-use http::{HeaderMap, HeaderValue, Version, header, uri::Authority};
+use heads::{HeaderList, header};
+use http::{HeaderValue, Version, uri::Authority};
 
 use super::reply::Reply;
 
 /// Exactly one valid host, in the header map. An absolute target and HTTP/2's `:authority` win over the
 /// header, which must then agree or be absent in HTTP/2 (RFC 9112 3.2.2, RFC 9113 8.3.1).
-pub(super) fn set(headers: &mut HeaderMap, authority: Option<&Authority>, version: Version) -> Result<(), Box<Reply>> {
-    let mut values = headers.get_all(header::HOST).iter();
-    let (first, second) = (values.next(), values.next());
+pub(super) fn set(headers: &mut HeaderList, authority: Option<&Authority>, version: Version) -> Result<(), Box<Reply>> {
+    let (first, second) = {
+        let mut values = headers.get_all(&header::HOST);
+        (values.next(), values.next())
+    };
     if second.is_some() {
         return Err(Reply::bad_request("http1.codec_error"));
     }
@@ -25,10 +28,10 @@ pub(super) fn set(headers: &mut HeaderMap, authority: Option<&Authority>, versio
         }
         if first.is_none_or(|host| host.as_bytes() != name.as_bytes()) {
             let value = HeaderValue::try_from(name).map_err(|_| Reply::bad_request("invalid_host"))?;
-            headers.insert(header::HOST, value);
+            headers.insert(&header::HOST, value);
         }
     }
-    match headers.get(header::HOST) {
+    match headers.get(&header::HOST) {
         None => Err(Reply::bad_request("missing_host_header")),
         Some(host) if is_authority(host.as_bytes()) => Ok(()),
         Some(_) => Err(Reply::bad_request("invalid_host")),
@@ -96,8 +99,8 @@ mod tests {
         assert!(!is_authority("a".repeat(256).as_bytes()));
     }
 
-    fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        let mut map = HeaderMap::new();
+    fn map(pairs: &[(&'static str, &'static str)]) -> HeaderList {
+        let mut map = HeaderList::new();
         for (name, value) in pairs {
             map.append(*name, HeaderValue::from_static(value));
         }
@@ -110,7 +113,7 @@ mod tests {
             let mut headers = map(pairs);
             let authority = authority.map(Authority::from_static);
             set(&mut headers, authority.as_ref(), Version::HTTP_11)
-                .map(|()| headers[header::HOST].to_str().unwrap().to_owned())
+                .map(|()| headers[&header::HOST].to_str().unwrap().to_owned())
                 .ok()
         };
         assert_eq!(http1(&[("host", "a.com")], None).unwrap(), "a.com");
@@ -121,8 +124,8 @@ mod tests {
         assert_eq!(http1(&[("host", "")], None), None);
         let mut headers = map(&[("host", "b.com")]);
         assert!(set(&mut headers, Some(&Authority::from_static("a.com")), Version::HTTP_2).is_err());
-        let mut headers = HeaderMap::new();
+        let mut headers = HeaderList::new();
         assert!(set(&mut headers, Some(&Authority::from_static("a.com")), Version::HTTP_2).is_ok());
-        assert_eq!(headers[header::HOST], "a.com");
+        assert_eq!(headers[&header::HOST], "a.com");
     }
 }

@@ -8,13 +8,15 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, Version, header, request, response};
+use heads::{ResponseHead, header};
+use http::{Method, StatusCode, Version};
 use http_body::Body as _;
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 
 use super::{
     body::{Incoming, ResponseBody},
     connection::Connection,
+    request::Arrived,
     service::{self, Refused},
     wire::{Wire, WireBody},
 };
@@ -76,12 +78,12 @@ pub(super) async fn serve(stream: Stream, prefix: Bytes, connection: Rc<Connecti
         let asked = Asked {
             is_head: head.method == Method::HEAD,
             version: head.version,
-            trailers: head.headers.get(header::TE).is_some_and(says_trailers),
+            trailers: head.headers.get(&header::TE).is_some_and(says_trailers),
             keep_alive: head.keep_alive && refused.is_none(),
         };
-        let (parts, body) = client.begin(head);
-        let response = {
-            let mut serving = pin!(service::serve(Rc::clone(&client.connection), parts, body, refused));
+        let (arrived, body) = client.begin(head);
+        let (head, body) = {
+            let mut serving = pin!(service::serve(Rc::clone(&client.connection), arrived, body, refused));
             poll_fn(|cx| match serving.as_mut().poll(cx) {
                 Poll::Ready(answer) => Poll::Ready(answer.ok()),
                 // Whoever is gone does not want it any more.
@@ -89,8 +91,8 @@ pub(super) async fn serve(stream: Stream, prefix: Bytes, connection: Rc<Connecti
             })
             .await?
         };
-        let status = response.status();
-        let (mut sending, keep) = client.answer(response, asked);
+        let status = head.status;
+        let (mut sending, keep) = client.answer(head, body, asked);
         poll_fn(|cx| client.poll_respond(&mut sending, cx)).await?;
         if status == StatusCode::SWITCHING_PROTOCOLS {
             return Rc::try_unwrap(client.wire).ok().map(Wire::into_stream);
@@ -110,14 +112,14 @@ impl Client {
         let activity = &self.connection.activity;
         loop {
             if !incoming.inbox.is_empty() {
-                let mut headers = self.connection.worker.header_maps.take();
+                let mut headers = self.connection.worker.header_lists.take();
                 match self.reader.take(&mut incoming.inbox, &mut headers) {
                     Ok(Some(head)) => {
                         activity.head_is(false);
                         return Poll::Ready(Next::Request(head));
                     }
                     Ok(None) => {
-                        self.connection.worker.header_maps.put(headers);
+                        self.connection.worker.header_lists.put(headers);
                         // What came before its turn has time from now on.
                         if !incoming.inbox.is_empty() {
                             activity.head_is(true);
@@ -154,7 +156,7 @@ impl Client {
     }
 
     /// The request as `service` wants it.
-    fn begin(&mut self, head: Head) -> (request::Parts, Incoming) {
+    fn begin(&mut self, head: Head) -> (Arrived, Incoming) {
         let Head { method, uri, version, headers, framing, expects_continue, .. } = head;
         let has_body = {
             let mut incoming = self.wire.incoming.borrow_mut();
@@ -163,24 +165,23 @@ impl Client {
         };
         let body =
             if has_body { Incoming::Http1(WireBody::new(&self.wire, &self.connection)) } else { Incoming::Empty };
-        let (mut parts, ()) = Request::new(()).into_parts();
-        parts.method = method;
-        parts.uri = uri;
-        parts.version = version;
-        parts.headers = headers;
-        (parts, body)
+        (Arrived { method, uri, version, headers }, body)
     }
 
     /// Puts the head of an answer into the outbox. Gives what is to follow, and whether the connection goes on.
-    fn answer(&mut self, response: Response<ResponseBody>, asked: Asked) -> (Option<Sending<ResponseBody>>, bool) {
-        let (head, body) = response.into_parts();
+    fn answer(
+        &mut self,
+        head: ResponseHead,
+        body: ResponseBody,
+        asked: Asked,
+    ) -> (Option<Sending<ResponseBody>>, bool) {
         let (framing, keep) = self.put_head(&head, &body, asked);
         let announced = if asked.trailers && framing == Some(sending::Framing::Chunked) {
             sending::announced(&head.headers)
         } else {
             Vec::new()
         };
-        self.connection.worker.header_maps.put(head.headers);
+        self.connection.worker.header_lists.put(head.headers);
         let plain = self.wire.stream.borrow().plain().is_some();
         (framing.map(|framing| Sending::new(body, framing, announced, plain)), keep)
     }
@@ -219,12 +220,7 @@ impl Client {
 
     /// Writes the lines of the head. Gives how the body is framed, if there is one, and whether the connection goes on
     /// behind it.
-    fn put_head(
-        &mut self,
-        head: &response::Parts,
-        body: &ResponseBody,
-        asked: Asked,
-    ) -> (Option<sending::Framing>, bool) {
+    fn put_head(&mut self, head: &ResponseHead, body: &ResponseBody, asked: Asked) -> (Option<sending::Framing>, bool) {
         let out = &mut self.outbox;
         let http10 = asked.version < Version::HTTP_11;
         out.put(if http10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " });

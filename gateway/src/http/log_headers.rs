@@ -1,6 +1,7 @@
 //! Which headers of a request and its response, and what of the state of plugins, are copied for the access log: what its
 //! format shows.
 
+use heads::{HeaderList, Key};
 use http::{HeaderMap, HeaderName};
 
 use super::plugins::Filters;
@@ -8,9 +9,9 @@ use crate::telemetry::{AccessLog, Captured};
 
 /// What the format of the access log shows, each with its slot.
 pub(crate) struct LogHeaders {
-    request: Vec<(usize, HeaderName)>,
-    response: Vec<(usize, HeaderName)>,
-    trailers: Vec<(usize, HeaderName)>,
+    request: Vec<(usize, Key)>,
+    response: Vec<(usize, Key)>,
+    trailers: Vec<(usize, Key)>,
     filter_state: Vec<(usize, Box<str>)>,
 }
 
@@ -19,7 +20,7 @@ impl LogHeaders {
         let wanted = log.wanted();
         let names = |list: &[(usize, Box<str>)]| {
             // The format was checked: every name is one.
-            list.iter().filter_map(|(slot, name)| Some((*slot, HeaderName::try_from(&**name).ok()?))).collect()
+            list.iter().filter_map(|(slot, name)| Some((*slot, HeaderName::try_from(&**name).ok()?.into()))).collect()
         };
         Self {
             request: names(&wanted.request),
@@ -29,16 +30,18 @@ impl LogHeaders {
         }
     }
 
-    pub(super) fn copy_request(&self, headers: &HeaderMap, into: &mut Captured) {
+    pub(super) fn copy_request(&self, headers: &HeaderList, into: &mut Captured) {
         copy(&self.request, headers, into);
     }
 
-    pub(super) fn copy_response(&self, headers: &HeaderMap, into: &mut Captured) {
+    pub(super) fn copy_response(&self, headers: &HeaderList, into: &mut Captured) {
         copy(&self.response, headers, into);
     }
 
     pub(super) fn copy_trailers(&self, trailers: &HeaderMap, into: &mut Captured) {
-        copy(&self.trailers, trailers, into);
+        for (slot, name) in &self.trailers {
+            into.set(*slot, trailers.get(name.name()).map(|value| value.as_bytes()));
+        }
     }
 
     /// What plugins have set in the course of a request, if the format shows any of that.
@@ -54,7 +57,7 @@ impl LogHeaders {
 }
 
 /// The first value of each, as in Envoy.
-fn copy(wanted: &[(usize, HeaderName)], headers: &HeaderMap, into: &mut Captured) {
+fn copy(wanted: &[(usize, Key)], headers: &HeaderList, into: &mut Captured) {
     for (slot, name) in wanted {
         into.set(*slot, headers.get(name).map(|value| value.as_bytes()));
     }

@@ -35,7 +35,7 @@ mod forward;
 mod forwarded;
 mod grpc_messages;
 mod handshake;
-mod header_maps;
+mod header_lists;
 mod host;
 mod http1;
 mod identity;

@@ -8,12 +8,13 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use http::{HeaderMap, header, request::Parts, response};
-use proxy_wasm_host::{Properties, RequestHead};
+use heads::{HeaderList, Key, RequestHead, ResponseHead, header};
+use http::HeaderMap;
+use proxy_wasm_host::Properties;
 
 use super::{
     activity::Activity, body::ClientBytes, connection::Connection, grpc_messages::GrpcMessages, plugins::Filters,
-    progress::Watched, secured::Secured,
+    progress::Watched, request::Arrived, secured::Secured,
 };
 use crate::telemetry::{Captured, Destination, Entry, Limit, Observation, RequestProtocol, ResponseFlags};
 
@@ -68,20 +69,20 @@ pub(super) struct LogFields {
 
 impl Record {
     /// A request has arrived.
-    pub(super) fn start(connection: &Rc<Connection>, parts: &Parts, grpc: bool) -> Self {
+    pub(super) fn start(connection: &Rc<Connection>, arrived: &Arrived, grpc: bool) -> Self {
         connection.activity.begin();
         connection.worker.telemetry.counters().requests_in_flight.inc();
         let log = connection.worker.log_headers.as_ref().map(|_| {
             Box::new(LogFields {
                 wall: Some(SystemTime::now()),
-                method: parts.method.as_str().to_owned(),
-                path: parts.uri.path_and_query().map(|path| path.as_str().to_owned()).unwrap_or_default(),
-                protocol: protocol(parts.version),
-                authority: parts
+                method: arrived.method.as_str().to_owned(),
+                path: arrived.uri.path_and_query().map(|path| path.as_str().to_owned()).unwrap_or_default(),
+                protocol: protocol(arrived.version),
+                authority: arrived
                     .uri
                     .authority()
                     .map(|authority| authority.as_str().as_bytes().to_vec())
-                    .or_else(|| copy(&parts.headers, &header::HOST)),
+                    .or_else(|| copy(&arrived.headers, &header::HOST)),
                 ..LogFields::default()
             })
         });
@@ -108,11 +109,11 @@ impl Record {
     }
 
     /// The head was not accepted; this is what was in it.
-    pub(super) fn rejected(&mut self, headers: &HeaderMap) {
+    pub(super) fn rejected(&mut self, headers: &HeaderList) {
         self.copy_request(headers);
     }
 
-    fn copy_request(&mut self, headers: &HeaderMap) {
+    fn copy_request(&mut self, headers: &HeaderList) {
         if let (Some(log), Some(wanted)) = (&mut self.log, &self.connection.worker.log_headers) {
             wanted.copy_request(headers, &mut log.headers);
         }
@@ -127,7 +128,7 @@ impl Record {
     }
 
     /// The head of the response is what the client gets.
-    pub(super) fn responded(&mut self, head: &response::Parts) {
+    pub(super) fn responded(&mut self, head: &ResponseHead) {
         self.code = head.status.as_u16();
         self.response_head_bytes = head_bytes(head);
         if let (Some(log), Some(wanted)) = (&mut self.log, &self.connection.worker.log_headers) {
@@ -290,7 +291,7 @@ impl Drop for Record {
 }
 
 /// Size of a response's head as HTTP/1.1 writes it; HTTP/2 compresses it, so there it is what a client makes of it.
-fn head_bytes(head: &response::Parts) -> u64 {
+fn head_bytes(head: &ResponseHead) -> u64 {
     let line = "HTTP/1.1 200 ".len() + head.status.canonical_reason().map_or(0, str::len) + 2;
     // The connection adds the date.
     let date = "date: Sun, 06 Nov 1994 08:49:37 GMT\r\n".len();
@@ -298,7 +299,7 @@ fn head_bytes(head: &response::Parts) -> u64 {
     (line + fields + date + 2) as u64
 }
 
-fn copy(headers: &HeaderMap, name: &header::HeaderName) -> Option<Vec<u8>> {
+fn copy(headers: &HeaderList, name: &Key) -> Option<Vec<u8>> {
     headers.get(name).map(|value| value.as_bytes().to_vec())
 }
 

@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderValue, header, uri::PathAndQuery};
-use proxy_wasm_host::RequestHead;
+use heads::{RequestHead, header};
+use http::{HeaderValue, uri::PathAndQuery};
 
 use super::{reply::Reply, route::authority};
 use crate::{
@@ -38,7 +38,7 @@ pub(super) fn reply(redirect: &Redirect, head: &RequestHead, listener_port: u16)
     let mut reply = Reply::new(redirect.status, "direct_response", ResponseFlags::NONE);
     match HeaderValue::try_from(location(redirect, head, listener_port)) {
         Ok(location) => {
-            reply.headers.insert(header::LOCATION, location);
+            reply.headers.insert(&header::LOCATION, location);
             reply
         }
         Err(_) => Reply::bad_request("redirect_location_invalid"),
@@ -80,14 +80,15 @@ fn default_port(scheme: &str) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
-    use http::{HeaderMap, Method, StatusCode};
+    use heads::HeaderList;
+    use http::{Method, StatusCode};
     use proxy_wasm_host::Scheme;
 
     use super::*;
 
     fn head(host: &'static str, target: &'static str) -> RequestHead {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::HOST, HeaderValue::from_static(host));
+        let mut headers = HeaderList::new();
+        headers.insert(&header::HOST, HeaderValue::from_static(host));
         RequestHead { method: Method::GET, target: PathAndQuery::from_static(target), scheme: Scheme::Http, headers }
     }
 

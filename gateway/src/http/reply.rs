@@ -4,7 +4,8 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use heads::{HeaderList, header};
+use http::{HeaderValue, StatusCode};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use crate::{http1::request::Refusal, telemetry::ResponseFlags};
@@ -20,7 +21,7 @@ pub(super) struct Reply {
     pub(super) status: StatusCode,
     pub(super) body: Bytes,
     /// Headers besides those that every response gets.
-    pub(super) headers: HeaderMap,
+    pub(super) headers: HeaderList,
     pub(super) flags: ResponseFlags,
     /// `%RESPONSE_CODE_DETAILS%`
     pub(super) details: Cow<'static, str>,
@@ -35,7 +36,7 @@ impl Reply {
         Box::new(Self {
             status,
             body: Bytes::new(),
-            headers: HeaderMap::new(),
+            headers: HeaderList::new(),
             flags,
             details: Cow::Borrowed(details),
             grpc_status: None,
@@ -110,11 +111,11 @@ impl Reply {
     }
 
     /// The head and body as sent. gRPC clients understand only status 200 with `grpc-status`.
-    pub(super) fn into_parts(self, grpc: bool) -> (StatusCode, HeaderMap, Bytes) {
+    pub(super) fn into_parts(self, grpc: bool) -> (StatusCode, HeaderList, Bytes) {
         let Self { status, body, mut headers, grpc_status: given, .. } = self;
         if grpc {
             let code = given.unwrap_or_else(|| grpc_status(status));
-            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            headers.insert(&header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
             headers.insert("grpc-status", HeaderValue::from(u16::from(code)));
             if !body.is_empty()
                 && let Ok(message) = HeaderValue::try_from(
@@ -125,8 +126,8 @@ impl Reply {
             }
             return (StatusCode::OK, headers, Bytes::new());
         }
-        if !body.is_empty() && !headers.contains_key(header::CONTENT_TYPE) {
-            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        if !body.is_empty() && !headers.contains_key(&header::CONTENT_TYPE) {
+            headers.insert(&header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         }
         (status, headers, body)
     }
@@ -148,8 +149,8 @@ fn grpc_status(status: StatusCode) -> u8 {
 }
 
 /// Whether a request is gRPC: `application/grpc` or `application/grpc+…`.
-pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(header::CONTENT_TYPE).is_some_and(|value| {
+pub(super) fn is_grpc(headers: &HeaderList) -> bool {
+    headers.get(&header::CONTENT_TYPE).is_some_and(|value| {
         value.as_bytes().strip_prefix(b"application/grpc").is_some_and(|rest| matches!(rest.first(), None | Some(b'+')))
     })
 }
@@ -173,7 +174,7 @@ mod tests {
         let (status, headers, body) =
             Reply::unavailable("x", ResponseFlags::NO_HEALTHY_UPSTREAM, "no").into_parts(false);
         assert_eq!((status, body.as_ref()), (StatusCode::SERVICE_UNAVAILABLE, b"no".as_slice()));
-        assert_eq!(headers[header::CONTENT_TYPE], "text/plain");
+        assert_eq!(headers[&header::CONTENT_TYPE], "text/plain");
         let (_, headers, _) = Reply::not_found().into_parts(false);
         assert!(headers.is_empty());
     }
@@ -181,8 +182,8 @@ mod tests {
     #[test]
     fn grpc_is_told_by_content_type() {
         let is = |value: &'static str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(value));
+            let mut headers = HeaderList::new();
+            headers.insert(&header::CONTENT_TYPE, HeaderValue::from_static(value));
             is_grpc(&headers)
         };
         assert!(is("application/grpc") && is("application/grpc+proto"));

@@ -10,10 +10,8 @@ pub(super) mod invariants;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header, request::Parts, uri::PathAndQuery,
-};
-use proxy_wasm_host::{RequestHead, Scheme};
+use heads::{HeaderList, Key, RequestHead, Scheme, header};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, Version, uri::PathAndQuery};
 use smallvec::SmallVec;
 
 use super::{
@@ -27,9 +25,9 @@ use crate::{
     telemetry::ResponseFlags,
 };
 
-pub(super) static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-pub(super) static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-pub(super) static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) static X_FORWARDED_FOR: Key = Key::from_static("x-forwarded-for");
+pub(super) static X_FORWARDED_PROTO: Key = Key::from_static("x-forwarded-proto");
+pub(super) static X_REQUEST_ID: Key = Key::from_static("x-request-id");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 
 /// Methods that are passed on (those that Envoy's HTTP/1 codec knows). TRACE and CONNECT are answered.
@@ -61,6 +59,14 @@ const EXTENSION_METHODS: &[&str] = &[
     "UNSUBSCRIBE",
 ];
 
+/// A head as it came.
+pub(super) struct Arrived {
+    pub(super) method: Method,
+    pub(super) uri: Uri,
+    pub(super) version: Version,
+    pub(super) headers: HeaderList,
+}
+
 /// A head in its normal form.
 pub(super) struct Admitted {
     pub(super) head: RequestHead,
@@ -73,8 +79,8 @@ pub(super) struct Admitted {
 }
 
 /// Checks and normalises a head, which it takes unless it is refused.
-pub(super) fn admit(parts: &mut Parts, connection: &Connection) -> Result<Admitted, Box<Reply>> {
-    let Parts { method, uri, version, headers, .. } = parts;
+pub(super) fn admit(arrived: &mut Arrived, connection: &Connection) -> Result<Admitted, Box<Reply>> {
+    let Arrived { method, uri, version, headers } = arrived;
     let version = *version;
     if version < Version::HTTP_11 && !connection.worker.limits.http10 {
         return Err(Reply::new(StatusCode::UPGRADE_REQUIRED, "low_version", ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR)
@@ -212,7 +218,7 @@ fn normal_path(path: &str) -> Option<String> {
 /// Returns the size of all fields as they arrived, and whether a WebSocket is wanted. An upgrade that we do not do is
 /// answered.
 fn clean(
-    headers: &mut HeaderMap,
+    headers: &mut HeaderList,
     method: &Method,
     version: Version,
     keep_certificate: bool,
@@ -272,7 +278,7 @@ fn clean(
         headers.remove(name);
     }
     if te_trailers {
-        headers.insert(header::TE, TRAILERS);
+        headers.insert(&header::TE, TRAILERS);
     }
     if cookies > 1 {
         join_cookies(headers);
@@ -313,9 +319,9 @@ fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
 }
 
 /// HTTP/2 may send a cookie in crumbs, which only together are the header that everybody else knows (RFC 9113 8.2.3).
-fn join_cookies(headers: &mut HeaderMap) {
+fn join_cookies(headers: &mut HeaderList) {
     let mut whole = Vec::new();
-    for crumb in headers.get_all(header::COOKIE) {
+    for crumb in headers.get_all(&header::COOKIE) {
         if !whole.is_empty() {
             whole.extend_from_slice(b"; ");
         }
@@ -323,7 +329,7 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
     // Parts of header values make a header value; were it not so, the first would stay.
     if let Ok(whole) = HeaderValue::from_maybe_shared(Bytes::from(whole)) {
-        headers.insert(header::COOKIE, whole);
+        headers.insert(&header::COOKIE, whole);
     }
 }
 
@@ -391,8 +397,8 @@ mod tests {
         }
     }
 
-    fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        let mut map = HeaderMap::new();
+    fn map(pairs: &[(&'static str, &'static str)]) -> HeaderList {
+        let mut map = HeaderList::new();
         for (name, value) in pairs {
             map.append(*name, HeaderValue::from_static(value));
         }
@@ -416,7 +422,7 @@ mod tests {
             ("accept", "*/*"),
         ]);
         clean(&mut headers, &Method::GET, Version::HTTP_11, false).unwrap();
-        let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        let mut names: Vec<_> = headers.names().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["accept", "host", "x-forwarded-host"]);
     }
@@ -439,7 +445,7 @@ mod tests {
     fn crumbs_make_a_cookie() {
         let mut headers = map(&[("cookie", "a=1"), ("accept", "*/*"), ("cookie", "b=2; c=3"), ("cookie", "d")]);
         clean(&mut headers, &Method::GET, Version::HTTP_11, false).unwrap();
-        assert_eq!(headers.get_all(header::COOKIE).iter().collect::<Vec<_>>(), ["a=1; b=2; c=3; d"]);
+        assert_eq!(headers.get_all(&header::COOKIE).collect::<Vec<_>>(), ["a=1; b=2; c=3; d"]);
     }
 
     #[test]
@@ -478,7 +484,7 @@ mod tests {
 
     #[test]
     fn too_many_headers_are_refused() {
-        let mut headers = HeaderMap::new();
+        let mut headers = HeaderList::new();
         for number in 0..101 {
             headers.append(HeaderName::try_from(format!("x-{number}")).unwrap(), HeaderValue::from_static("v"));
         }

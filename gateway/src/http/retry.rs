@@ -14,14 +14,15 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method, Request};
+use heads::HeaderList;
+use http::{HeaderMap, Method};
 use http_body::{Body, Frame, SizeHint};
 use smallvec::SmallVec;
 
 use super::{body::RequestBody, limits};
 use crate::{
     snapshot::{RetryOn, RetryPolicy},
-    upstream::{BodyError, Failure},
+    upstream::{BodyError, Failure, Request},
 };
 
 /// Drawings of an endpoint to find one that has not been tried (Envoy's `host_selection_retry_max_attempts`).
@@ -82,11 +83,11 @@ impl<'a> Attempts<'a> {
     /// Makes the body one that can be sent again, where this request may have to be.
     pub(super) fn record(&mut self, request: &mut Request<RequestBody>) {
         let wanted = self.policy.after_sending(self.grpc, self.http2) || self.policy.per_try_timeout.is_some();
-        if !wanted || request.body().is_end_stream() {
+        if !wanted || request.body.is_end_stream() {
             return;
         }
-        let recording = Recording::new(std::mem::replace(request.body_mut(), RequestBody::Empty));
-        *request.body_mut() = RequestBody::Replay(Replay::of(&recording));
+        let recording = Recording::new(std::mem::replace(&mut request.body, RequestBody::Empty));
+        request.body = RequestBody::Replay(Replay::of(&recording));
         self.replay = Some(recording);
     }
 
@@ -94,21 +95,21 @@ impl<'a> Attempts<'a> {
     /// that the upstream is closing at this very moment.
     pub(super) fn copy(&self, request: &Request<RequestBody>, reused: bool) -> Option<Request<RequestBody>> {
         let wanted = (self.left() && self.policy.after_sending(self.grpc, self.http2))
-            || (reused && is_idempotent(request.method()) && request.body().is_end_stream());
+            || (reused && is_idempotent(&request.method) && request.body.is_end_stream());
         if !wanted {
             return None;
         }
-        let body = match (&self.replay, request.body()) {
+        let body = match (&self.replay, &request.body) {
             (Some(recording), _) => RequestBody::Replay(Replay::of(recording)),
             (None, RequestBody::Upgrade) => RequestBody::Upgrade,
             (None, _) => RequestBody::Empty,
         };
-        let mut copy = Request::new(body);
-        *copy.method_mut() = request.method().clone();
-        *copy.uri_mut() = request.uri().clone();
-        *copy.version_mut() = request.version();
-        *copy.headers_mut() = request.headers().clone();
-        Some(copy)
+        Some(Request {
+            method: request.method.clone(),
+            uri: request.uri.clone(),
+            headers: request.headers.clone(),
+            body,
+        })
     }
 
     /// Whether all of the body that a copy needs is still there.
@@ -136,7 +137,7 @@ impl<'a> Attempts<'a> {
     }
 
     /// The same for the head of a response.
-    pub(super) fn after_response(&self, status: u16, headers: &HeaderMap) -> Verdict {
+    pub(super) fn after_response(&self, status: u16, headers: &HeaderList) -> Verdict {
         let rate_limited = || headers.contains_key("x-envoy-ratelimited");
         let grpc_status = || {
             let status = headers.get("grpc-status")?.to_str().ok()?.parse().ok()?;

@@ -2,8 +2,8 @@
 
 use std::{rc::Rc, sync::Arc};
 
+use heads::RequestHead;
 use http::header;
-use proxy_wasm_host::RequestHead;
 
 use super::{
     connection::Connection,
@@ -48,5 +48,5 @@ fn came_over_https(head: &RequestHead) -> bool {
 
 /// The host of a request with its port.
 pub(super) fn authority(head: &RequestHead) -> &str {
-    head.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default()
+    head.headers.get(&header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default()
 }

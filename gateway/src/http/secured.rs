@@ -6,9 +6,10 @@
 
 use std::{cell::Cell, fmt::Write, sync::Arc};
 
+use heads::RequestHead;
 use http::{HeaderValue, StatusCode};
 use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, percent_encode, utf8_percent_encode};
-use proxy_wasm_host::{RequestHead, TlsFacts};
+use proxy_wasm_host::TlsFacts;
 use rustls::{ProtocolVersion, server::ClientHello};
 
 use super::{connection::Connection, reply::Reply, route::authority, serving::Serving};

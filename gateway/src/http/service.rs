@@ -8,9 +8,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, Response, StatusCode, Version, header, request, response};
+use heads::{Key, RequestHead, ResponseHead, header};
+use http::{HeaderValue, Method, StatusCode, Version};
 use http_body::Body;
-use proxy_wasm_host::{Half, RequestHead};
+use proxy_wasm_host::Half;
 use smallvec::SmallVec;
 use tokio::time::Sleep;
 
@@ -22,7 +23,8 @@ use super::{
     record::Record,
     redirect,
     reply::{self, Reply},
-    request as admission, route, secured,
+    request::{self as admission, Arrived},
+    route, secured,
     serving::{PinnedRoute, Serving},
     trailers,
     upgrade::{self, Switch, Upgraded},
@@ -34,7 +36,7 @@ use crate::{
     telemetry::{Limit, ResponseFlags},
 };
 
-static X_ENVOY_UPSTREAM_SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
+static X_ENVOY_UPSTREAM_SERVICE_TIME: Key = Key::from_static("x-envoy-upstream-service-time");
 static VIA_UPSTREAM: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from("via_upstream"));
 /// `server` of every response, as Istio's gateway.
 const SERVER: HeaderValue = HeaderValue::from_static("istio-envoy");
@@ -75,7 +77,7 @@ struct Stream {
 
 /// The head and body of an answer, whoever made it.
 struct Outcome {
-    head: response::Parts,
+    head: ResponseHead,
     body: Source,
     /// Whether the connection ends with it.
     close: bool,
@@ -86,20 +88,20 @@ struct Outcome {
 /// Serves one request.
 pub(super) async fn serve(
     connection: Rc<Connection>,
-    mut parts: request::Parts,
+    mut arrived: Arrived,
     incoming: Incoming,
     refused: Option<Refused>,
-) -> Result<Response<ResponseBody>, Aborted> {
-    let version = parts.version;
-    let grpc = reply::is_grpc(&parts.headers);
-    let record = Record::start(&connection, &parts, grpc);
-    let is_head = parts.method == Method::HEAD;
+) -> Result<(ResponseHead, ResponseBody), Aborted> {
+    let version = arrived.version;
+    let grpc = reply::is_grpc(&arrived.headers);
+    let record = Record::start(&connection, &arrived, grpc);
+    let is_head = arrived.method == Method::HEAD;
     let stage = connection.worker.overload.stage();
     let mut stream = Stream { connection, version, is_head, record, stage, filters: None, deadline: None };
     let admitted = match refused {
         None if stage >= Stage::RefuseRequests => Err(Reply::overloaded()),
         None if stream.connection.worker.turn.is_too_long(stream.record.started()) => Err(Reply::waited_too_long()),
-        None => admission::admit(&mut parts, &stream.connection),
+        None => admission::admit(&mut arrived, &stream.connection),
         Some(Refused { refusal, is_known }) => {
             tracing::debug!(remote = %stream.connection.remote, ?refusal, "a request is refused");
             if !is_known {
@@ -111,7 +113,7 @@ pub(super) async fn serve(
     let outcome = match admitted {
         Err(rejected) => {
             count_rejection(&stream, &rejected);
-            stream.record.rejected(&parts.headers);
+            stream.record.rejected(&arrived.headers);
             stream.local(rejected)
         }
         Ok(admission::Admitted { head, bytes, upgrade, client }) => {
@@ -166,7 +168,6 @@ fn plain_body(record: &mut Record, incoming: Incoming) -> RequestBody {
 
 impl Stream {
     /// Begins the request in the plugins that it passes; hands the head back if there are none.
-    #[expect(clippy::result_large_err, reason = "the head is moved on at once; a box for it would cost more")]
     fn enter_plugins(&mut self, serving: &Serving, head: RequestHead) -> Result<Rc<Filters>, RequestHead> {
         let mut chosen = SmallVec::new();
         let route = || route::find_id(&self.connection, serving, &head);
@@ -359,11 +360,11 @@ impl Stream {
         }
         if head.status == StatusCode::NO_CONTENT {
             // RFC 9110 8.6.
-            head.headers.remove(header::CONTENT_LENGTH);
+            head.headers.remove(&header::CONTENT_LENGTH);
         }
         let (body, upgraded) = if head.status == StatusCode::SWITCHING_PROTOCOLS {
             // What follows is not a body, whatever the head says (CVE-2024-23326); nor does it have to end in time.
-            head.headers.remove(header::CONTENT_LENGTH);
+            head.headers.remove(&header::CONTENT_LENGTH);
             upgrade::mark(&mut head.headers);
             self.deadline = None;
             (Source::Local(Bytes::new()), body.upgraded().map(Box::new))
@@ -400,14 +401,12 @@ impl Stream {
         }
         // Over HTTP/2 nobody else leaves such a body out.
         if self.is_head && !body.is_empty() {
-            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+            headers.insert(&header::CONTENT_LENGTH, HeaderValue::from(body.len()));
             body.clear();
         } else if matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
             body.clear();
         }
-        let (mut head, ()) = Response::new(()).into_parts();
-        head.status = status;
-        head.headers = headers;
+        let head = ResponseHead { status, headers };
         Outcome { head, body: Source::Local(body), close, upgraded: None }
     }
 
@@ -427,10 +426,10 @@ impl Stream {
     async fn run_response_callbacks(
         &mut self,
         filters: &Rc<Filters>,
-        head: response::Parts,
+        head: ResponseHead,
         body: Source,
         ends: bool,
-    ) -> Result<(response::Parts, Source), Interrupted> {
+    ) -> Result<(ResponseHead, Source), Interrupted> {
         filters.response_headers(head, ends).await?;
         let body = if ends || !filters.sees_body(Half::Response) {
             body
@@ -446,19 +445,16 @@ impl Stream {
     }
 
     /// The last touch: what every response of the gateway has.
-    fn finish(mut self, outcome: Outcome) -> Result<Response<ResponseBody>, Aborted> {
+    fn finish(mut self, outcome: Outcome) -> Result<(ResponseHead, ResponseBody), Aborted> {
         let Outcome { mut head, body, close, upgraded } = outcome;
-        head.headers.insert(header::SERVER, SERVER);
-        // The connection writes HTTP/1.0 to those who speak it.
-        head.version = self.version.max(Version::HTTP_11);
-        head.extensions.clear();
+        head.headers.insert(&header::SERVER, SERVER);
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             // Without the upstream's side there is nothing to switch to.
             let upgraded = upgraded.ok_or(Aborted)?;
             upgrade::mark(&mut head.headers);
             self.record.responded(&head);
             self.connection.switch.set(Some(Switch::new(*upgraded, self.record)));
-            return Ok(Response::from_parts(head, ResponseBody::switched()));
+            return Ok((head, ResponseBody::switched()));
         }
         if upgraded.is_some() {
             // A plugin has made something else of it.
@@ -470,7 +466,7 @@ impl Stream {
             leaving = true;
         }
         if (close || leaving) && self.version < Version::HTTP_2 {
-            head.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+            head.headers.insert(&header::CONNECTION, HeaderValue::from_static("close"));
         } else if leaving {
             self.connection.activity.say_goodbye();
         }
@@ -478,7 +474,7 @@ impl Stream {
         if let Some(body) = &self.record.request_body {
             body.waiting.excuse();
         }
-        Ok(Response::from_parts(head, ResponseBody::new(body, self.record, self.deadline)))
+        Ok((head, ResponseBody::new(body, self.record, self.deadline)))
     }
 }
 

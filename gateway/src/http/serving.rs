@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 
 use super::{
     Cluster, Connections, Identity, Limits, handshake,
-    header_maps::HeaderMaps,
+    header_lists::HeaderLists,
     log_headers::LogHeaders,
     plugins::{Link, PluginSet},
     progress::Bodies,
@@ -37,7 +37,7 @@ pub(crate) struct Worker {
     usage: Usage,
     pub(crate) bodies: Rc<Bodies>,
     pub(crate) limits: Limits,
-    pub(super) header_maps: HeaderMaps,
+    pub(super) header_lists: HeaderLists,
     pub(super) handshakes: handshake::Queue,
     /// What the process can still take.
     pub(crate) overload: Arc<Overload>,
@@ -70,7 +70,7 @@ impl Worker {
             usage,
             bodies: Rc::default(),
             limits,
-            header_maps: HeaderMaps::default(),
+            header_lists: HeaderLists::default(),
             handshakes: handshake::Queue::default(),
             overload,
             nowhere,

@@ -4,12 +4,14 @@
 //! Over HTTP/1 only the fields are sent that the head's `Trailer` names, and to clients only if they sent
 //! `te: trailers`; others are dropped there, as RFC 9110 6.5 allows.
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use heads::{HeaderList, header};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// Names the trailers of gRPC in a head, for clients over HTTP/1: gRPC servers over HTTP/2 do not announce them.
-pub(super) fn announce_grpc(headers: &mut HeaderMap) {
-    if !headers.contains_key(header::TRAILER) {
-        headers.insert(header::TRAILER, HeaderValue::from_static("grpc-status, grpc-message, grpc-status-details-bin"));
+pub(super) fn announce_grpc(headers: &mut HeaderList) {
+    if !headers.contains_key(&header::TRAILER) {
+        headers
+            .insert(&header::TRAILER, HeaderValue::from_static("grpc-status, grpc-message, grpc-status-details-bin"));
     }
 }
 

@@ -8,7 +8,8 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, header};
+use heads::{HeaderList, header};
+use http::{HeaderValue, Method};
 
 use super::{
     body::{ClientBytes, RequestBody},
@@ -41,9 +42,9 @@ pub(super) enum Asked {
 
 /// Reads the `Upgrade` headers. `h2c` is ignored (served as HTTP/1.1), and so is what is no WebSocket handshake because
 /// of its method or because it has a body.
-pub(super) fn asked(method: &Method, headers: &HeaderMap) -> Asked {
+pub(super) fn asked(method: &Method, headers: &HeaderList) -> Asked {
     let mut asked = Asked::Nothing;
-    for value in headers.get_all(header::UPGRADE) {
+    for value in headers.get_all(&header::UPGRADE) {
         for token in value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
             asked = match asked {
                 _ if token.is_empty() || token.eq_ignore_ascii_case(b"h2c") => asked,
@@ -53,8 +54,8 @@ pub(super) fn asked(method: &Method, headers: &HeaderMap) -> Asked {
         }
     }
     let has_body = || {
-        headers.contains_key(header::TRANSFER_ENCODING)
-            || headers.get(header::CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0")
+        headers.contains_key(&header::TRANSFER_ENCODING)
+            || headers.get(&header::CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0")
     };
     if asked == Asked::WebSocket && (method != Method::GET || has_body()) {
         return Asked::Nothing;
@@ -63,20 +64,20 @@ pub(super) fn asked(method: &Method, headers: &HeaderMap) -> Asked {
 }
 
 /// Says in a head that it is part of a WebSocket handshake; without its hop-by-hop headers it would not be.
-pub(super) fn mark(headers: &mut HeaderMap) {
-    headers.insert(header::CONNECTION, UPGRADE);
-    headers.insert(header::UPGRADE, WEBSOCKET);
+pub(super) fn mark(headers: &mut HeaderList) {
+    headers.insert(&header::CONNECTION, UPGRADE);
+    headers.insert(&header::UPGRADE, WEBSOCKET);
 }
 
 /// Whether a head is marked.
-pub(super) fn is_marked(headers: &HeaderMap) -> bool {
-    headers.get(header::UPGRADE) == Some(&WEBSOCKET)
+pub(super) fn is_marked(headers: &HeaderList) -> bool {
+    headers.get(&header::UPGRADE) == Some(&WEBSOCKET)
 }
 
 /// Takes the mark off.
-pub(super) fn unmark(headers: &mut HeaderMap) {
-    headers.remove(header::CONNECTION);
-    headers.remove(header::UPGRADE);
+pub(super) fn unmark(headers: &mut HeaderList) {
+    headers.remove(&header::CONNECTION);
+    headers.remove(&header::UPGRADE);
 }
 
 /// A connection that becomes a tunnel as soon as the client has its 101.
@@ -146,7 +147,7 @@ mod tests {
     use super::*;
 
     fn of(method: &Method, fields: &[(&'static str, &'static str)]) -> Asked {
-        let mut headers = HeaderMap::new();
+        let mut headers = HeaderList::new();
         for (name, value) in fields {
             headers.append(*name, HeaderValue::from_static(value));
         }

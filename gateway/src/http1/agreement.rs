@@ -13,7 +13,8 @@ use std::{
 };
 
 use bytes::BytesMut;
-use http::{HeaderMap, Request, Response, StatusCode, Version, header};
+use heads::HeaderList;
+use http::{Request, Response, StatusCode, Version, header};
 use http_body_util::{BodyExt, Empty};
 use hyper::{
     body::{Bytes, Incoming},
@@ -50,7 +51,7 @@ impl Messages {
     /// Takes what it can. `None`: more is needed.
     fn step(&mut self, buffer: &mut BytesMut) -> Option<Result<(), Refusal>> {
         let body = match &mut self.body {
-            None => match self.head.take(buffer, &mut HeaderMap::new()) {
+            None => match self.head.take(buffer, &mut HeaderList::new()) {
                 Ok(None) => return None,
                 Ok(Some(head)) => self.body.insert(Decoder::new(head.framing)),
                 Err(refusal) => return Some(Err(refusal)),
@@ -96,7 +97,7 @@ pub(crate) fn judge(bytes: &[u8], piece: usize, mut pass: impl FnMut(&[u8], u64)
 /// The heads of the requests up to the first that is refused or not complete.
 pub(crate) fn heads(bytes: &[u8]) -> Vec<Head> {
     let (mut reader, mut buffer, mut heads) = (Reader::default(), BytesMut::from(bytes), Vec::new());
-    while let Ok(Some(head)) = reader.take(&mut buffer, &mut HeaderMap::new()) {
+    while let Ok(Some(head)) = reader.take(&mut buffer, &mut HeaderList::new()) {
         let mut body = Decoder::new(head.framing);
         heads.push(head);
         while !body.is_ended() {

@@ -7,7 +7,8 @@
 use std::ops::Range;
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, uri::PathAndQuery};
+use heads::HeaderList;
+use http::{HeaderName, HeaderValue, Method, Uri, Version, uri::PathAndQuery};
 use memchr::memchr;
 
 use super::{body::Framing, limits, take};
@@ -35,7 +36,7 @@ pub(crate) struct Head {
     pub(crate) method: Method,
     pub(crate) uri: Uri,
     pub(crate) version: Version,
-    pub(crate) headers: HeaderMap,
+    pub(crate) headers: HeaderList,
     /// How the body ends: never with the connection.
     pub(crate) framing: Framing,
     /// Whether the client wants the connection to go on.
@@ -92,7 +93,7 @@ impl Reader {
     ///
     /// # Errors
     /// It is not as it must be; [`Self::stand_in`] gives what is known of it.
-    pub(crate) fn take(&mut self, buffer: &mut BytesMut, headers: &mut HeaderMap) -> Result<Option<Head>, Refusal> {
+    pub(crate) fn take(&mut self, buffer: &mut BytesMut, headers: &mut HeaderList) -> Result<Option<Head>, Refusal> {
         if !self.empty_line && self.line == 0 {
             // One byte more tells whether it is an empty line.
             match &buffer[..] {
@@ -154,7 +155,7 @@ impl Reader {
     }
 
     /// The head that was found, out of its bytes.
-    fn build(&self, bytes: &Bytes, mut headers: HeaderMap) -> Result<Head, Refusal> {
+    fn build(&self, bytes: &Bytes, mut headers: HeaderList) -> Result<Head, Refusal> {
         let malformed = Refusal::Malformed("a head is no head");
         let line = self.request_line.as_ref().ok_or(malformed)?;
         let method = bytes.get(..line.method).and_then(|method| Method::from_bytes(method).ok()).ok_or(malformed)?;
@@ -198,7 +199,7 @@ impl Reader {
     /// A head that says who asked for what, as far as that is known and well-formed, and nothing else; `kept` is what has
     /// come of the refused one. Says, too, whether method and target are the request's own.
     pub(crate) fn stand_in(&self, kept: &[u8]) -> (Head, bool) {
-        let mut fields = HeaderMap::new();
+        let mut fields = HeaderList::new();
         for at in self.shown.iter().flatten() {
             let Some(field) = self.fields.get(*at) else { continue };
             let (name, colon, end) = (usize::from(field.name), usize::from(field.colon), usize::from(field.end));

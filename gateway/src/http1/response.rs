@@ -3,7 +3,8 @@
 use std::mem::MaybeUninit;
 
 use bytes::{Buf, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use heads::HeaderList;
+use http::{HeaderName, HeaderValue, StatusCode};
 use memchr::{memchr, memchr_iter};
 use smallvec::SmallVec;
 
@@ -54,7 +55,7 @@ impl Reader {
     ///
     /// # Errors
     /// It is not a head, or could be read as two messages.
-    pub(crate) fn take(&mut self, buffer: &mut BytesMut, headers: &mut HeaderMap) -> Result<Option<Head>, Malformed> {
+    pub(crate) fn take(&mut self, buffer: &mut BytesMut, headers: &mut HeaderList) -> Result<Option<Head>, Malformed> {
         loop {
             match self.take_any(buffer, headers)? {
                 Taken::Final(head) => return Ok(Some(head)),
@@ -64,7 +65,7 @@ impl Reader {
         }
     }
 
-    fn take_any(&mut self, buffer: &mut BytesMut, headers: &mut HeaderMap) -> Result<Taken, Malformed> {
+    fn take_any(&mut self, buffer: &mut BytesMut, headers: &mut HeaderList) -> Result<Taken, Malformed> {
         // What comes in drops is not parsed anew with each of them.
         if self.searched > 0 && !self.is_complete(buffer) {
             return Ok(Taken::Incomplete);
@@ -177,8 +178,8 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
-    fn parse(text: &str) -> Result<Option<(Head, HeaderMap)>, Malformed> {
-        let (mut buffer, mut headers) = (BytesMut::from(text), HeaderMap::new());
+    fn parse(text: &str) -> Result<Option<(Head, HeaderList)>, Malformed> {
+        let (mut buffer, mut headers) = (BytesMut::from(text), HeaderList::new());
         Ok(Reader::default().take(&mut buffer, &mut headers)?.map(|head| (head, headers)))
     }
 
@@ -187,8 +188,8 @@ mod tests {
         let text = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\nX-A: 1\r\nx-a: 2\r\n\r\nhello";
         let (head, headers) = parse(text).unwrap().unwrap();
         assert_eq!(head, Head { status: StatusCode::OK, framing: Framing::Length(5), keep_alive: true });
-        assert_eq!(headers.get_all("x-a").iter().collect::<Vec<_>>(), ["1", "2"]);
-        let (mut reader, mut buffer, mut headers) = (Reader::default(), BytesMut::new(), HeaderMap::new());
+        assert_eq!(headers.get_all("x-a").collect::<Vec<_>>(), ["1", "2"]);
+        let (mut reader, mut buffer, mut headers) = (Reader::default(), BytesMut::new(), HeaderList::new());
         headers.insert("old", HeaderValue::from_static("1"));
         let end = text.find("hello").unwrap();
         for (at, byte) in text.bytes().enumerate() {

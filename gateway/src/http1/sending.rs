@@ -7,7 +7,8 @@ use std::{
 };
 
 use bytes::{Buf as _, Bytes};
-use http::{HeaderMap, HeaderName, header};
+use heads::{HeaderList, header};
+use http::{HeaderMap, HeaderName};
 use http_body::Body;
 
 use super::outbox::Outbox;
@@ -145,7 +146,7 @@ impl<B: Piped<Data = Bytes, Error = BodyError> + Unpin> Sending<B> {
 }
 
 /// The names in a head's `Trailer` fields.
-pub(crate) fn announced(headers: &HeaderMap) -> Vec<HeaderName> {
-    let names = headers.get_all(header::TRAILER).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+pub(crate) fn announced(headers: &HeaderList) -> Vec<HeaderName> {
+    let names = headers.get_all(&header::TRAILER).flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
     names.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok()).collect()
 }

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use bytes::BytesMut;
-use http::HeaderMap;
+use heads::HeaderList;
 use proptest::prelude::*;
 
 use super::{
@@ -289,7 +289,7 @@ fn refused_quickly(text: &str) -> Refusal {
 fn what_stands_in_for_a_head_is_harmless() {
     let stand_in = |bytes: &str| {
         let (mut reader, mut buffer) = (Reader::default(), BytesMut::from(bytes));
-        while reader.take(&mut buffer, &mut HeaderMap::new()).unwrap_or_else(|_| None).is_some() {}
+        while reader.take(&mut buffer, &mut HeaderList::new()).unwrap_or_else(|_| None).is_some() {}
         let (head, is_known) = reader.stand_in(&buffer);
         assert_eq!(head.framing, Framing::Length(0));
         let fields = head.headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()));

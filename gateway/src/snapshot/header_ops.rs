@@ -6,13 +6,14 @@
 
 use std::net::SocketAddr;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use heads::{HeaderList, Key};
+use http::{HeaderName, HeaderValue};
 
 /// Edits of one header map, in order.
 #[derive(Debug, Default)]
 pub struct HeaderOps {
     /// Removed first.
-    pub remove: Vec<HeaderName>,
+    pub remove: Vec<Key>,
     /// Then written in this order.
     pub write: Vec<HeaderWrite>,
 }
@@ -21,7 +22,7 @@ pub struct HeaderOps {
 #[derive(Debug)]
 pub struct HeaderWrite {
     /// The header; `host` stands for `:authority`.
-    pub name: HeaderName,
+    pub name: Key,
     /// Its value.
     pub value: HeaderTemplate,
     /// `add` keeps what is there, `set` replaces it.
@@ -64,7 +65,7 @@ pub enum Operator {
     /// `:method`, `:path` or `:authority` of the request.
     RequestPseudo(&'static str),
     /// A header of the map that is being edited: `%REQ(x)%` in request edits, `%RESP(x)%` in response edits.
-    Header(HeaderName),
+    Header(Key),
     /// Name of the route.
     RouteName,
     /// Address of the endpoint that was chosen.
@@ -132,9 +133,9 @@ impl HeaderOps {
     }
 
     /// Applies the edits.
-    pub fn apply(&self, headers: &mut HeaderMap, context: &TemplateContext<'_>) {
+    pub fn apply(&self, headers: &mut HeaderList, context: &TemplateContext<'_>) {
         for name in &self.remove {
-            while headers.remove(name).is_some() {}
+            headers.remove(name);
         }
         for write in &self.write {
             let Some(value) = write.value.render(headers, context) else {
@@ -185,7 +186,7 @@ impl HeaderTemplate {
     }
 
     /// The value for one request; `None` if an operator produced something illegal.
-    fn render(&self, headers: &HeaderMap, context: &TemplateContext<'_>) -> Option<HeaderValue> {
+    fn render(&self, headers: &HeaderList, context: &TemplateContext<'_>) -> Option<HeaderValue> {
         let parts = match self {
             Self::Literal(value) => return Some(value.clone()),
             Self::Parts(parts) => parts,
@@ -230,7 +231,7 @@ impl Operator {
                         if wanted != side {
                             return Err(TemplateError::WrongSide(text.to_owned()));
                         }
-                        Self::Header(name)
+                        Self::Header(name.into())
                     }
                 }
             }
@@ -238,7 +239,7 @@ impl Operator {
     }
 
     /// Appends the value; what is unknown is empty, as in Envoy's header formatter.
-    fn render(&self, headers: &HeaderMap, context: &TemplateContext<'_>, out: &mut Vec<u8>) {
+    fn render(&self, headers: &HeaderList, context: &TemplateContext<'_>, out: &mut Vec<u8>) {
         let mut text = |value: &str| out.extend_from_slice(value.as_bytes());
         match self {
             Self::DownstreamRemoteAddress => text(&context.remote.to_string()),
@@ -283,29 +284,29 @@ mod tests {
 
     fn write(name: &'static str, value: &str, append: bool) -> HeaderWrite {
         HeaderWrite {
-            name: HeaderName::from_static(name),
+            name: Key::from_static(name),
             value: HeaderTemplate::parse(value, Side::Request).unwrap(),
             append,
         }
     }
 
-    fn values(headers: &HeaderMap, name: &str) -> Vec<String> {
-        headers.get_all(name).iter().map(|value| value.to_str().unwrap().to_owned()).collect()
+    fn values(headers: &HeaderList, name: &'static str) -> Vec<String> {
+        headers.get_all(name).map(|value| value.to_str().unwrap().to_owned()).collect()
     }
 
     #[test]
     fn remove_comes_before_add() {
-        let mut headers = HeaderMap::new();
+        let mut headers = HeaderList::new();
         headers.append("x-a", "old".parse().unwrap());
         headers.append("x-a", "older".parse().unwrap());
-        let ops = HeaderOps { remove: vec![HeaderName::from_static("x-a")], write: vec![write("x-a", "new", true)] };
+        let ops = HeaderOps { remove: vec![Key::from_static("x-a")], write: vec![write("x-a", "new", true)] };
         ops.apply(&mut headers, &context());
         assert_eq!(values(&headers, "x-a"), ["new"]);
     }
 
     #[test]
     fn set_replaces_and_add_keeps() {
-        let mut headers = HeaderMap::new();
+        let mut headers = HeaderList::new();
         headers.append("x-s", "1".parse().unwrap());
         headers.append("x-s", "2".parse().unwrap());
         headers.append("x-a", "1".parse().unwrap());
@@ -317,7 +318,7 @@ mod tests {
 
     #[test]
     fn operators_are_filled_in() {
-        let mut headers = HeaderMap::new();
+        let mut headers = HeaderList::new();
         headers.insert("x-in", HeaderValue::from_bytes(b"v\xe9").unwrap());
         let ops = HeaderOps {
             remove: vec![],

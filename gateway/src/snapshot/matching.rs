@@ -5,7 +5,8 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, HeaderName};
+use heads::{HeaderList, Key};
+use http::HeaderName;
 
 /// What a route may look at in a request.
 #[derive(Debug, Clone, Copy)]
@@ -21,7 +22,7 @@ pub struct RequestView<'a> {
     /// `http` or `https`.
     pub scheme: &'a str,
     /// All headers.
-    pub headers: &'a HeaderMap,
+    pub headers: &'a HeaderList,
 }
 
 /// Why a pattern cannot be used.
@@ -133,7 +134,7 @@ impl UriMatch {
 /// Which value of a request a condition is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Field {
-    Header(HeaderName),
+    Header(Key),
     Method,
     Authority,
     Scheme,
@@ -148,7 +149,7 @@ impl Field {
             ":authority" | "host" => Some(Self::Authority),
             ":scheme" => Some(Self::Scheme),
             ":path" => Some(Self::Path),
-            _ => HeaderName::from_bytes(key.as_bytes()).ok().map(Self::Header),
+            _ => HeaderName::from_bytes(key.as_bytes()).ok().map(|name| Self::Header(name.into())),
         }
     }
 
@@ -174,7 +175,7 @@ impl Field {
                 Some(query) => Cow::Owned(format!("{}?{query}", request.path).into_bytes()),
             }),
             Self::Header(name) => {
-                let mut values = request.headers.get_all(name).iter();
+                let mut values = request.headers.get_all(name);
                 let first = values.next()?.as_bytes();
                 let mut joined = Cow::Borrowed(first);
                 for value in values {
@@ -257,15 +258,15 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
-    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        let mut map = HeaderMap::new();
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderList {
+        let mut map = HeaderList::new();
         for (name, value) in pairs {
             map.append(*name, value.parse().unwrap());
         }
         map
     }
 
-    fn view<'a>(headers: &'a HeaderMap, query: Option<&'a str>) -> RequestView<'a> {
+    fn view<'a>(headers: &'a HeaderList, query: Option<&'a str>) -> RequestView<'a> {
         RequestView { path: "/p", query, method: "GET", authority: "a.com:8080", scheme: "http", headers }
     }
 
@@ -312,7 +313,7 @@ mod tests {
 
     #[test]
     fn pseudo_headers_and_host_are_fields() {
-        let map = HeaderMap::new();
+        let map = HeaderList::new();
         assert!(requires(":method", StringMatch::exact("GET")).matches(&view(&map, None)));
         assert!(requires("host", StringMatch::exact("a.com:8080")).matches(&view(&map, None)));
         assert!(requires(":path", StringMatch::exact("/p?x=1")).matches(&view(&map, Some("x=1"))));
@@ -321,7 +322,7 @@ mod tests {
 
     #[test]
     fn an_absent_header_satisfies_a_negated_value() {
-        let none = HeaderMap::new();
+        let none = HeaderList::new();
         let some = headers(&[("x-a", "1")]);
         assert!(forbids("x-a", StringMatch::exact("1")).matches(&view(&none, None)));
         assert!(!forbids("x-a", StringMatch::exact("1")).matches(&view(&some, None)));
@@ -334,7 +335,7 @@ mod tests {
 
     #[test]
     fn query_values_are_not_decoded() {
-        let map = HeaderMap::new();
+        let map = HeaderList::new();
         let mut conditions = Conditions::default();
         conditions.require_query("k", StringMatch::exact("a b"));
         assert!(!conditions.matches(&view(&map, Some("k=a%20b"))));

@@ -148,13 +148,13 @@ fn escape(literal: &str) -> String {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
-    use http::HeaderMap;
+    use heads::HeaderList;
     use proptest::prelude::*;
 
     use super::*;
     use crate::snapshot::StringMatch;
 
-    fn request<'a>(path: &'a str, method: &'a str, headers: &'a HeaderMap) -> RequestView<'a> {
+    fn request<'a>(path: &'a str, method: &'a str, headers: &'a HeaderList) -> RequestView<'a> {
         RequestView { path, query: None, method, authority: "a", scheme: "http", headers }
     }
 
@@ -179,7 +179,7 @@ mod tests {
             UriMatch::Prefix("/zoo".into()),
             UriMatch::Any,
         ]));
-        let none = HeaderMap::new();
+        let none = HeaderList::new();
         assert_eq!(table.find(&request("/a/b", "GET", &none)), Some(0));
         assert_eq!(table.find(&request("/zoo", "GET", &none)), Some(2));
         assert_eq!(table.find(&request("/other", "GET", &none)), Some(4));
@@ -188,7 +188,7 @@ mod tests {
     #[test]
     fn braces_are_ordinary_characters() {
         let table = RouteTable::new(rules(vec![UriMatch::Exact("/{id}".into()), UriMatch::Prefix("/{x}/{*y}".into())]));
-        let none = HeaderMap::new();
+        let none = HeaderList::new();
         assert_eq!(table.find(&request("/{id}", "GET", &none)), Some(0));
         assert_eq!(table.find(&request("/7", "GET", &none)), None);
         assert_eq!(table.find(&request("/{x}/{*y}z", "GET", &none)), Some(1));
@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn an_empty_table_finds_nothing() {
-        assert_eq!(RouteTable::default().find(&request("/", "GET", &HeaderMap::new())), None);
+        assert_eq!(RouteTable::default().find(&request("/", "GET", &HeaderList::new())), None);
     }
 
     /// Short paths over a tiny alphabet, so that literals are often prefixes of each other and of paths.
@@ -232,7 +232,7 @@ mod tests {
                 Rule { uri, conditions, route }
             }).collect();
             let table = RouteTable::new(rules.clone());
-            let none = HeaderMap::new();
+            let none = HeaderList::new();
             let literals: Vec<String> = rules.iter().filter_map(|rule| match &rule.uri {
                 UriMatch::Exact(text) | UriMatch::Prefix(text) if text.starts_with('/') => Some(text.clone()),
                 _ => None,

@@ -6,11 +6,10 @@ use std::{
     sync::Arc,
 };
 
-use http::Request;
 use rustls::pki_types::ServerName;
 
 use super::{
-    Endpoint, Failure, RequestBody, Sent, UpstreamError, Usage,
+    Endpoint, Failure, Request, RequestBody, Sent, UpstreamError, Usage,
     balance::Endpoints,
     connect::connect,
     usage::{Allowance, Permit, Resource},

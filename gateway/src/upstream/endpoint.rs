@@ -7,11 +7,11 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response};
+use heads::ResponseHead;
 use rustls::pki_types::ServerName;
 
 use super::{
-    Attempt, Cluster, Failure, Remains, RequestBody, ResponseBody, Swept, UpstreamError,
+    Attempt, Cluster, Failure, Remains, Request, RequestBody, ResponseBody, Swept, UpstreamError,
     connect::connect,
     counted::Counted,
     http1::Http1,
@@ -48,8 +48,10 @@ pub struct Endpoint<B: RequestBody> {
 
 /// A response and what is worth knowing about how it was got.
 pub struct Sent<B: RequestBody> {
-    /// The response.
-    pub response: Response<ResponseBody<B>>,
+    /// Its status and fields.
+    pub head: ResponseHead,
+    /// What follows them.
+    pub body: ResponseBody<B>,
     /// Our side of the connection, for the access log; `None` for HTTP/2.
     pub local: Option<SocketAddr>,
     /// Whether an existing connection was used.
@@ -141,9 +143,9 @@ impl<B: RequestBody> Endpoint<B> {
             let (mut connection, reused) = taken.map_err(UpstreamError::unsent)?;
             let local = connection.local;
             match connection.send(request).await {
-                Ok(response) => {
-                    let response = response.map(|()| ResponseBody::http1(connection, active));
-                    return Ok(Sent { response, local, reused });
+                Ok(head) => {
+                    let body = ResponseBody::http1(connection, active);
+                    return Ok(Sent { head, body, local, reused });
                 }
                 Err(error) if reused && error.request == Remains::Unsent => {}
                 Err(error) => return Err(error),
@@ -207,9 +209,9 @@ impl<B: RequestBody> Endpoint<B> {
             let shared = self.share_http2(cluster, attempt).await;
             let (connection, reused) = shared.map_err(UpstreamError::unsent)?;
             match connection.send(request, &self.places).await {
-                Ok((response, stream)) => {
-                    let response = response.map(|body| ResponseBody::http2(body, stream, active));
-                    return Ok(Sent { response, local: None, reused });
+                Ok((head, body, stream)) => {
+                    let body = ResponseBody::http2(body, stream, active);
+                    return Ok(Sent { head, body, local: None, reused });
                 }
                 Err(error) if reused && error.request == Remains::Unsent => {
                     self.http2.borrow_mut().retain(|connection| !connection.is_closed());

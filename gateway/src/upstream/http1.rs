@@ -13,12 +13,13 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use heads::{HeaderList, ResponseHead, header};
+use http::{Method, StatusCode};
 use http_body::Frame;
 use rustls::pki_types::ServerName;
 
 use super::{
-    BodyError, Failure, Remains, RequestBody, UpstreamError, limits,
+    BodyError, Failure, Remains, Request, RequestBody, UpstreamError, limits,
     slot::{Life, Slot},
 };
 use crate::{
@@ -89,22 +90,17 @@ impl<B: RequestBody> Http1<B> {
     /// # Errors
     /// The request is still whole if nothing of it has left, or if it has no body and the connection ended without an
     /// answer.
-    pub(super) async fn send(&mut self, request: &mut Request<B>) -> Result<Response<()>, UpstreamError> {
+    pub(super) async fn send(&mut self, request: &mut Request<B>) -> Result<ResponseHead, UpstreamError> {
         let reused = !self.life.begin_request();
         if reused && !self.is_alive() {
             let failure = Failure::Reset { reused, error: "it was closed".into() };
             return Err(UpstreamError::unsent(failure));
         }
-        let asked = Asked { head: *request.method() == Method::HEAD, upgrade: request.body().upgrade() };
+        let asked = Asked { head: request.method == Method::HEAD, upgrade: request.body.upgrade() };
         self.begin(request);
         let is_empty = self.sending.is_none();
-        match poll_fn(|cx| self.poll_exchange(request.headers_mut(), asked, reused, cx)).await {
-            Ok(status) => {
-                let mut response = Response::new(());
-                *response.status_mut() = status;
-                *response.headers_mut() = std::mem::take(request.headers_mut());
-                Ok(response)
-            }
+        match poll_fn(|cx| self.poll_exchange(&mut request.headers, asked, reused, cx)).await {
+            Ok(status) => Ok(ResponseHead { status, headers: std::mem::take(&mut request.headers) }),
             Err(failure) => {
                 // Once something else has come, the map may hold the head of an answer.
                 let is_whole = is_empty && matches!(failure, Failure::Reset { .. });
@@ -116,12 +112,12 @@ impl<B: RequestBody> Http1<B> {
     /// Puts the head into the outbox, and takes the body, if there is something in it.
     fn begin(&mut self, request: &mut Request<B>) {
         let out = &mut self.outbox;
-        out.put(request.method().as_str().as_bytes());
+        out.put(request.method.as_str().as_bytes());
         out.put(b" ");
-        out.put(request.uri().path_and_query().map_or("/", |target| target.as_str()).as_bytes());
+        out.put(request.uri.path_and_query().map_or("/", |target| target.as_str()).as_bytes());
         out.put(b" HTTP/1.1\r\n");
         let mut length = None;
-        for (name, value) in request.headers() {
+        for (name, value) in &request.headers {
             match name.as_str() {
                 // Said below, so that it is said once.
                 "content-length" => length = Some(value.to_str().ok().and_then(|length| length.parse().ok())),
@@ -129,15 +125,15 @@ impl<B: RequestBody> Http1<B> {
                 _ => out.put_field(name, value),
             }
         }
-        if request.body().is_end_stream() {
+        if request.body.is_end_stream() {
             if length.is_some() {
                 out.put_length(0);
             }
             out.put(b"\r\n");
             return;
         }
-        let announced = sending::announced(request.headers());
-        let body = std::mem::take(request.body_mut());
+        let announced = sending::announced(&request.headers);
+        let body = std::mem::take(&mut request.body);
         let framing = match length.flatten().or_else(|| body.size_hint().exact()) {
             Some(length) => {
                 out.put_length(length);
@@ -155,7 +151,7 @@ impl<B: RequestBody> Http1<B> {
     /// Sends, and reads up to the head of the final response, which takes the place of the request's in `headers`.
     fn poll_exchange(
         &mut self,
-        headers: &mut HeaderMap,
+        headers: &mut HeaderList,
         asked: Asked,
         reused: bool,
         cx: &mut Context<'_>,
@@ -197,10 +193,10 @@ impl<B: RequestBody> Http1<B> {
     }
 
     /// Decides what follows a head.
-    fn accept(&mut self, head: Head, headers: &HeaderMap, asked: Asked) -> Result<(), &'static str> {
+    fn accept(&mut self, head: Head, headers: &HeaderList, asked: Asked) -> Result<(), &'static str> {
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             let Some(upgrade) = asked.upgrade else { return Err("it switches protocols, and nobody asked for that") };
-            let switched = headers.get(header::UPGRADE);
+            let switched = headers.get(&header::UPGRADE);
             if !switched.is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(upgrade.as_bytes())) {
                 return Err("it switches to another protocol than was asked for");
             }

@@ -2,13 +2,14 @@
 
 use std::{cell::Cell, future::poll_fn, pin::pin, rc::Rc, time::Duration};
 
-use http::{Request, Response};
+use heads::{HeaderList, ResponseHead};
+use http::Version;
 use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::TokioTimer;
 use rustls::pki_types::ServerName;
 
 use super::{
-    Failure, Remains, RequestBody, UpstreamError,
+    Failure, Remains, Request, RequestBody, UpstreamError,
     counted::Counted,
     limits,
     slot::{Life, Places, Slot},
@@ -137,18 +138,21 @@ impl<B: RequestBody> Http2<B> {
         mut self,
         request: &mut Request<B>,
         places: &Rc<Places>,
-    ) -> Result<(Response<Incoming>, OpenStream), UpstreamError> {
+    ) -> Result<(ResponseHead, Incoming, OpenStream), UpstreamError> {
         let stream = OpenStream { _stream: self.streams, places: Rc::clone(places) };
-        match self.sender.try_send_request(std::mem::take(request)).await {
+        match self.sender.try_send_request(whole(request)).await {
             Ok(response) if response.headers().len() > limits::MAX_HEADERS => {
                 let failure = Failure::Malformed(limits::TOO_MANY_HEADERS);
                 Err(UpstreamError { failure, request: Remains::Spent })
             }
-            Ok(response) => Ok((response, stream)),
+            Ok(response) => {
+                let (parts, body) = response.into_parts();
+                Ok((ResponseHead { status: parts.status, headers: parts.headers.into() }, body, stream))
+            }
             Err(mut error) => {
                 let remains = match error.take_message() {
                     Some(unsent) => {
-                        *request = unsent;
+                        give_back(unsent, request);
                         Remains::Unsent
                     }
                     None => Remains::Spent,
@@ -158,4 +162,20 @@ impl<B: RequestBody> Http2<B> {
             }
         }
     }
+}
+
+/// A request as hyper wants it, which takes what is in ours.
+fn whole<B: RequestBody>(request: &mut Request<B>) -> http::Request<B> {
+    let mut whole = http::Request::new(std::mem::take(&mut request.body));
+    *whole.method_mut() = std::mem::take(&mut request.method);
+    *whole.uri_mut() = std::mem::take(&mut request.uri);
+    *whole.version_mut() = Version::HTTP_2;
+    *whole.headers_mut() = std::mem::take(&mut request.headers).into();
+    whole
+}
+
+/// And back.
+fn give_back<B>(whole: http::Request<B>, request: &mut Request<B>) {
+    let (parts, body) = whole.into_parts();
+    *request = Request { method: parts.method, uri: parts.uri, headers: HeaderList::from(parts.headers), body };
 }

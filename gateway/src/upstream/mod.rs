@@ -20,6 +20,9 @@ pub mod limits;
 mod slot;
 mod usage;
 
+use heads::HeaderList;
+use http::{Method, Uri};
+
 pub use body::{ResponseBody, Upgraded};
 pub(crate) use cluster::Swept;
 pub use cluster::{Attempt, Cluster};
@@ -27,6 +30,19 @@ pub use endpoint::{Endpoint, Sent};
 pub(crate) use error::remote_reset;
 pub use error::{Failure, Remains, UpstreamError};
 pub use usage::{Permit, Resource, Usage};
+
+/// A request on its way.
+#[derive(Debug)]
+pub struct Request<B> {
+    /// Never CONNECT.
+    pub method: Method,
+    /// Path and query; for HTTP/2 scheme and authority, too.
+    pub uri: Uri,
+    /// Its fields.
+    pub headers: HeaderList,
+    /// What follows them.
+    pub body: B,
+}
 
 /// What a request body has to be; by default it is empty.
 pub trait RequestBody:

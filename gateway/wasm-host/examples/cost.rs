@@ -9,10 +9,10 @@ use std::time::Instant;
 
 use http::header::HOST;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode};
 use proxy_wasm_host::{
-    Engine, EngineOptions, Exchange, Instance, LogLine, LogSink, Module, Plugin, PluginSettings, RequestHead,
-    ResponseHead, Scheme, Shared,
+    Engine, EngineOptions, Exchange, HeaderList, Instance, LogLine, LogSink, Module, Plugin, PluginSettings,
+    RequestHead, ResponseHead, Scheme, Shared,
 };
 
 struct Nowhere;
@@ -45,7 +45,7 @@ fn module(work: &str) -> String {
 }
 
 fn exchange() -> Box<Exchange> {
-    let mut headers = HeaderMap::with_capacity(16);
+    let mut headers = HeaderList::with_capacity(16);
     headers.insert(HOST, HeaderValue::from_static("test.example.dev"));
     headers.insert("user-agent", HeaderValue::from_static("cost/1.0"));
     headers.insert("accept", HeaderValue::from_static("*/*"));
@@ -55,7 +55,7 @@ fn exchange() -> Box<Exchange> {
         scheme: Scheme::Http,
         headers,
     });
-    exchange.response = Some(ResponseHead { status: StatusCode::OK, headers: HeaderMap::new() });
+    exchange.response = Some(ResponseHead { status: StatusCode::OK, headers: HeaderList::new() });
     exchange
 }
 

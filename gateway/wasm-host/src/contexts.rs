@@ -232,8 +232,9 @@ impl Contexts {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
+    use heads::HeaderList;
+    use http::Method;
     use http::uri::PathAndQuery;
-    use http::{HeaderMap, Method};
 
     use super::*;
     use crate::{RequestHead, Scheme};
@@ -243,7 +244,7 @@ mod tests {
             method: Method::GET,
             target: PathAndQuery::from_static(path),
             scheme: Scheme::Http,
-            headers: HeaderMap::new(),
+            headers: HeaderList::new(),
         })
     }
 

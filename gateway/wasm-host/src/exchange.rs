@@ -1,11 +1,10 @@
 //! One HTTP exchange, or one TCP connection, as a plugin sees it: plain data, owned by the HTTP layer and lent to one
 //! [`Instance`](crate::Instance) at a time. Knows no sockets and makes no decisions.
 
-use std::fmt;
-
 use bytes::Bytes;
+use heads::{HeaderList, RequestHead, ResponseHead, Scheme};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Method, StatusCode};
+use http::{Method, StatusCode};
 
 use crate::{Body, Properties};
 
@@ -26,9 +25,9 @@ pub struct Exchange {
     /// Response bytes that arrived and are not forwarded.
     pub response_body: Body,
     /// Request trailers, if there are any. A plugin may create them in its last body callback.
-    pub request_trailers: Option<HeaderMap>,
+    pub request_trailers: Option<HeaderList>,
     /// Response trailers, if there are any. A plugin may create them in its last body callback.
-    pub response_trailers: Option<HeaderMap>,
+    pub response_trailers: Option<HeaderList>,
     /// What properties such as `source.address` answer.
     pub properties: Properties,
     /// What the plugin wants done.
@@ -69,7 +68,7 @@ impl Exchange {
             method: Method::GET,
             target: PathAndQuery::from_static("/"),
             scheme: Scheme::Http,
-            headers: HeaderMap::new(),
+            headers: HeaderList::new(),
         });
         exchange.request_state = HeadState::Gone;
         exchange.is_connection = true;
@@ -79,53 +78,6 @@ impl Exchange {
     /// The callback that was entered last, which decides what a plugin may touch.
     pub fn phase(&self) -> Phase {
         self.phase
-    }
-}
-
-/// The head of a request.
-#[derive(Debug)]
-pub struct RequestHead {
-    /// `:method`
-    pub method: Method,
-    /// `:path`: path and query in origin form.
-    pub target: PathAndQuery,
-    /// `:scheme`
-    pub scheme: Scheme,
-    /// All other fields. Always holds `host`: it *is* `:authority`.
-    pub headers: HeaderMap,
-}
-
-/// The head of a response.
-#[derive(Debug)]
-pub struct ResponseHead {
-    /// `:status`
-    pub status: StatusCode,
-    /// All other fields.
-    pub headers: HeaderMap,
-}
-
-/// The scheme of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scheme {
-    /// `http`
-    Http,
-    /// `https`
-    Https,
-}
-
-impl Scheme {
-    /// The scheme as it is written in a URL.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Http => "http",
-            Self::Https => "https",
-        }
-    }
-}
-
-impl fmt::Display for Scheme {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }
 
@@ -278,7 +230,7 @@ pub struct LocalResponse {
     pub details: String,
     /// Header fields, without any that frame the message. If there is a body and no
     /// `content-type`, `text/plain` is the convention.
-    pub headers: HeaderMap,
+    pub headers: HeaderList,
     /// The body; may be empty.
     pub body: Bytes,
     /// For requests with a gRPC content type: answer 200 with this `grpc-status` and the body as

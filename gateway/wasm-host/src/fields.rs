@@ -5,28 +5,28 @@
 //! and values are those of RFC 9110 section 5, pseudo headers are the known ones with valid values,
 //! and required ones stay. An edit is applied whole or not at all.
 
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use heads::{HeaderList, RequestHead, ResponseHead, Scheme};
+use http::header::{self, HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery};
 use http::{Method, StatusCode};
 use thiserror::Error;
 
 use crate::names::{Name, Names, Role};
 use crate::pairs::Pair;
-use crate::{RequestHead, ResponseHead, Scheme};
 
 /// A map that can be read.
 #[derive(Clone, Copy)]
 pub(crate) enum Fields<'a> {
     Request(&'a RequestHead),
     Response(&'a ResponseHead),
-    Trailers(&'a HeaderMap),
+    Trailers(&'a HeaderList),
 }
 
 /// A map that can be changed.
 pub(crate) enum FieldsMut<'a> {
     Request(&'a mut RequestHead),
     Response(&'a mut ResponseHead),
-    Trailers(&'a mut HeaderMap),
+    Trailers(&'a mut HeaderList),
 }
 
 /// Why an edit was refused.
@@ -54,7 +54,7 @@ pub(crate) enum Write {
 }
 
 impl<'a> Fields<'a> {
-    fn headers(self) -> &'a HeaderMap {
+    fn headers(self) -> &'a HeaderList {
         match self {
             Self::Request(head) => &head.headers,
             Self::Response(head) => &head.headers,
@@ -71,7 +71,7 @@ impl<'a> Fields<'a> {
     /// another kind of message is simply not there.
     pub(crate) fn value(self, name: Name<'_>) -> Option<&'a [u8]> {
         match name {
-            Name::Field(known) => self.headers().get(&known.name).map(HeaderValue::as_bytes),
+            Name::Field(known) => self.headers().get(&known.key).map(HeaderValue::as_bytes),
             Name::Pseudo(name) => {
                 self.pseudo().into_iter().flatten().find(|(pseudo, _)| *pseudo == name).map(|(_, value)| value)
             }
@@ -114,7 +114,7 @@ impl<'a> Fields<'a> {
 }
 
 impl FieldsMut<'_> {
-    fn headers(&mut self) -> &mut HeaderMap {
+    fn headers(&mut self) -> &mut HeaderList {
         match self {
             Self::Request(head) => &mut head.headers,
             Self::Response(head) => &mut head.headers,
@@ -139,14 +139,14 @@ impl FieldsMut<'_> {
         }
         let value = HeaderValue::from_bytes(value).map_err(|_| EditError::Value)?;
         let headers = self.headers();
-        if headers.len() >= max && (how == Write::Add || !headers.contains_key(&known.name)) {
+        if headers.len() >= max && (how == Write::Add || !headers.contains_key(&known.key)) {
             return Err(EditError::TooMany);
         }
-        let done = match how {
-            Write::Add => headers.try_append(known.name.clone(), value).map(drop),
-            Write::Replace => headers.try_insert(known.name.clone(), value).map(drop),
-        };
-        done.map(|()| true).map_err(|_| EditError::TooMany)
+        match how {
+            Write::Add => headers.append(&known.key, value),
+            Write::Replace => drop(headers.insert(&known.key, value)),
+        }
+        Ok(true)
     }
 
     /// Removes every field of a name. Answers whether there was one.
@@ -161,7 +161,7 @@ impl FieldsMut<'_> {
         if required {
             return Err(EditError::Required);
         }
-        Ok(matches!(name, Name::Field(known) if self.headers().remove(&known.name).is_some()))
+        Ok(matches!(name, Name::Field(known) if self.headers().remove(&known.key).is_some()))
     }
 
     /// Replaces all fields by these pairs. Pseudo headers (and `host`) that are not among them keep
@@ -169,7 +169,7 @@ impl FieldsMut<'_> {
     pub(crate) fn set<'p>(&mut self, pairs: impl Iterator<Item = Pair<'p>>, max: usize) -> Result<(), EditError> {
         match self {
             Self::Request(head) => {
-                let mut headers = HeaderMap::new();
+                let mut headers = HeaderList::new();
                 if let Some(host) = head.headers.get(header::HOST) {
                     headers.insert(header::HOST, host.clone());
                 }
@@ -183,12 +183,12 @@ impl FieldsMut<'_> {
                 **head = new;
             }
             Self::Response(head) => {
-                let mut new = ResponseHead { status: head.status, headers: HeaderMap::new() };
+                let mut new = ResponseHead { status: head.status, headers: HeaderList::new() };
                 FieldsMut::Response(&mut new).add_all(pairs, max)?;
                 **head = new;
             }
             Self::Trailers(map) => {
-                let mut new = HeaderMap::new();
+                let mut new = HeaderList::new();
                 FieldsMut::Trailers(&mut new).add_all(pairs, max)?;
                 **map = new;
             }
@@ -207,7 +207,7 @@ impl FieldsMut<'_> {
     fn write_pseudo(&mut self, name: &[u8], value: &[u8]) -> Result<(), EditError> {
         match (self, name) {
             (Self::Request(head), b":authority") => {
-                head.headers.try_insert(header::HOST, authority(value)?).map_err(|_| EditError::TooMany)?;
+                head.headers.insert(header::HOST, authority(value)?);
             }
             (Self::Request(head), b":path") => head.target = target(value)?,
             (Self::Request(head), b":method") => head.method = method(value)?,
@@ -272,7 +272,7 @@ mod tests {
     use super::*;
 
     fn request() -> RequestHead {
-        let mut headers = HeaderMap::new();
+        let mut headers = HeaderList::new();
         headers.append("accept", HeaderValue::from_static("a"));
         headers.append(header::HOST, HeaderValue::from_static("test.example.dev"));
         headers.append("accept", HeaderValue::from_static("b"));
@@ -348,14 +348,14 @@ mod tests {
         assert_eq!(write(&mut head, ":scheme", b"https"), Ok(true));
         assert_eq!(write(&mut head, "Host", b"[::1]:8080"), Ok(true));
         assert_eq!((head.target.as_str(), &head.method, head.scheme), ("/other?x=%20", &Method::POST, Scheme::Https));
-        assert_eq!(head.headers.get_all(header::HOST).iter().count(), 1);
+        assert_eq!(head.headers.get_all(header::HOST).count(), 1);
     }
 
     #[test]
     fn a_second_host_replaces_the_first() {
         let mut head = request();
         FieldsMut::Request(&mut head).write(Write::Add, Names::default().read(b"host"), b"other", 100).unwrap();
-        assert!(head.headers.get_all(header::HOST).iter().eq(["other"]));
+        assert!(head.headers.get_all(header::HOST).eq(["other"]));
     }
 
     #[test]
@@ -394,7 +394,7 @@ mod tests {
             );
         }
         assert_eq!(FieldsMut::Request(&mut head).remove(Names::default().read(b":status")), Ok(false));
-        let mut response = ResponseHead { status: StatusCode::OK, headers: HeaderMap::new() };
+        let mut response = ResponseHead { status: StatusCode::OK, headers: HeaderList::new() };
         assert_eq!(
             FieldsMut::Response(&mut response).remove(Names::default().read(b":status")),
             Err(EditError::Required)
@@ -403,7 +403,7 @@ mod tests {
 
     #[test]
     fn a_status_is_one_that_can_be_sent() {
-        let mut response = ResponseHead { status: StatusCode::OK, headers: HeaderMap::new() };
+        let mut response = ResponseHead { status: StatusCode::OK, headers: HeaderList::new() };
         for status in ["0", "99", "100", "101", "600", "1000", "abc", ""] {
             let written = FieldsMut::Response(&mut response).write(
                 Write::Replace,
@@ -436,7 +436,7 @@ mod tests {
 
     #[test]
     fn the_number_of_fields_is_limited() {
-        let mut map = HeaderMap::new();
+        let mut map = HeaderList::new();
         let mut fields = FieldsMut::Trailers(&mut map);
         for _ in 0..3 {
             fields.write(Write::Add, Names::default().read(b"x"), b"1", 3).unwrap();

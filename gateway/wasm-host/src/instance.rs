@@ -114,7 +114,7 @@ impl Instance {
             return self.vm.alive().map(|()| Action::Continue);
         };
         let exchange = self.vm.begin(NAME, context, Phase::RequestTrailers, true)?;
-        let count = number(exchange.request_trailers.as_ref().map_or(0, http::HeaderMap::len));
+        let count = number(exchange.request_trailers.as_ref().map_or(0, heads::HeaderList::len));
         let params = (context.number(), count);
         let returned = self.vm.enter(NAME, function, Some(context), params)?;
         Ok(self.finish(context, returned, Half::Request, trailer_action))
@@ -149,7 +149,7 @@ impl Instance {
             return self.vm.alive().map(|()| Action::Continue);
         };
         let exchange = self.vm.begin(NAME, context, Phase::ResponseTrailers, true)?;
-        let count = number(exchange.response_trailers.as_ref().map_or(0, http::HeaderMap::len));
+        let count = number(exchange.response_trailers.as_ref().map_or(0, heads::HeaderList::len));
         let params = (context.number(), count);
         let returned = self.vm.enter(NAME, function, Some(context), params)?;
         Ok(self.finish(context, returned, Half::Response, trailer_action))

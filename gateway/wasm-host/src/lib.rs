@@ -83,9 +83,8 @@ pub use body::Body;
 pub use callbacks::Callbacks;
 pub use contexts::ContextId;
 pub use engine::{Engine, EngineError, EngineOptions};
-pub use exchange::{
-    Action, Effects, Exchange, Half, HeadState, LocalResponse, Peer, Phase, RequestHead, ResponseHead, Scheme,
-};
+pub use exchange::{Action, Effects, Exchange, Half, HeadState, LocalResponse, Peer, Phase};
+pub use heads::{HeaderList, RequestHead, ResponseHead, Scheme};
 pub use instance::Instance;
 pub use limits::Limits;
 pub use log::{LogLine, LogSink};

@@ -2,13 +2,13 @@
 //! the answers to the instance that asked.
 
 use bytes::Bytes;
+use heads::{HeaderList, RequestHead, ResponseHead};
+use http::HeaderValue;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue};
 use std::time::Duration;
 
 pub use crate::calls::Message;
 use crate::fields::Fields;
-use crate::{RequestHead, ResponseHead};
 
 /// Whom plugins may call. Asked inside a host call, so it must answer at once.
 pub trait Upstreams: Send + Sync {
@@ -56,7 +56,7 @@ pub struct HttpCall {
     /// At most [`Limits::body_bytes`](crate::Limits::body_bytes).
     pub body: Bytes,
     /// May be empty.
-    pub trailers: HeaderMap,
+    pub trailers: HeaderList,
     /// How long until the whole answer has to be there. `None`: as long as the HTTP layer allows.
     pub timeout: Option<Duration>,
 }
@@ -73,7 +73,7 @@ pub struct GrpcCall {
     /// `/service/method`
     pub path: PathAndQuery,
     /// Without fields that frame the message and those that gRPC sets itself.
-    pub metadata: HeaderMap,
+    pub metadata: HeaderList,
     /// The one message of a unary call. `None`: a stream, whose messages follow.
     pub message: Option<Bytes>,
     /// How long a unary call may take.
@@ -86,12 +86,12 @@ pub enum GrpcMetadata {
     /// A head, with its `:status`: initial metadata, or the trailing metadata of an answer that is nothing but a head.
     Head(ResponseHead),
     /// Trailers, or nothing where there is no answer.
-    Trailers(HeaderMap),
+    Trailers(HeaderList),
 }
 
 impl GrpcMetadata {
     /// Without pseudo-headers.
-    pub fn headers(&self) -> &HeaderMap {
+    pub fn headers(&self) -> &HeaderList {
         match self {
             Self::Head(head) => &head.headers,
             Self::Trailers(trailers) => trailers,
@@ -108,7 +108,7 @@ impl GrpcMetadata {
 
 impl Default for GrpcMetadata {
     fn default() -> Self {
-        Self::Trailers(HeaderMap::new())
+        Self::Trailers(HeaderList::new())
     }
 }
 
@@ -120,5 +120,5 @@ pub struct CallResponse {
     /// The body, however it was framed.
     pub body: Bytes,
     /// Trailers, if there were any.
-    pub trailers: HeaderMap,
+    pub trailers: HeaderList,
 }

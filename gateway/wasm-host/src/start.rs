@@ -9,11 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
-use wasmtime::{PoolConcurrencyLimitError, Store, TypedFunc, UpdateDeadline, WasmParams, WasmResults};
+use wasmtime::{Memory, PoolConcurrencyLimitError, Store, TypedFunc, UpdateDeadline, WasmParams, WasmResults};
 
 use crate::callbacks::{Exports, find};
 use crate::contexts::ROOT;
 use crate::deadline::Budget;
+use crate::guest::{SMALL_ANSWER, SMALL_ANSWERS};
 use crate::image::{self, Blank, Image};
 use crate::instance::Instance;
 use crate::instrument::START;
@@ -161,11 +162,20 @@ pub(crate) fn link(store: &mut Store<State>, plugin: &Inner) -> Result<(wasmtime
     let allocator =
         find(&instance, &mut *store, "malloc").or_else(|| find(&instance, &mut *store, "proxy_on_memory_allocate"));
     let memory = instance.get_memory(&mut *store, "memory");
+    let small_answers = small_answers(store, &instance, memory);
     let state = store.data_mut();
     state.memory = memory;
     state.allocator = allocator;
+    state.small_answers = small_answers;
     let exports = Exports::of(&instance, &mut *store, plugin);
     Ok((instance, exports))
+}
+
+/// Where the module wants short answers, if it says so; nowhere outside its memory, which never shrinks.
+fn small_answers(store: &mut Store<State>, instance: &wasmtime::Instance, memory: Option<Memory>) -> Option<u32> {
+    let place = instance.get_global(&mut *store, SMALL_ANSWERS)?.get(&mut *store).i32()?.cast_unsigned();
+    let end = (place as usize).checked_add(SMALL_ANSWER)?;
+    (place > 0 && end <= memory?.data_size(&*store)).then_some(place)
 }
 
 /// Runs the start-up code and configures the root context.

@@ -56,6 +56,8 @@ pub(crate) struct State {
     pub(crate) effective: Option<ContextId>,
     pub(crate) memory: Option<Memory>,
     pub(crate) allocator: Option<TypedFunc<u32, u32>>,
+    /// Where short answers may be put; within the memory.
+    pub(crate) small_answers: Option<u32>,
     /// The plugin's allocator is running on behalf of a host function.
     pub(crate) allocating: bool,
     pub(crate) deadline: Deadline,
@@ -93,6 +95,7 @@ impl State {
             effective: None,
             memory: None,
             allocator: None,
+            small_answers: None,
             allocating: false,
             deadline: Deadline::new(budget),
             growth,

@@ -133,8 +133,13 @@ fn arrows_point_down_only() {
 
 #[test]
 fn crates_below_do_not_know_the_gateway() {
-    let ours = ["gateway", "proxy-wasm-host", "wasm-sdk", "gateway-tests"];
-    let manifests = [("gateway/wasm-host", &[][..]), ("wasm-sdk", &[]), ("plugins/add-header", &["wasm-sdk"])];
+    let ours = ["gateway", "heads", "proxy-wasm-host", "wasm-sdk", "gateway-tests"];
+    let manifests = [
+        ("gateway/heads", &[][..]),
+        ("gateway/wasm-host", &["heads"]),
+        ("wasm-sdk", &[]),
+        ("plugins/add-header", &["wasm-sdk"]),
+    ];
     for (folder, allowed) in manifests {
         let manifest = fs::read_to_string(project().join(folder).join("Cargo.toml")).unwrap();
         let dependencies: Vec<_> =

@@ -12,11 +12,12 @@ use tokio::net::{TcpListener, TcpStream};
 
 const HOST: &str = "test.example.dev";
 
-/// What a service sends for a frame of this kind on this stream; `true`: it is the last of its message.
-type Says = fn(connection: usize, kind: u8, stream: u32, last: bool) -> Vec<u8>;
+/// What a service sends on this connection for a frame of this kind on this stream; `true`: it is the last of its message.
+trait Says: Fn(usize, u8, u32, bool) -> Vec<u8> + Clone + Send + 'static {}
+impl<F: Fn(usize, u8, u32, bool) -> Vec<u8> + Clone + Send + 'static> Says for F {}
 
 /// A service that answers frames with `says`. Gives its address and how many connections it has had.
-async fn service(says: Says) -> (SocketAddr, Arc<AtomicUsize>) {
+async fn service(says: impl Says) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let connections = Arc::new(AtomicUsize::new(0));
@@ -24,6 +25,7 @@ async fn service(says: Says) -> (SocketAddr, Arc<AtomicUsize>) {
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let number = count.fetch_add(1, Ordering::Relaxed);
+            let says = says.clone();
             // The gateway hangs up; that is what this is about.
             tokio::spawn(async move { drop(serve(stream, number, says).await) });
         }
@@ -31,7 +33,7 @@ async fn service(says: Says) -> (SocketAddr, Arc<AtomicUsize>) {
     (address, connections)
 }
 
-async fn serve(mut stream: TcpStream, number: usize, says: Says) -> std::io::Result<()> {
+async fn serve(mut stream: TcpStream, number: usize, says: impl Says) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     stream.read_exact(&mut [0; 24]).await?;
     stream.write_all(&frame(kind::SETTINGS, 0, 0, &[])).await?;
@@ -63,7 +65,7 @@ async fn start(address: SocketAddr) -> gateway_tests::gateway::TestGateway {
 
 #[tokio::test]
 async fn floods_end_the_connection_and_no_other() {
-    let floods: [(&str, Says); 3] = [
+    let floods: [(&str, fn(usize, u8, u32, bool) -> Vec<u8>); 3] = [
         ("PING", |_, _, stream, last| flood(stream, last, &frame(kind::PING, 0, 0, b"12345678"))),
         ("SETTINGS", |_, _, stream, last| flood(stream, last, &frame(kind::SETTINGS, 0, 0, &[]))),
         ("WINDOW_UPDATE", |_, _, stream, last| flood(stream, last, &frame(kind::WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]))),
@@ -105,9 +107,11 @@ async fn a_connection_that_was_flooded_is_replaced() {
 
 #[tokio::test]
 async fn a_service_that_answers_every_piece_is_no_flood() {
-    let (address, connections) = service(|_, kind, stream, last| match (kind, last) {
+    let (seen, mut pieces) = tokio::sync::mpsc::unbounded_channel();
+    let (address, connections) = service(move |_, kind, stream, last| match (kind, last) {
         (kind::DATA | kind::HEADERS, true) => answer(stream),
         (kind::DATA, _) => {
+            seen.send(()).unwrap();
             let more = [0, 0, 0, 20];
             let whole = frame(kind::WINDOW_UPDATE, 0, 0, &more);
             [whole, frame(kind::WINDOW_UPDATE, 0, stream, &more), frame(kind::PING, 0, 0, b"12345678")].concat()
@@ -124,6 +128,8 @@ async fn a_service_that_answers_every_piece_is_no_flood() {
     client.send(frame(kind::HEADERS, END_HEADERS, 1, &head)).await.unwrap();
     for _ in 0..3_000 {
         client.send(frame(kind::DATA, 0, 1, &[7; 20])).await.unwrap();
+        // One at a time: many that wait would be a flood of the client's.
+        within("a piece", async { pieces.recv().await.ok_or_else(|| anyhow::anyhow!("no service")) }).await.unwrap();
     }
     client.send(frame(kind::DATA, END_STREAM, 1, &[])).await.unwrap();
     let last = within("the answer", client.find(|frame| frame.stream == 1 && frame.is_end_stream())).await.unwrap();

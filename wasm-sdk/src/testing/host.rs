@@ -106,11 +106,11 @@ impl MemoryHost {
 }
 
 impl Host for MemoryHost {
-    fn field(&self, map: Map, name: &str) -> Result<Option<Vec<u8>>, Status> {
+    fn field(&self, map: Map, name: &str) -> Result<Option<HeaderValue>, Status> {
         self.count();
         let name = canonical(name);
         let fields = self.map(map).borrow();
-        Ok(fields.iter().find(|(n, _)| *n == name).map(|(_, value)| value.as_bytes().to_vec()))
+        Ok(fields.iter().find(|(n, _)| *n == name).map(|(_, value)| value.clone()))
     }
 
     fn fields(&self, map: Map) -> Result<Pairs, Status> {

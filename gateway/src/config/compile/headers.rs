@@ -1,5 +1,6 @@
 //! Header edits → compiled edits, as Istio's `TranslateHeadersOperations` orders them.
 
+use heads::Key;
 use http::{HeaderName, HeaderValue};
 
 use super::matching::Fail;
@@ -86,7 +87,7 @@ fn one_head(edits: &istio::HeaderEdits, side: Side, path: &Path<'_>, fail: &mut 
     ops
 }
 
-fn name(text: &str, side: Side, path: &Path<'_>, fail: &mut Fail<'_>) -> Option<HeaderName> {
+fn name(text: &str, side: Side, path: &Path<'_>, fail: &mut Fail<'_>) -> Option<Key> {
     if text.starts_with(':') || text.eq_ignore_ascii_case("host") {
         let hint = if side == Side::Request { "; only set and add of Host or :authority are possible" } else { "" };
         fail(path, format!("invalid header {text:?}: header cannot have ':' prefix or be 'host'{hint}"));
@@ -100,7 +101,7 @@ fn name(text: &str, side: Side, path: &Path<'_>, fail: &mut Fail<'_>) -> Option<
     if name.is_none() {
         fail(path, format!("{text:?} is not a valid header name"));
     }
-    name
+    name.map(Key::from)
 }
 
 /// Headers that say where a message ends or what the connection does: editing them would let one request

@@ -265,7 +265,7 @@ impl<'a, 'b> Compiler<'a, 'b> {
                 destination.request_headers = edits.request;
                 destination.response_headers = edits.response;
                 let host = edits.authority.map(HeaderTemplate::Literal);
-                let write = host.map(|value| HeaderWrite { name: http::header::HOST, value, append: false });
+                let write = host.map(|value| HeaderWrite { name: http::header::HOST.into(), value, append: false });
                 destination.request_headers.write.extend(write);
             }
             destinations.push(destination);

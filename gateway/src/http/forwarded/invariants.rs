@@ -3,7 +3,8 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use http::{HeaderMap, HeaderValue};
+use heads::HeaderList;
+use http::HeaderValue;
 
 use super::{X_FORWARDED_FOR, X_FORWARDED_PROTO, append_peer, client, proto};
 
@@ -18,7 +19,7 @@ const PEER: &str = "192.0.2.9";
 pub(crate) fn check(bytes: &[u8]) {
     let Some((trusted, lines)) = bytes.split_first() else { return };
     let trusted = u32::from(*trusted % 8) + 1;
-    let mut headers = HeaderMap::new();
+    let mut headers = HeaderList::new();
     for line in lines.split(|byte| *byte == b'\n') {
         let (name, line) = match line {
             [b'p', rest @ ..] => (&X_FORWARDED_PROTO, rest),
@@ -38,7 +39,7 @@ pub(crate) fn check(bytes: &[u8]) {
     }
 
     // What a client makes up stands on the left of what proxies have seen.
-    let mut forged = HeaderMap::new();
+    let mut forged = HeaderList::new();
     forged.append(&X_FORWARDED_FOR, HeaderValue::from_static("198.51.100.1, 198.51.100.2"));
     for value in headers.get_all(&X_FORWARDED_FOR) {
         forged.append(&X_FORWARDED_FOR, value.clone());
@@ -49,28 +50,28 @@ pub(crate) fn check(bytes: &[u8]) {
 
     match proto(&headers) {
         Some(scheme) => {
-            let values: Vec<_> = headers.get_all(&X_FORWARDED_PROTO).iter().collect();
+            let values: Vec<_> = headers.get_all(&X_FORWARDED_PROTO).collect();
             assert!(values.len() == 1 && values[0].as_bytes().eq_ignore_ascii_case(scheme.as_str().as_bytes()));
         }
-        None => assert!(headers.get_all(&X_FORWARDED_PROTO).iter().count() != 1 || !is_scheme(&headers)),
+        None => assert!(headers.get_all(&X_FORWARDED_PROTO).count() != 1 || !is_scheme(&headers)),
     }
 
     append_peer(&mut headers, &HeaderValue::from_static(PEER));
-    assert_eq!(headers.get_all(&X_FORWARDED_FOR).iter().count(), 1);
+    assert_eq!(headers.get_all(&X_FORWARDED_FOR).count(), 1);
     let after = self::entries(&headers);
     assert_eq!(after.split_last(), Some((&PEER.as_bytes().to_vec(), &*entries)));
     assert_eq!(client(&headers, 1).map(|address| address.to_string()).as_deref(), Some(PEER));
     assert_eq!(client(&headers, trusted + 1), found, "one proxy more, one entry more");
 }
 
-fn is_scheme(headers: &HeaderMap) -> bool {
+fn is_scheme(headers: &HeaderList) -> bool {
     let value = headers.get(&X_FORWARDED_PROTO).map(HeaderValue::as_bytes).unwrap_or_default();
     value.eq_ignore_ascii_case(b"http") || value.eq_ignore_ascii_case(b"https")
 }
 
 /// The whole chain, in order.
-fn entries(headers: &HeaderMap) -> Vec<Vec<u8>> {
-    let lines = headers.get_all(&X_FORWARDED_FOR).iter();
+fn entries(headers: &HeaderList) -> Vec<Vec<u8>> {
+    let lines = headers.get_all(&X_FORWARDED_FOR);
     lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::to_vec).collect()
 }
 

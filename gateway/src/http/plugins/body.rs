@@ -9,7 +9,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use proxy_wasm_host::Half;
 use tokio::time::Sleep;
@@ -144,7 +143,7 @@ impl<S: Body<Data = Bytes, Error = BodyError> + Unpin> FilteredBody<S> {
             }
             Err(frame) => {
                 if let Ok(trailers) = frame.into_trailers() {
-                    self.filters.set_trailers(self.half, trailers);
+                    self.filters.set_trailers(self.half, trailers.into());
                     self.state = State::Trailers(0);
                 }
             }
@@ -166,10 +165,8 @@ impl<S: Body<Data = Bytes, Error = BodyError> + Unpin> FilteredBody<S> {
     fn finish(&mut self) {
         self.state = State::Done;
         // The client's, or some that a plugin added in its last callback.
-        if let Some(trailers) =
-            self.filters.take_trailers(self.half).filter(|trailers: &HeaderMap| !trailers.is_empty())
-        {
-            self.ready.push_back(Frame::trailers(trailers));
+        if let Some(trailers) = self.filters.take_trailers(self.half).filter(|trailers| !trailers.is_empty()) {
+            self.ready.push_back(Frame::trailers(trailers.into()));
         }
     }
 

@@ -10,9 +10,10 @@ mod grpc;
 use std::{collections::HashMap, pin::pin, rc::Rc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header, uri::Scheme};
+use heads::{HeaderList, RequestHead, ResponseHead};
+use http::{HeaderValue, StatusCode, header, uri::Scheme};
 use http_body::Body;
-use proxy_wasm_host::{CallResponse, HttpCall, Message, Outbound, RequestHead, ResponseHead};
+use proxy_wasm_host::{CallResponse, HttpCall, Message, Outbound};
 use tokio::{sync::mpsc, task::AbortHandle};
 
 pub(crate) use body::CallBody;
@@ -101,7 +102,7 @@ async fn http(vm: Rc<Vm>, call: HttpCall) {
     vm.stats().call();
     if !trailers.is_empty() {
         // Many HTTP/1 implementations drop trailers that were not announced.
-        let names: Vec<&str> = trailers.keys().map(http::HeaderName::as_str).collect();
+        let names: Vec<&str> = trailers.names().map(http::HeaderName::as_str).collect();
         head.headers.extend(HeaderValue::try_from(names.join(", ")).ok().map(|names| (header::TRAILER, names)));
     } else if !body.is_empty() || has_body(&head) {
         head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
@@ -144,7 +145,7 @@ async fn send(
     head: RequestHead,
     body: RequestBody,
     protocol: Option<UpstreamProtocol>,
-) -> Result<Response<UpstreamBody>, NoAnswer> {
+) -> Result<(ResponseHead, UpstreamBody), NoAnswer> {
     let cluster = vm.cluster(upstream).ok_or(NoAnswer::Unhealthy)?;
     let settings = cluster.settings();
     let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
@@ -158,12 +159,12 @@ async fn send(
         let attempt = Attempt { protocol, server_name: server_name.as_ref(), fresh };
         let sent = pin!(cluster.send(&endpoint, &mut request, attempt)).await;
         match sent {
-            Ok(sent) => return Ok(sent.response),
+            Ok(sent) => return Ok((sent.head, sent.body)),
             Err(UpstreamError { failure, request: remains }) => {
                 // A kept connection may be closed by the service at the very moment it is used.
                 let again = match remains {
                     Remains::Unsent => true,
-                    Remains::Whole => request.method().is_idempotent(),
+                    Remains::Whole => request.method.is_idempotent(),
                     Remains::Spent => false,
                 };
                 if fresh || !again || !failure.is_stale() {
@@ -177,11 +178,9 @@ async fn send(
 }
 
 /// The whole answer, if all of it comes and the plugin may hold so much.
-async fn whole(vm: &Vm, answer: Response<UpstreamBody>) -> Option<CallResponse> {
-    let (parts, mut body) = answer.into_parts();
-    let mut head = ResponseHead { status: parts.status, headers: parts.headers };
+async fn whole(vm: &Vm, (mut head, mut body): (ResponseHead, UpstreamBody)) -> Option<CallResponse> {
     clean_answer(&mut head.headers);
-    let (mut collected, mut trailers) = (BytesMut::new(), HeaderMap::new());
+    let (mut collected, mut trailers) = (BytesMut::new(), HeaderList::new());
     let mut weight = vm.weight();
     while let Some(frame) = next_frame(&mut body).await {
         let frame = frame.inspect_err(|error| tracing::debug!(%error, "the answer to a plugin broke off")).ok()?;
@@ -202,9 +201,9 @@ async fn whole(vm: &Vm, answer: Response<UpstreamBody>) -> Option<CallResponse> 
                 collected.extend_from_slice(&data);
             }
             Err(frame) => {
-                if let Ok(found) = frame.into_trailers() {
-                    trailers = found;
-                    trailers::clean(&mut trailers);
+                if let Ok(mut found) = frame.into_trailers() {
+                    trailers::clean(&mut found);
+                    trailers = found.into();
                 }
             }
         }
@@ -236,10 +235,10 @@ fn unavailable(failure: &NoAnswer) -> CallResponse {
 }
 
 fn reply(status: StatusCode, body: Bytes) -> CallResponse {
-    let mut headers = HeaderMap::new();
+    let mut headers = HeaderList::new();
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-    CallResponse { head: ResponseHead { status, headers }, body, trailers: HeaderMap::new() }
+    CallResponse { head: ResponseHead { status, headers }, body, trailers: HeaderList::new() }
 }
 
 /// How long a call may take that says `wanted`.

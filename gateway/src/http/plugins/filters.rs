@@ -14,10 +14,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, header, response, uri::PathAndQuery};
-use proxy_wasm_host::{
-    Action as Wish, Exchange, Half, HeadState, Instance, Peer, Properties, RequestHead, ResponseHead, Scheme,
-};
+use heads::{HeaderList, RequestHead, ResponseHead, Scheme, header};
+use http::{HeaderValue, Method, StatusCode, Version, uri::PathAndQuery};
+use proxy_wasm_host::{Action as Wish, Exchange, Half, HeadState, Instance, Peer, Properties};
 
 use super::{
     live::Link,
@@ -60,7 +59,7 @@ impl Filters {
             properties.request_id =
                 exchange.request.headers.get(&X_REQUEST_ID).map(|id| Bytes::copy_from_slice(id.as_bytes()));
         }
-        Self::begin(chain, exchange, version)
+        Self::begin(chain, exchange)
     }
 
     /// Begins a TCP connection in every plugin of the chain.
@@ -69,18 +68,17 @@ impl Filters {
         if Self::reads_properties(chain) {
             of_connection(&mut exchange.properties, connection, connection.remote);
         }
-        let filters = Self::begin(chain, exchange, Version::HTTP_11);
+        let filters = Self::begin(chain, exchange);
         filters.0.borrow_mut().is_connection = true;
         filters
     }
 
-    fn begin(chain: &[Link], exchange: Box<Exchange>, version: Version) -> Rc<Self> {
+    fn begin(chain: &[Link], exchange: Box<Exchange>) -> Rc<Self> {
         let mut inner = Passage {
             exchange: Some(exchange),
             lent: None,
             filters: smallvec::SmallVec::with_capacity(chain.len()),
             interruption: None,
-            version,
             is_connection: false,
             asked: Self::reads_properties(chain),
             weight: chain.first().map(|link| link.live.weight()).unwrap_or_default(),
@@ -153,7 +151,7 @@ impl Filters {
     /// `on_response_headers` of every plugin, in reverse; waits for those that pause.
     pub(in crate::http) async fn response_headers(
         &self,
-        head: response::Parts,
+        head: ResponseHead,
         end_of_stream: bool,
     ) -> Result<(), Interrupted> {
         self.0.borrow_mut().set_response(head);
@@ -202,22 +200,16 @@ impl Filters {
     }
 
     /// The response head, on its way to the client.
-    pub(in crate::http) fn take_response(&self) -> response::Parts {
+    pub(in crate::http) fn take_response(&self) -> ResponseHead {
         let mut inner = self.0.borrow_mut();
-        let (mut parts, ()) = Response::new(()).into_parts();
-        parts.version = inner.version;
         let kept = inner.reads_late();
-        if let Some(exchange) = inner.home() {
-            exchange.response_state = if kept { HeadState::Sent } else { HeadState::Gone };
-            if let Some(head) = exchange.response.take() {
-                if kept {
-                    exchange.response = Some(ResponseHead { status: head.status, headers: head.headers.clone() });
-                }
-                parts.status = head.status;
-                parts.headers = head.headers;
-            }
+        let Some(exchange) = inner.home() else { return ResponseHead::default() };
+        exchange.response_state = if kept { HeadState::Sent } else { HeadState::Gone };
+        let head = exchange.response.take().unwrap_or_default();
+        if kept {
+            exchange.response = Some(ResponseHead { status: head.status, headers: head.headers.clone() });
         }
-        parts
+        head
     }
 
     /// Sets the length of a body that plugins may have changed, or drops it in favour of chunks.
@@ -232,8 +224,8 @@ impl Filters {
             },
         };
         match length {
-            Some(length) => headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length)),
-            None => headers.remove(header::CONTENT_LENGTH),
+            Some(length) => headers.insert(&header::CONTENT_LENGTH, HeaderValue::from(length)),
+            None => headers.remove(&header::CONTENT_LENGTH),
         };
     }
 
@@ -307,7 +299,7 @@ impl Filters {
             if exchange.response.as_ref().is_none_or(|head| head.status.as_u16() != code)
                 && let Ok(status) = StatusCode::from_u16(code)
             {
-                exchange.response = Some(ResponseHead { status, headers: HeaderMap::new() });
+                exchange.response = Some(ResponseHead { status, headers: HeaderList::new() });
             }
         }
         let mark = &mut Reading::now();
@@ -361,13 +353,13 @@ impl Filters {
         Ok(None)
     }
 
-    pub(super) fn set_trailers(&self, half: Half, trailers: HeaderMap) {
+    pub(super) fn set_trailers(&self, half: Half, trailers: HeaderList) {
         if let Some(exchange) = self.0.borrow_mut().home() {
             *trailers_of(exchange, half) = Some(trailers);
         }
     }
 
-    pub(super) fn take_trailers(&self, half: Half) -> Option<HeaderMap> {
+    pub(super) fn take_trailers(&self, half: Half) -> Option<HeaderList> {
         let mut inner = self.0.borrow_mut();
         let kept = inner.reads_late();
         let trailers = trailers_of(inner.home()?, half);

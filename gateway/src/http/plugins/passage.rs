@@ -10,10 +10,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode, Version, response};
-use proxy_wasm_host::{
-    Action, Body, Callbacks, ContextId, Exchange, Half, Instance, LocalResponse, ResponseHead, Trap,
-};
+use heads::{HeaderList, ResponseHead};
+use http::StatusCode;
+use proxy_wasm_host::{Action, Body, Callbacks, ContextId, Exchange, Half, Instance, LocalResponse, Trap};
 use smallvec::SmallVec;
 
 use super::{
@@ -59,7 +58,6 @@ pub(super) struct Passage {
     pub(super) filters: SmallVec<[Filter; 4]>,
     /// What a plugin decided while nobody was there to act on it.
     pub(super) interruption: Option<Interrupted>,
-    pub(super) version: Version,
     /// A TCP connection: no heads, and other callbacks for what passes.
     pub(super) is_connection: bool,
     /// Whether some plugin may ask for properties: else nobody has to note them.
@@ -182,7 +180,7 @@ pub(super) fn sees_body(callbacks: Callbacks, half: Half) -> bool {
     }
 }
 
-pub(super) fn trailers_of(exchange: &mut Exchange, half: Half) -> &mut Option<HeaderMap> {
+pub(super) fn trailers_of(exchange: &mut Exchange, half: Half) -> &mut Option<HeaderList> {
     match half {
         Half::Request => &mut exchange.request_trailers,
         Half::Response => &mut exchange.response_trailers,
@@ -397,9 +395,9 @@ impl Passage {
         self.leave_out(index)
     }
 
-    pub(super) fn set_response(&mut self, head: response::Parts) {
+    pub(super) fn set_response(&mut self, head: ResponseHead) {
         if let Some(exchange) = self.home() {
-            exchange.response = Some(ResponseHead { status: head.status, headers: head.headers });
+            exchange.response = Some(head);
         }
     }
 

@@ -1,7 +1,8 @@
 //! What holds for every head that is let in, whatever a client sends: for property tests here and for the fuzzers in
 //! `tests/fuzz`.
 
-use http::{HeaderMap, Method, header, uri::PathAndQuery};
+use heads::HeaderList;
+use http::{Method, header, uri::PathAndQuery};
 
 use super::{clean, host, limits, normalise, tokens, upgrade};
 use crate::{
@@ -136,7 +137,7 @@ fn rule(line: &str, route: RouteId) -> Option<Rule> {
 }
 
 /// What `admit` does without a connection; `None` if the request is refused.
-fn let_in(head: Head) -> Option<(Method, PathAndQuery, HeaderMap)> {
+fn let_in(head: Head) -> Option<(Method, PathAndQuery, HeaderList)> {
     let Head { method, uri, version, mut headers, .. } = head;
     super::check_method(&method).ok()?;
     let uri = uri.into_parts();
@@ -146,10 +147,10 @@ fn let_in(head: Head) -> Option<(Method, PathAndQuery, HeaderMap)> {
         None => PathAndQuery::from_static("/"),
     };
     let named: Vec<Vec<u8>> =
-        headers.get_all(header::CONNECTION).iter().flat_map(tokens).map(<[u8]>::to_ascii_lowercase).collect();
+        headers.get_all(header::CONNECTION).flat_map(tokens).map(<[u8]>::to_ascii_lowercase).collect();
     let (_, upgrades) = clean(&mut headers, &method, version, false).ok()?;
     assert_normal(&target);
-    assert_eq!(headers.get_all(header::HOST).iter().count(), 1);
+    assert_eq!(headers.get_all(header::HOST).count(), 1);
     assert!(headers.len() <= limits::MAX_HEADERS + 2, "{}", headers.len());
     assert_eq!(upgrades, upgrade::is_marked(&headers));
     if upgrades {
@@ -163,7 +164,7 @@ fn let_in(head: Head) -> Option<(Method, PathAndQuery, HeaderMap)> {
         assert!(!ONE_HOP.contains(&name) && !name.starts_with("x-envoy-"), "{name} goes on");
         assert!(name != "te" || value == "trailers", "{value:?}");
     }
-    assert!(headers.get_all(header::COOKIE).iter().count() <= 1, "cookies are one");
+    assert!(headers.get_all(header::COOKIE).count() <= 1, "cookies are one");
     Some((method, target, headers))
 }
 

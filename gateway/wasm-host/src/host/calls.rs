@@ -6,7 +6,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use heads::HeaderList;
+use http::header::{self, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Method, uri::Authority};
 
@@ -198,15 +199,15 @@ fn request_head(map: &[u8], max: usize) -> Result<RequestHead, String> {
         method: Method::GET,
         target: PathAndQuery::from_static("/"),
         scheme: Scheme::Http,
-        headers: HeaderMap::new(),
+        headers: HeaderList::new(),
     };
     FieldsMut::Request(&mut head).set(pairs()?, max).map_err(|error| format!("of its headers, {error}"))?;
     Ok(head)
 }
 
 /// Trailers or metadata. `None`: not valid.
-fn fields_of(map: &[u8], max: usize) -> Option<HeaderMap> {
-    let mut headers = HeaderMap::new();
+fn fields_of(map: &[u8], max: usize) -> Option<HeaderList> {
+    let mut headers = HeaderList::new();
     FieldsMut::Trailers(&mut headers).set(pairs::decode(map).ok()?, max).ok()?;
     // Whoever makes the call sets these.
     for name in [header::TE, header::CONTENT_TYPE, header::HOST, HeaderName::from_static("grpc-timeout")] {
@@ -217,11 +218,11 @@ fn fields_of(map: &[u8], max: usize) -> Option<HeaderMap> {
 
 /// The service that a gRPC call is for: the name of a cluster, or Envoy's `GrpcService` in protobuf, with the
 /// authority and the metadata that it asks for.
-fn grpc_target(state: &State, target: &[u8]) -> Option<(String, Option<HeaderValue>, HeaderMap)> {
+fn grpc_target(state: &State, target: &[u8]) -> Option<(String, Option<HeaderValue>, HeaderList)> {
     if let Some(name) = known(state, target) {
-        return Some((name, None, HeaderMap::new()));
+        return Some((name, None, HeaderList::new()));
     }
-    let mut found = (None, None, HeaderMap::new());
+    let mut found = (None, None, HeaderList::new());
     for field in proto::fields(target) {
         match field? {
             // envoy_grpc { cluster_name = 1, authority = 2 }

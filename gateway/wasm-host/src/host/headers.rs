@@ -5,16 +5,14 @@
 //! done and marks the exchange ([`Effects::invalid_edit`](crate::Effects::invalid_edit)) but succeeds:
 //! SDKs abort on anything else, and a client could then crash plugins by sending odd values.
 
-use std::sync::LazyLock;
-
-use http::HeaderMap;
+use heads::HeaderList;
 use smallvec::SmallVec;
 
 use crate::abi::{AbiVersion, MapType, Status};
 use crate::calls::{Answer, Calls};
 use crate::exchange::{Exchange, HeadState, Phase};
 use crate::fields::{EditError, Fields, FieldsMut, Write};
-use crate::guest::{Call, HostResult, Out, Span, give, give_with, put_u32, slice, view};
+use crate::guest::{Call, HostResult, Out, Span, give, give_small, give_with, put_u32, slice, view};
 use crate::names::Name;
 use crate::shared::Quota;
 use crate::state::State;
@@ -47,12 +45,16 @@ pub(super) fn value(call: &mut Call<'_>, map: u32, name: Span, out: Out) -> Host
     let name = slice(memory, name)?;
     let exchange = state.effective.and_then(|context| state.contexts.exchange(context));
     let fields = readable(&state.calls, exchange, kind(map)?).ok_or(Status::BadArgument)?;
-    // Most values fit, so nothing is allocated to carry one past the call of the plugin's allocator.
-    let value: SmallVec<[u8; 128]> = match fields.value(state.names.read(name)) {
-        Some(value) => SmallVec::from_slice(value),
-        None if state.abi() == AbiVersion::V0_1_0 => SmallVec::new(),
+    let value = match fields.value(state.names.read(name)) {
+        Some(value) => value,
+        None if state.abi() == AbiVersion::V0_1_0 => &[],
         None => return Err(Status::NotFound.into()),
     };
+    if give_small(memory, state.small_answers, out, value)? {
+        return Ok(());
+    }
+    // Most values fit, so nothing is allocated to carry one past the call of the plugin's allocator.
+    let value: SmallVec<[u8; 128]> = SmallVec::from_slice(value);
     give(call, out, &value)
 }
 
@@ -117,7 +119,7 @@ fn readable<'a>(calls: &'a Calls, exchange: Option<&'a Exchange>, map: MapType) 
 
 /// A map without fields.
 fn none() -> Fields<'static> {
-    static NONE: LazyLock<HeaderMap> = LazyLock::new(HeaderMap::new);
+    static NONE: HeaderList = HeaderList::new();
     Fields::Trailers(&NONE)
 }
 

@@ -6,7 +6,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use heads::HeaderList;
+use http::{HeaderName, HeaderValue, StatusCode};
 
 use crate::abi::Status;
 use crate::contexts::ROOT;
@@ -127,8 +128,8 @@ pub(super) fn send_local_response(
     Ok(())
 }
 
-fn response_headers(map: &[u8], max: usize, problems: &mut Vec<String>) -> HeaderMap {
-    let mut headers = HeaderMap::new();
+fn response_headers(map: &[u8], max: usize, problems: &mut Vec<String>) -> HeaderList {
+    let mut headers = HeaderList::new();
     let pairs = match pairs::decode(map) {
         Ok(pairs) => pairs,
         Err(malformed) => {
@@ -145,8 +146,10 @@ fn response_headers(map: &[u8], max: usize, problems: &mut Vec<String>) -> Heade
         if fields::is_framing(&name) {
             continue;
         }
-        if headers.len() >= max || headers.try_append(name, value).is_err() {
+        if headers.len() >= max {
             left_out += 1;
+        } else {
+            headers.append(name, value);
         }
     }
     if left_out > 0 {

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use http::HeaderMap;
-use proxy_wasm_host::{Instance, Limits, Outbound, Plugin, PluginSettings, Quota, Shared, Upstreams};
+use proxy_wasm_host::{HeaderList, Instance, Limits, Outbound, Plugin, PluginSettings, Quota, Shared, Upstreams};
 
 use crate::fixture::{Lines, run_on, scripted};
 use crate::script::{Arg, N, On, Out, Program, b, program, results, script};
@@ -119,7 +118,7 @@ fn grpc_targets_may_be_what_envoy_takes() {
     let [Outbound::Grpc(call)] = &wanted[..] else { panic!("{wanted:?}") };
     assert_eq!((call.token, call.upstream.as_str(), call.path.as_str()), (9, "known", "/pkg.Service/Method"));
     assert_eq!(call.authority.as_ref().unwrap(), "a");
-    let names = |map: &HeaderMap| map.keys().map(|name| name.as_str().to_owned()).collect::<Vec<_>>();
+    let names = |map: &HeaderList| map.names().map(|name| name.as_str().to_owned()).collect::<Vec<_>>();
     assert_eq!(names(&call.metadata), ["k", "x-m"]);
     assert_eq!(call.message.as_deref(), Some(&b"message"[..]));
 }

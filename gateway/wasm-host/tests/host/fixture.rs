@@ -4,9 +4,9 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use http::header::HOST;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 use proxy_wasm_host::{
-    ContextId, Engine, EngineOptions, Exchange, Instance, LogLine, LogSink, Module, ModuleError, Plugin,
+    ContextId, Engine, EngineOptions, Exchange, HeaderList, Instance, LogLine, LogSink, Module, ModuleError, Plugin,
     PluginSettings, RequestHead, ResponseHead, Scheme, Shared, StartError,
 };
 
@@ -80,7 +80,7 @@ pub(crate) fn instantiate(text: &str, settings: PluginSettings) -> Result<Instan
 
 /// `GET /sample?q=1` with two `accept` and a value that is not text.
 pub(crate) fn exchange() -> Box<Exchange> {
-    let mut headers = HeaderMap::new();
+    let mut headers = HeaderList::new();
     headers.append(HOST, HeaderValue::from_static("test.example.dev"));
     for (name, value) in [("accept", &b"a"[..]), ("accept", b"b"), ("x-bytes", b"\xff\xfe"), ("content-length", b"5")] {
         headers.append(HeaderName::from_static(name), HeaderValue::from_bytes(value).unwrap());
@@ -95,7 +95,7 @@ pub(crate) fn exchange() -> Box<Exchange> {
 
 /// `200` with one field.
 pub(crate) fn response() -> ResponseHead {
-    let mut headers = HeaderMap::new();
+    let mut headers = HeaderList::new();
     headers.append("server", HeaderValue::from_static("test"));
     ResponseHead { status: StatusCode::OK, headers }
 }

@@ -5,10 +5,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::header::{CONNECTION, HOST, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode};
 use proxy_wasm_host::{
-    CallResponse, ContextId, Engine, EngineOptions, Exchange, GrpcMetadata, HeadState, Instance, Limits, LogLine,
-    LogSink, Module, Outbound, Plugin, PluginSettings, RequestHead, ResponseHead, Scheme, Shared, Upstreams,
+    CallResponse, ContextId, Engine, EngineOptions, Exchange, GrpcMetadata, HeadState, HeaderList, Instance, Limits,
+    LogLine, LogSink, Module, Outbound, Plugin, PluginSettings, RequestHead, ResponseHead, Scheme, Shared, Upstreams,
 };
 
 use crate::script::{Arg, FUNCTIONS, N, On, Out, Program, Read, Script, index_of, module};
@@ -197,7 +197,7 @@ fn live(instance: &mut Instance, choices: &mut Choices<'_>) {
             match what {
                 1 => exchange.request_body.push(choices.bytes().to_vec().into()),
                 2 => exchange.response_body.push(choices.bytes().to_vec().into()),
-                3 => exchange.response = Some(ResponseHead { status: StatusCode::OK, headers: HeaderMap::new() }),
+                3 => exchange.response = Some(ResponseHead { status: StatusCode::OK, headers: HeaderList::new() }),
                 4 => exchange.request_state = if end { HeadState::Sent } else { HeadState::Gone },
                 5 => exchange.effects = proxy_wasm_host::Effects::default(),
                 _ => {}
@@ -249,9 +249,9 @@ fn answer(instance: &mut Instance, choices: &mut Choices<'_>) {
         Outbound::Message { token, .. } | Outbound::Cancel { token } => *token,
     });
     for token in tokens.chain([4, 5, 6]) {
-        let head = ResponseHead { status: StatusCode::OK, headers: HeaderMap::new() };
+        let head = ResponseHead { status: StatusCode::OK, headers: HeaderList::new() };
         let body: bytes::Bytes = choices.bytes().to_vec().into();
-        let answer = CallResponse { head, body: body.clone(), trailers: HeaderMap::new() };
+        let answer = CallResponse { head, body: body.clone(), trailers: HeaderList::new() };
         let _ = match token % 8 {
             0 => instance.on_http_call_response(token, None),
             1 => instance.on_grpc_close(token, 14, "gone".to_owned()),
@@ -264,7 +264,7 @@ fn answer(instance: &mut Instance, choices: &mut Choices<'_>) {
 }
 
 fn exchange() -> Box<Exchange> {
-    let mut headers = HeaderMap::new();
+    let mut headers = HeaderList::new();
     headers.append(HOST, HeaderValue::from_static("a.example.com"));
     headers.append("accept", HeaderValue::from_static("a"));
     headers.append("accept", HeaderValue::from_static("b"));
@@ -281,7 +281,7 @@ fn well_formed(exchange: &Exchange) {
     let limits = limits();
     let request = &exchange.request;
     assert!(request.target.as_str().starts_with('/'), "{:?}", request.target);
-    assert_eq!(request.headers.get_all(HOST).iter().count(), 1, "{:?}", request.headers);
+    assert_eq!(request.headers.get_all(HOST).count(), 1, "{:?}", request.headers);
     let heads = [Some(&request.headers), exchange.response.as_ref().map(|head| &head.headers)];
     let trailers = [exchange.request_trailers.as_ref(), exchange.response_trailers.as_ref()];
     for fields in heads.into_iter().chain(trailers).flatten() {

@@ -110,7 +110,7 @@ fn an_exchange_moves_between_instances() {
     let second = two.open(one.detach(first).unwrap()).unwrap();
     two.on_request_headers(second, true).unwrap();
     assert!(one.attach(first, two.detach(second).unwrap()).is_ok());
-    assert!(one.exchange(first).unwrap().request.headers.get_all("x").iter().eq(["1", "2"]));
+    assert!(one.exchange(first).unwrap().request.headers.get_all("x").eq(["1", "2"]));
     assert!(two.close(second).unwrap().is_none());
     assert!(one.close(first).unwrap().is_some());
 }

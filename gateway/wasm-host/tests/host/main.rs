@@ -16,5 +16,6 @@ mod pointers;
 mod properties;
 mod script;
 mod sharing;
+mod small_answers;
 mod streams;
 mod wasi;

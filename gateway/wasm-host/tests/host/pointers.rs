@@ -2,9 +2,9 @@
 //! with a status or a trap, and must not panic.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue};
+use http::HeaderValue;
 use proptest::prelude::*;
-use proxy_wasm_host::{Limits, Plugin};
+use proxy_wasm_host::{HeaderList, Limits, Plugin};
 
 use crate::fixture::{exchange, response, scripted, shared};
 use crate::script::{FUNCTIONS, N, On, Program, program, script};
@@ -54,7 +54,7 @@ proptest! {
         exchange.request_body.push(Bytes::from_static(b"request body"));
         exchange.response_body.push(Bytes::from_static(b"response body"));
         exchange.response = Some(response());
-        let mut trailers = HeaderMap::new();
+        let mut trailers = HeaderList::new();
         trailers.insert("x-trailer", HeaderValue::from_static("1"));
         exchange.request_trailers = Some(trailers.clone());
         exchange.response_trailers = Some(trailers);
@@ -76,7 +76,7 @@ proptest! {
                 Err(_) => instance.detach(context),
             };
             let exchange = exchange.unwrap();
-            prop_assert!(exchange.request.headers.get_all("host").iter().count() == 1);
+            prop_assert!(exchange.request.headers.get_all("host").count() == 1);
             prop_assert!(exchange.request.target.as_str().starts_with('/'));
             prop_assert!(exchange.request_body.len() <= 100_000 && exchange.response_body.len() <= 100_000);
             let response = exchange.response.as_ref().unwrap();

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue};
-use proxy_wasm_host::{Direction, Exchange, HeadState, Limits, Node, TlsFacts};
+use http::HeaderValue;
+use proxy_wasm_host::{Direction, Exchange, HeadState, HeaderList, Limits, Node, TlsFacts};
 
 use crate::fixture::{open, response, run, start, start_with};
 use crate::script::{N, On, Out, b, kept, program, results, script};
@@ -27,7 +27,7 @@ fn prepare(exchange: &mut Exchange) {
     exchange.request.headers.insert("user-agent", HeaderValue::from_static("test/1"));
     exchange.request.headers.insert("x.dot", HeaderValue::from_static("dotted"));
     exchange.response = Some(response());
-    let mut trailers = HeaderMap::new();
+    let mut trailers = HeaderList::new();
     trailers.insert("x-sum", HeaderValue::from_static("9"));
     exchange.response_trailers = Some(trailers);
     let facts = &mut exchange.properties;

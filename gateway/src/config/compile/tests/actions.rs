@@ -2,7 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use heads::HeaderList;
+use http::{HeaderName, HeaderValue};
 
 use super::*;
 use crate::snapshot::{PathRewrite, RedirectPort, TemplateContext};
@@ -61,7 +62,7 @@ fn edited(route: &Route, destination: usize) -> Vec<String> {
         upstream: None,
         hostname: "",
     };
-    let mut headers = HeaderMap::new();
+    let mut headers = HeaderList::new();
     for (name, value) in [("x-a", "client"), ("x-gone", "1")] {
         headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
     }

@@ -13,7 +13,7 @@ mod tls;
 
 use std::fmt::Write;
 
-use http::HeaderMap;
+use heads::HeaderList;
 
 use super::*;
 use crate::{
@@ -69,7 +69,7 @@ impl Picture {
         let listener = self.snapshot.listeners.iter().find(|listener| listener.declared_port == port).unwrap();
         let (authority, path) = request.split_at(request.find('/').unwrap());
         let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
-        let headers = HeaderMap::new();
+        let headers = HeaderList::new();
         let view = RequestView { path, query, method: "GET", authority, scheme: "http", headers: &headers };
         let host = listener.hosts.find(authority)?;
         let id = host.https_redirect.or_else(|| host.routes.find(&view))?;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::HeaderMap;
+use heads::HeaderList;
 use http_body::{Body, Frame, SizeHint};
 use proxy_wasm_host::Message;
 use tokio::sync::mpsc;
@@ -20,7 +20,7 @@ pub(crate) enum CallBody {
         /// Empty once sent.
         data: Bytes,
         /// Empty once sent, or if there are none.
-        trailers: HeaderMap,
+        trailers: HeaderList,
     },
     /// The messages of a gRPC stream.
     Messages(mpsc::UnboundedReceiver<Message>),
@@ -28,7 +28,7 @@ pub(crate) enum CallBody {
 
 impl CallBody {
     /// A body that is there.
-    pub(super) fn whole(data: Bytes, trailers: HeaderMap) -> RequestBody {
+    pub(super) fn whole(data: Bytes, trailers: HeaderList) -> RequestBody {
         if data.is_empty() && trailers.is_empty() {
             RequestBody::Empty
         } else {
@@ -54,7 +54,9 @@ impl Body for CallBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = match &mut *self {
             Self::Whole { data, .. } if !data.is_empty() => Some(Frame::data(std::mem::take(data))),
-            Self::Whole { trailers, .. } if !trailers.is_empty() => Some(Frame::trailers(std::mem::take(trailers))),
+            Self::Whole { trailers, .. } if !trailers.is_empty() => {
+                Some(Frame::trailers(std::mem::take(trailers).into()))
+            }
             Self::Whole { .. } => None,
             Self::Messages(messages) => std::task::ready!(messages.poll_recv(cx)).map(|message| {
                 // What was counted against the plugin is taken off here: the connection has asked for it.

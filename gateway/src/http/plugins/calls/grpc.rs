@@ -7,8 +7,9 @@ use std::{
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use bytes::{Buf, Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use proxy_wasm_host::{GrpcCall, GrpcMetadata, Instance, Message, RequestHead, ResponseHead, Scheme, Trap};
+use heads::{HeaderList, RequestHead, Scheme};
+use http::{HeaderValue, Method, StatusCode, header};
+use proxy_wasm_host::{GrpcCall, GrpcMetadata, Instance, Message, Trap};
 use tokio::{sync::mpsc, task::AbortHandle};
 
 use super::{CallBody, NoAnswer, body::framed, next_frame, send, within};
@@ -52,7 +53,7 @@ pub(super) fn start(vm: &Rc<Vm>, call: GrpcCall) -> (Option<mpsc::UnboundedSende
 
 fn head(call: &GrpcCall) -> RequestHead {
     let mut headers = call.metadata.clone();
-    for (name, value) in &mut headers {
+    for (name, value) in headers.iter_mut() {
         // Plugins give bytes where names end so; on the wire they are base64, as Envoy sends them.
         if name.as_str().ends_with("-bin")
             && let Ok(encoded) = HeaderValue::try_from(BASE64_STANDARD.encode(value.as_bytes()))
@@ -77,7 +78,7 @@ fn head(call: &GrpcCall) -> RequestHead {
 /// A unary call: its answer is one message, or a status.
 async fn unary(vm: Rc<Vm>, token: u32, upstream: String, head: RequestHead, message: Bytes, timeout: Option<Duration>) {
     let exchange = async {
-        let body = CallBody::whole(message, HeaderMap::new());
+        let body = CallBody::whole(message, HeaderList::new());
         let mut answer = Answer::begin(&vm, &upstream, head, body).await?;
         let mut last = None;
         while let Some(message) = answer.message(&vm).await? {
@@ -197,19 +198,18 @@ impl Answer {
     async fn begin(vm: &Vm, upstream: &str, head: RequestHead, body: RequestBody) -> Result<Self, Status> {
         let unavailable = |text: &str| (UNAVAILABLE, text.to_owned());
         // Nothing else carries gRPC.
-        let answer = match send(vm, upstream, head, body, Some(UpstreamProtocol::Http2)).await {
+        let (head, body) = match send(vm, upstream, head, body, Some(UpstreamProtocol::Http2)).await {
             Ok(answer) => answer,
             Err(NoAnswer::Unhealthy) => return Err(unavailable("no healthy upstream")),
             Err(NoAnswer::Request) => return Err((INTERNAL, "the request cannot be sent".to_owned())),
             Err(NoAnswer::Failure(failure)) => return Err(unavailable(&failure.to_string())),
         };
-        let (parts, body) = answer.into_parts();
-        if parts.status != StatusCode::OK {
-            return Err((code_of(parts.status), format!("the service answered {}", parts.status.as_u16())));
+        if head.status != StatusCode::OK {
+            return Err((code_of(head.status), format!("the service answered {}", head.status.as_u16())));
         }
         // An answer without messages carries its status in the head.
-        let ended = parts.headers.contains_key("grpc-status");
-        let head = GrpcMetadata::Head(ResponseHead { status: parts.status, headers: parts.headers });
+        let ended = head.headers.contains_key("grpc-status");
+        let head = GrpcMetadata::Head(head);
         let (initial, trailing) = if ended { (GrpcMetadata::default(), head) } else { (head, GrpcMetadata::default()) };
         Ok(Self { initial, body, rest: BytesMut::new(), trailing })
     }
@@ -241,7 +241,7 @@ impl Answer {
                 Err(frame) => {
                     if let Ok(mut found) = frame.into_trailers() {
                         trailers::clean(&mut found);
-                        self.trailing = GrpcMetadata::Trailers(found);
+                        self.trailing = GrpcMetadata::Trailers(found.into());
                     }
                 }
             }
