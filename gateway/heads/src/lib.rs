@@ -10,6 +10,7 @@
 pub mod header;
 mod list;
 mod name;
+mod names;
 
 use std::fmt;
 
@@ -17,7 +18,8 @@ use http::uri::PathAndQuery;
 use http::{Method, StatusCode};
 
 pub use list::{HeaderList, IntoIter, Iter};
-pub use name::{Key, Named, mark};
+pub use name::{Key, Named};
+pub use names::{Known, Names};
 
 /// The head of a request.
 #[derive(Debug)]

@@ -27,10 +27,10 @@ struct Field {
     value: HeaderValue,
 }
 
-/// The bit of a mark.
+/// The bit of a mark: by its upper bits, on which every byte of a name has its effect.
 #[inline]
 const fn bit(mark: u32) -> u64 {
-    1 << (mark & 63)
+    1 << (mark >> 26)
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "names are given as `http` takes them: by value or by reference")]
@@ -141,6 +141,29 @@ impl HeaderList {
     #[inline]
     pub fn iter(&self) -> Iter<'_> {
         Iter(self.fields.iter())
+    }
+
+    /// Adds what is in a map.
+    pub fn append_map(&mut self, map: HeaderMap) {
+        self.reserve(map.len());
+        // Only the first of several fields of one name comes with it.
+        let mut last = None;
+        for (name, value) in map {
+            if name.is_some() {
+                last = name;
+            }
+            self.extend(last.clone().zip(Some(value)));
+        }
+    }
+
+    /// Removes all and keeps the room, as [`Self::clear`]; what there was is in the map.
+    pub fn take_map(&mut self) -> HeaderMap {
+        let mut map = HeaderMap::with_capacity(self.len());
+        for Field { name, value, .. } in self.fields.drain(..) {
+            map.append(name, value);
+        }
+        self.clear();
+        map
     }
 
     /// Names, and values to change.
@@ -290,26 +313,15 @@ impl FromIterator<(HeaderName, HeaderValue)> for HeaderList {
 
 impl From<HeaderMap> for HeaderList {
     fn from(map: HeaderMap) -> Self {
-        let mut list = Self::with_capacity(map.len());
-        // Only the first of several fields of one name comes with it.
-        let mut last = None;
-        for (name, value) in map {
-            if name.is_some() {
-                last = name;
-            }
-            list.extend(last.clone().zip(Some(value)));
-        }
+        let mut list = Self::new();
+        list.append_map(map);
         list
     }
 }
 
 impl From<HeaderList> for HeaderMap {
-    fn from(list: HeaderList) -> Self {
-        let mut map = Self::with_capacity(list.len());
-        for (name, value) in list {
-            map.append(name, value);
-        }
-        map
+    fn from(mut list: HeaderList) -> Self {
+        list.take_map()
     }
 }
 

@@ -81,13 +81,6 @@ impl Key {
     pub fn as_str(&self) -> &str {
         self.name.as_str()
     }
-
-    /// Whether it is this name in lower case, whose mark is known.
-    #[inline]
-    #[must_use]
-    pub fn is(&self, mark: u32, name: &[u8]) -> bool {
-        self.mark == mark && same(self.name.as_str().as_bytes(), name)
-    }
 }
 
 impl From<HeaderName> for Key {
@@ -116,8 +109,7 @@ impl Named for &Key {
 /// A number of the ends and the length of a name: most names differ in it. Those who choose names so that they do not
 /// make a search as long as the list, which is short.
 #[inline]
-#[must_use]
-pub const fn mark(name: &[u8]) -> u32 {
+pub(crate) const fn mark(name: &[u8]) -> u32 {
     let ends = match (name.first_chunk(), name.last_chunk()) {
         (Some(first), Some(last)) => u64::from_le_bytes(*first).rotate_left(23) ^ u64::from_le_bytes(*last),
         _ => match (name.first_chunk(), name.last_chunk()) {

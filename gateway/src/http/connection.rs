@@ -234,16 +234,15 @@ async fn serve_http2(io: ClientIo, connection: Rc<Connection>) {
                 // In a box: on its way into a task and out of it a future is moved six times.
                 Box::pin(async move {
                     let activity = Rc::clone(&connection.activity);
-                    let arrived = Arrived {
-                        method: parts.method,
-                        uri: parts.uri,
-                        version: parts.version,
-                        headers: parts.headers.into(),
-                    };
-                    let (head, body) = service::serve(connection, arrived, Incoming::Http2(body), None).await?;
+                    let worker = Rc::clone(&connection.worker);
+                    let mut headers = worker.header_lists.take();
+                    headers.append_map(parts.headers);
+                    let arrived = Arrived { method: parts.method, uri: parts.uri, version: parts.version, headers };
+                    let (mut head, body) = service::serve(connection, arrived, Incoming::Http2(body), None).await?;
                     let mut response = Response::new(Offering::new(body, &activity));
                     *response.status_mut() = head.status;
-                    *response.headers_mut() = head.headers.into();
+                    *response.headers_mut() = head.headers.take_map();
+                    worker.header_lists.put(head.headers);
                     Ok::<_, Aborted>(response)
                 })
             }),

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `request` | the head of a request, checked byte by byte |
 //! | `response` | the head of a response |
+//! | `names` | names of fields that were read lately |
 //! | `body` | where a body ends, and its pieces |
 //! | `chunks` | the framing of a chunked body |
 //! | `trailers` | what may follow it |
@@ -22,6 +23,7 @@ mod agreement;
 pub(crate) mod body;
 mod chunks;
 pub(crate) mod limits;
+mod names;
 pub(crate) mod outbox;
 pub(crate) mod request;
 pub(crate) mod response;

@@ -11,7 +11,7 @@ use heads::HeaderList;
 use http::{HeaderName, HeaderValue, Method, Uri, Version, uri::PathAndQuery};
 use memchr::memchr;
 
-use super::{body::Framing, limits, take};
+use super::{body::Framing, limits, names, take};
 
 /// Why a request is refused. The text of [`Refusal::Malformed`] is for the log, in plain words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,13 +160,16 @@ impl Reader {
         let line = self.request_line.as_ref().ok_or(malformed)?;
         let method = bytes.get(..line.method).and_then(|method| Method::from_bytes(method).ok()).ok_or(malformed)?;
         headers.reserve(self.fields.len());
-        for Field { name, colon, end } in &self.fields {
-            let (name, colon, end) = (usize::from(*name), usize::from(*colon), usize::from(*end));
-            let value = bytes.get(colon + 1..end).map(trimmed).unwrap_or_default();
-            let name = bytes.get(name..colon).and_then(|name| HeaderName::from_bytes(name).ok()).ok_or(malformed)?;
-            let value = HeaderValue::from_maybe_shared(bytes.slice_ref(value)).map_err(|_| malformed)?;
-            headers.append(name, value);
-        }
+        names::reading(|names| {
+            for Field { name, colon, end } in &self.fields {
+                let (name, colon, end) = (usize::from(*name), usize::from(*colon), usize::from(*end));
+                let value = bytes.get(colon + 1..end).map(trimmed).unwrap_or_default();
+                let value = HeaderValue::from_maybe_shared(bytes.slice_ref(value)).map_err(|_| malformed)?;
+                let name = bytes.get(name..colon).and_then(|name| names.name(name)).ok_or(malformed)?;
+                headers.append(name, value);
+            }
+            Ok(())
+        })?;
         Ok(Head {
             method,
             uri: uri(bytes.slice(line.target.clone()))?,

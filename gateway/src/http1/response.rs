@@ -4,11 +4,11 @@ use std::mem::MaybeUninit;
 
 use bytes::{Buf, BytesMut};
 use heads::HeaderList;
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderValue, StatusCode};
 use memchr::{memchr, memchr_iter};
 use smallvec::SmallVec;
 
-use super::{Malformed, body::Framing, take};
+use super::{Malformed, body::Framing, names, take};
 
 /// What a response head says about the connection; its fields are in the header map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,14 +107,16 @@ impl Reader {
         let head = take(buffer, length);
         headers.clear();
         headers.reserve(places.len());
-        for Field { name, value } in places {
-            let name = head.get(name.0 as usize..name.1 as usize).and_then(|name| HeaderName::from_bytes(name).ok());
-            let value = HeaderValue::from_maybe_shared(head.slice(value.0 as usize..value.1 as usize));
-            // The parser takes only what these take.
-            if let (Some(name), Ok(value)) = (name, value) {
-                headers.append(name, value);
+        names::reading(|names| {
+            for Field { name, value } in places {
+                let name = head.get(name.0 as usize..name.1 as usize).and_then(|name| names.name(name));
+                let value = HeaderValue::from_maybe_shared(head.slice(value.0 as usize..value.1 as usize));
+                // The parser takes only what these take.
+                if let (Some(name), Ok(value)) = (name, value) {
+                    headers.append(name, value);
+                }
             }
-        }
+        });
         Ok(Taken::Final(Head { status, framing, keep_alive }))
     }
 

@@ -130,7 +130,7 @@ impl FieldsMut<'_> {
             Name::Pseudo(name) => return self.write_pseudo(name, value).map(|()| true),
             Name::Illegal => return Err(EditError::Name),
         };
-        match known.role {
+        match known.more {
             Role::Host if matches!(self, Self::Request(_)) => {
                 return self.write_pseudo(b":authority", value).map(|()| true);
             }
@@ -155,7 +155,7 @@ impl FieldsMut<'_> {
         let required = match name {
             Name::Pseudo(b":authority" | b":path" | b":method" | b":scheme") => request,
             Name::Pseudo(b":status") => matches!(self, Self::Response(_)),
-            Name::Field(known) => request && known.role == Role::Host,
+            Name::Field(known) => request && known.more == Role::Host,
             Name::Pseudo(_) | Name::Illegal => false,
         };
         if required {
