@@ -327,6 +327,58 @@ impl<'a> Value<'a> {
     }
 }
 
+/// What of a value can be compared with the next one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shown {
+    /// Nothing of it.
+    Nothing,
+    Missing,
+    /// What stands there is the value itself.
+    Word,
+    Words,
+    Number(u64),
+    Digits(u64),
+    Address(SocketAddr),
+    Flags(ResponseFlags),
+}
+
+/// Longer text is not compared.
+const COMPARED: usize = 256;
+
+impl Shown {
+    /// Of a value that was written as so many bytes, without quotes.
+    #[inline(always)]
+    pub(super) fn of(value: &Value<'_>, written: usize) -> Self {
+        // What is escaped is longer than it was, and so short a text is not cut.
+        let is_itself = |text: &[u8]| text.len() <= COMPARED && written == text.len();
+        match value {
+            Value::Missing => Self::Missing,
+            Value::Word(text) if is_itself(text) => Self::Word,
+            Value::Words(text) if is_itself(text) => Self::Words,
+            Value::Number(number) => Self::Number(*number),
+            Value::Digits(number) => Self::Digits(*number),
+            Value::Address(address) => Self::Address(*address),
+            Value::Flags(flags) => Self::Flags(*flags),
+            _ => Self::Nothing,
+        }
+    }
+
+    /// Whether it is this value; that stands here, without quotes.
+    #[inline(always)]
+    pub(super) fn is(&self, value: &Value<'_>, written: &[u8]) -> bool {
+        match (self, value) {
+            (Self::Missing, Value::Missing) => true,
+            (Self::Word, Value::Word(text)) | (Self::Words, Value::Words(text)) => written == *text,
+            (Self::Number(number), Value::Number(other)) | (Self::Digits(number), Value::Digits(other)) => {
+                number == other
+            }
+            (Self::Address(address), Value::Address(other)) => address == other,
+            (Self::Flags(flags), Value::Flags(other)) => flags == other,
+            _ => false,
+        }
+    }
+}
+
 fn push_number(number: u64, out: &mut Vec<u8>) {
     match usize::try_from(number).ok().and_then(|number| OCTETS.get(number)) {
         Some(text) => text.push(out),

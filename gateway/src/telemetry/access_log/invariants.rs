@@ -5,7 +5,10 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::{Map, Value};
 
-use super::{Captured, Entry, LogFormat, TlsEntry, format::Layout, timestamp::Clock};
+use super::{
+    Captured, Entry, LogFormat, TlsEntry,
+    format::{Layout, Memory},
+};
 use crate::telemetry::ResponseFlags;
 
 /// Fields of an entry, by the byte between them.
@@ -119,7 +122,16 @@ fn line_of(format: &LogFormat, values: &[&[u8]]) -> String {
         route_name: word(22),
     };
     let mut out = Vec::new();
-    layout.write(&entry, &mut Clock::default(), &mut out);
+    layout.write(&entry, &mut Memory::default(), &mut out);
+    // What stood in the line before makes no difference.
+    let others = Captured::default();
+    let other = Entry { method: word(1), path: bytes(0), code: 200, headers: &others, upstream_host: None, ..entry };
+    let mut memory = Memory::default();
+    for (entry, again) in [(entry, true), (other, false), (entry, true), (entry, true)] {
+        let mut line = Vec::new();
+        layout.write(&entry, &mut memory, &mut line);
+        assert!(!again || line == out, "{:?} {:?}", String::from_utf8_lossy(&line), String::from_utf8_lossy(&out));
+    }
     let line = String::from_utf8(out);
     assert!(line.as_ref().is_ok_and(|line| line.ends_with('\n')), "{line:?}");
     line.unwrap_or_default()

@@ -25,8 +25,7 @@ use std::{
 };
 
 pub use captured::{Captured, WantedHeaders};
-use format::Layout;
-use timestamp::Clock;
+use format::{Layout, Memory};
 pub(super) use writer::Writer;
 use writer::{Batch, Queue};
 
@@ -138,7 +137,7 @@ pub struct AccessLog {
 #[derive(Debug, Default)]
 struct Pending {
     batch: Batch,
-    clock: Clock,
+    memory: Memory,
 }
 
 /// One request for the log. Empty text means that there is nothing to say and is shown as `-` (JSON: `null`).
@@ -238,7 +237,7 @@ impl AccessLog {
     /// Logs one request. Never waits for the file.
     pub fn log(&self, entry: &Entry<'_>) {
         let pending = &mut *self.pending.borrow_mut();
-        self.layout.write(entry, &mut pending.clock, &mut pending.batch.bytes);
+        self.layout.write(entry, &mut pending.memory, &mut pending.batch.bytes);
         pending.batch.lines += 1;
         if pending.batch.bytes.len() >= BATCH_BYTES {
             self.queue.push(&mut pending.batch, WAKE_BYTES);
