@@ -8,15 +8,15 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use heads::{HeaderList, Key, RequestHead, ResponseHead, header};
-use http::HeaderMap;
+use heads::{HeaderList, RequestHead, ResponseHead, header};
+use http::{HeaderMap, HeaderValue, Method};
 use proxy_wasm_host::Properties;
 
 use super::{
     activity::Activity, body::ClientBytes, connection::Connection, grpc_messages::GrpcMessages, plugins::Filters,
     progress::Watched, request::Arrived, secured::Secured,
 };
-use crate::telemetry::{Captured, Destination, Entry, Limit, Observation, RequestProtocol, ResponseFlags};
+use crate::telemetry::{Captured, Destination, Entry, Limit, Observation, RequestProtocol, ResponseFlags, Span};
 
 /// Follows a request; dropping it is the end of the request.
 pub(super) struct Record {
@@ -52,10 +52,10 @@ pub(super) struct Record {
 #[derive(Default)]
 pub(super) struct LogFields {
     wall: Option<SystemTime>,
-    method: String,
-    pub(super) path: String,
+    method: Option<Method>,
+    path: Span,
     protocol: &'static str,
-    authority: Option<Vec<u8>>,
+    authority: Option<Span>,
     headers: Captured,
     pub(super) route: Option<Arc<str>>,
     pub(super) cluster: Option<Arc<str>>,
@@ -73,18 +73,17 @@ impl Record {
         connection.activity.begin();
         connection.worker.telemetry.counters().requests_in_flight.inc();
         let log = connection.worker.log_headers.as_ref().map(|_| {
-            Box::new(LogFields {
-                wall: Some(SystemTime::now()),
-                method: arrived.method.as_str().to_owned(),
-                path: arrived.uri.path_and_query().map(|path| path.as_str().to_owned()).unwrap_or_default(),
-                protocol: protocol(arrived.version),
-                authority: arrived
-                    .uri
-                    .authority()
-                    .map(|authority| authority.as_str().as_bytes().to_vec())
-                    .or_else(|| copy(&arrived.headers, &header::HOST)),
-                ..LogFields::default()
-            })
+            let mut log = Box::<LogFields>::default();
+            log.wall = Some(SystemTime::now());
+            log.method = Some(arrived.method.clone());
+            log.protocol = protocol(arrived.version);
+            if let Some(path) = arrived.uri.path_and_query() {
+                log.path = log.headers.keep(path.as_str().as_bytes());
+            }
+            let authority = arrived.uri.authority().map(|authority| authority.as_str().as_bytes());
+            let authority = authority.or_else(|| arrived.headers.get(&header::HOST).map(HeaderValue::as_bytes));
+            log.authority = authority.map(|authority| log.headers.keep(authority));
+            log
         });
         Self {
             started: Instant::now(),
@@ -175,8 +174,8 @@ impl Record {
     /// Nobody knows what was asked for: what stands for it was not sent by the client.
     pub(super) fn forget_request(&mut self) {
         if let Some(log) = &mut self.log {
-            log.method.clear();
-            log.path.clear();
+            log.method = None;
+            log.path = Span::default();
         }
     }
 
@@ -254,8 +253,8 @@ impl Drop for Record {
             writer.log(&Entry {
                 start: log.wall.unwrap_or(SystemTime::UNIX_EPOCH),
                 duration,
-                method: &log.method,
-                path: log.path.as_bytes(),
+                method: log.method.as_ref().map_or("", Method::as_str),
+                path: log.headers.kept(log.path),
                 protocol: log.protocol,
                 code: self.code,
                 flags: self.flags,
@@ -271,7 +270,7 @@ impl Drop for Record {
                 headers: &log.headers,
                 grpc_status: self.grpc_status,
                 connection_id: self.connection.id,
-                authority: log.authority.as_deref(),
+                authority: log.authority.map(|authority| log.headers.kept(authority)),
                 upstream_host: log.upstream,
                 upstream_cluster: log.cluster.as_deref().unwrap_or_default(),
                 upstream_local_address: log.upstream_local,
@@ -297,10 +296,6 @@ fn head_bytes(head: &ResponseHead) -> u64 {
     let date = "date: Sun, 06 Nov 1994 08:49:37 GMT\r\n".len();
     let fields: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
     (line + fields + date + 2) as u64
-}
-
-fn copy(headers: &HeaderList, name: &Key) -> Option<Vec<u8>> {
-    headers.get(name).map(|value| value.as_bytes().to_vec())
 }
 
 /// As Envoy's `%PROTOCOL%`.

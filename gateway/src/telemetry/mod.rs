@@ -37,7 +37,7 @@ use std::{
 #[cfg(fuzzing)]
 pub(crate) use access_log::invariants::check as fuzz;
 pub use access_log::{
-    AccessLog, AccessLogOptions, Captured, Entry, FormatErrors, LogFormat, LogSink, TlsEntry, WantedHeaders,
+    AccessLog, AccessLogOptions, Captured, Entry, FormatErrors, LogFormat, LogSink, Span, TlsEntry, WantedHeaders,
 };
 pub use cells::{Counter, Gauge};
 pub use destination::{Destination, Observation, RequestProtocol};

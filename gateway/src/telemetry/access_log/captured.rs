@@ -1,4 +1,4 @@
-//! Copies of header values that a format asks for, all of one request in one buffer.
+//! Copies of what a line will show of a request, in one buffer: header values that a format asks for, and other text.
 
 use smallvec::SmallVec;
 
@@ -16,16 +16,20 @@ pub struct WantedHeaders {
     pub filter_state: Vec<(usize, Box<str>)>,
 }
 
-/// Values of [`WantedHeaders`]. Copies, because a kept header value would keep the whole buffer that it was read into.
+/// Values of [`WantedHeaders`], and other text of the same request. Copies, because a kept header value would keep the whole buffer that it was read into.
 #[derive(Debug, Clone, Default)]
 pub struct Captured {
     bytes: Vec<u8>,
     /// Where the value of a slot is; nothing for a header that is not there.
-    spans: SmallVec<[Option<(u32, u32)>; 8]>,
+    spans: SmallVec<[Option<Span>; 8]>,
 }
 
-/// Bytes that the usual headers need.
-const ROOM: usize = 256;
+/// Where some text is.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Span(u32, u32);
+
+/// Bytes that are usual.
+const ROOM: usize = 320;
 
 impl Captured {
     /// Keeps a copy of the value of a slot in place of what was there.
@@ -36,26 +40,34 @@ impl Captured {
         if self.spans.len() <= slot {
             self.spans.resize(slot + 1, None);
         }
-        let span = value.and_then(|value| {
-            let start = u32::try_from(self.bytes.len()).ok()?;
-            let end = u32::try_from(self.bytes.len() + value.len()).ok()?;
-            if self.bytes.capacity() == 0 {
-                // Enough most of the time: growing step by step costs a tenth of a line.
-                self.bytes.reserve(ROOM);
-            }
-            self.bytes.extend_from_slice(value);
-            Some((start, end))
-        });
+        let span = value.map(|value| self.keep(value));
         if let Some(place) = self.spans.get_mut(slot) {
             *place = span;
         }
     }
 
+    /// Keeps a copy of other text. Past 4 GiB, which no request has, nothing is kept.
+    pub fn keep(&mut self, text: &[u8]) -> Span {
+        let (start, end) = (self.bytes.len(), self.bytes.len() + text.len());
+        let (Ok(start), Ok(end)) = (u32::try_from(start), u32::try_from(end)) else { return Span::default() };
+        if self.bytes.capacity() == 0 {
+            // Enough most of the time: growing step by step costs a tenth of a line.
+            self.bytes.reserve(ROOM);
+        }
+        self.bytes.extend_from_slice(text);
+        Span(start, end)
+    }
+
+    /// What was kept.
+    #[must_use]
+    pub fn kept(&self, Span(start, end): Span) -> &[u8] {
+        self.bytes.get(start as usize..end as usize).unwrap_or_default()
+    }
+
     /// The value of a slot.
     #[must_use]
     pub fn get(&self, slot: usize) -> Option<&[u8]> {
-        let (start, end) = self.spans.get(slot).copied().flatten()?;
-        self.bytes.get(start as usize..end as usize)
+        self.spans.get(slot).copied().flatten().map(|span| self.kept(span))
     }
 }
 
@@ -77,5 +89,8 @@ mod tests {
         let before = captured.bytes.len();
         captured.set(3, Some(b"3"));
         assert_eq!(captured.bytes.len(), before, "the same again takes no room");
+        let (path, none) = (captured.keep(b"/path"), Span::default());
+        captured.set(4, Some(b"four"));
+        assert_eq!((captured.kept(path), captured.kept(none)), (&b"/path"[..], &b""[..]));
     }
 }

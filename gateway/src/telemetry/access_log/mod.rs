@@ -24,7 +24,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-pub use captured::{Captured, WantedHeaders};
+pub use captured::{Captured, Span, WantedHeaders};
 use format::{Layout, Memory};
 pub(super) use writer::Writer;
 use writer::{Batch, Queue};
