@@ -13,6 +13,7 @@ pub(crate) struct LogHeaders {
     response: Vec<(usize, Key)>,
     trailers: Vec<(usize, Key)>,
     filter_state: Vec<(usize, Box<str>)>,
+    slots: usize,
 }
 
 impl LogHeaders {
@@ -22,12 +23,19 @@ impl LogHeaders {
             // The format was checked: every name is one.
             list.iter().filter_map(|(slot, name)| Some((*slot, HeaderName::try_from(&**name).ok()?.into()))).collect()
         };
+        let all = [&wanted.request, &wanted.response, &wanted.trailers, &wanted.filter_state];
         Self {
+            slots: all.into_iter().flatten().map(|(slot, _)| slot + 1).max().unwrap_or(0),
             request: names(&wanted.request),
             response: names(&wanted.response),
             trailers: names(&wanted.trailers),
             filter_state: wanted.filter_state.clone(),
         }
+    }
+
+    /// How many slots there are.
+    pub(super) fn slots(&self) -> usize {
+        self.slots
     }
 
     pub(super) fn copy_request(&self, headers: &HeaderList, into: &mut Captured) {

@@ -72,9 +72,10 @@ impl Record {
     pub(super) fn start(connection: &Rc<Connection>, arrived: &Arrived, grpc: bool) -> Self {
         connection.activity.begin();
         connection.worker.telemetry.counters().requests_in_flight.inc();
-        let log = connection.worker.log_headers.as_ref().map(|_| {
+        let log = connection.worker.log_headers.as_ref().map(|wanted| {
             let mut log = Box::<LogFields>::default();
             log.wall = Some(SystemTime::now());
+            log.headers.make_slots(wanted.slots());
             log.method = Some(arrived.method.clone());
             log.protocol = protocol(arrived.version);
             if let Some(path) = arrived.uri.path_and_query() {

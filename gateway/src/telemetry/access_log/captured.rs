@@ -32,6 +32,11 @@ pub struct Span(u32, u32);
 const ROOM: usize = 320;
 
 impl Captured {
+    /// Makes so many slots at once.
+    pub fn make_slots(&mut self, slots: usize) {
+        self.spans.resize(slots, None);
+    }
+
     /// Keeps a copy of the value of a slot in place of what was there.
     pub fn set(&mut self, slot: usize, value: Option<&[u8]>) {
         if self.get(slot) == value {

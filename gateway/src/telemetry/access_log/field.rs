@@ -363,12 +363,12 @@ impl Shown {
         }
     }
 
-    /// Whether it is this value; that stands here, without quotes.
+    /// Whether it is this value; `written` is what stands there, without quotes.
     #[inline(always)]
-    pub(super) fn is(&self, value: &Value<'_>, written: &[u8]) -> bool {
+    pub(super) fn is<'w>(&self, value: &Value<'_>, written: impl FnOnce() -> Option<&'w [u8]>) -> bool {
         match (self, value) {
             (Self::Missing, Value::Missing) => true,
-            (Self::Word, Value::Word(text)) | (Self::Words, Value::Words(text)) => written == *text,
+            (Self::Word, Value::Word(text)) | (Self::Words, Value::Words(text)) => written() == Some(text),
             (Self::Number(number), Value::Number(other)) | (Self::Digits(number), Value::Digits(other)) => {
                 number == other
             }

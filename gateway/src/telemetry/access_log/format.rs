@@ -69,6 +69,8 @@ struct Gap {
     at: u32,
     field: Field,
     form: Form,
+    /// Bytes at each end of a text's value that are quotes.
+    quote: u32,
 }
 
 /// How a value is written.
@@ -138,13 +140,11 @@ impl Layout {
         let start = out.len();
         // So much of the line before has been copied, and what stands behind it has moved by so much.
         let (mut copied, mut moved) = (0, 0_u32);
-        for (Gap { field, form, .. }, standing) in gaps.iter().zip(values) {
+        for (Gap { field, form, quote, .. }, standing) in gaps.iter().zip(values) {
             let value = field.of(entry);
-            let (begin, end) = (standing.begin, standing.end);
+            let Standing { begin, end, .. } = *standing;
             standing.begin = begin.wrapping_add(moved);
-            let quote = u32::from(matches!(form, Form::Json));
-            let text = line.get((begin + quote) as usize..end.wrapping_sub(quote) as usize).unwrap_or_default();
-            if standing.value.is(&value, text) {
+            if standing.value.is(&value, || line.get((begin + quote) as usize..end.wrapping_sub(*quote) as usize)) {
                 standing.end = end.wrapping_add(moved);
                 continue;
             }
@@ -155,7 +155,7 @@ impl Layout {
                 Form::Json => value.write_json(clock, out),
                 Form::JsonPart => value.write_json_part(clock, out),
             }
-            standing.value = Shown::of(&value, (out.len() - before).wrapping_sub(2 * quote as usize));
+            standing.value = Shown::of(&value, (out.len() - before).wrapping_sub(2 * *quote as usize));
             // A line is shorter than 4 GiB: values are cut.
             standing.end = (out.len() - start) as u32;
             copied = end;
@@ -177,7 +177,8 @@ struct Writing<'a> {
 impl Writing<'_> {
     fn gap(&mut self, field: Field, form: Form) {
         // A format is a part of a resource, which is shorter than 4 GiB by far.
-        self.gaps.push(Gap { at: self.text.len() as u32, field, form });
+        let at = self.text.len() as u32;
+        self.gaps.push(Gap { at, field, form, quote: u32::from(matches!(form, Form::Json)) });
     }
 
     fn text(&mut self, text: &str) {
