@@ -5,7 +5,7 @@ use http::{HeaderValue, Version, uri::Authority};
 
 use super::reply::Reply;
 
-/// Exactly one valid host, in the header map. An absolute target and HTTP/2's `:authority` win over the
+/// Exactly one valid host, in the list of fields. An absolute target and HTTP/2's `:authority` win over the
 /// header, which must then agree or be absent in HTTP/2 (RFC 9112 3.2.2, RFC 9113 8.3.1).
 pub(super) fn set(headers: &mut HeaderList, authority: Option<&Authority>, version: Version) -> Result<(), Box<Reply>> {
     let (first, second) = {

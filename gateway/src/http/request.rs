@@ -1,7 +1,7 @@
 //! The head of a request: checked and brought into one normal form.
 //!
 //! The form that leaves here is what routes match, plugins see and upstreams get: path normalised, `host`
-//! always present and in the header map, hop-by-hop and internal headers gone. How an
+//! always present and among the fields, hop-by-hop and internal headers gone. How an
 //! HTTP/1 head has to be written is the business of [`crate::http1`], which has read it.
 
 #[cfg(any(test, fuzzing))]

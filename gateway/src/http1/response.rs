@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use super::{Malformed, body::Framing, names, take};
 
-/// What a response head says about the connection; its fields are in the header map.
+/// What a response head says about the connection; its fields are in the list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Head {
     pub(crate) status: StatusCode,

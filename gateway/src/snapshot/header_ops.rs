@@ -1,4 +1,4 @@
-//! Edits of a header map, compiled: `headers.request` and `headers.response` of a VirtualService.
+//! Edits of the fields of a head, compiled: `headers.request` and `headers.response` of a VirtualService.
 //!
 //! Per level `remove` happens first, then `set`, then `add`, each sorted by name (istio.md section 2, item 12).
 //! Values are Envoy format strings; the operators that make sense at a gateway are served, an unknown one
@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use heads::{HeaderList, Key};
 use http::{HeaderName, HeaderValue};
 
-/// Edits of one header map, in order.
+/// Edits of the fields of one head, in order.
 #[derive(Debug, Default)]
 pub struct HeaderOps {
     /// Removed first.

@@ -3,7 +3,7 @@
 //!
 //! The head of a request stays where it is until there is an answer. So a request that was written to a
 //! connection which the upstream was just closing can be sent again, without a copy of every request; and the answer's
-//! head takes the place of the request's in the same header map.
+//! head takes the place of the request's in the same list of fields.
 
 use std::{
     future::poll_fn,

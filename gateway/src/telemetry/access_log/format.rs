@@ -84,7 +84,7 @@ enum Form {
 }
 
 /// What a worker remembers of the line before. Most of a line is what stood in that one, and is copied from it in a few
-/// pieces: that takes half the time of writing it anew.
+/// pieces.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     clock: Clock,
