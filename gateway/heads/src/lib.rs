@@ -2,8 +2,8 @@
 //!
 //! [`HeaderList`] is what `http::HeaderMap` is elsewhere. A message has a dozen fields, and most of what a gateway asks
 //! for is not among them: a flat list with a word that says what is certainly missing answers that without hashing
-//! anything. It also keeps all fields in the order in which they came, as Envoy does. Trailers, HTTP/2 connections and
-//! everything that is not the request path stay with `http::HeaderMap`; `From` leads to and fro.
+//! anything. It also keeps all fields in the order in which they came, as Envoy does. HTTP/2 connections, trailers
+//! on their way and everything that is not the request path stay with `http::HeaderMap`; `From` leads to and fro.
 //!
 //! Knows no sockets, no configuration, and does not judge what a head says.
 

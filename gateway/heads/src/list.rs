@@ -132,11 +132,6 @@ impl HeaderList {
         Some(first.value)
     }
 
-    /// Keeps the fields that `keep` wants.
-    pub fn retain(&mut self, mut keep: impl FnMut(&HeaderName, &HeaderValue) -> bool) {
-        self.fields.retain(|field| keep(&field.name, &field.value));
-    }
-
     /// Names and values.
     #[inline]
     pub fn iter(&self) -> Iter<'_> {

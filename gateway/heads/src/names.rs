@@ -16,7 +16,7 @@ pub struct Known<T> {
     pub more: T,
 }
 
-/// Remembers names, a bounded number of them: 13 KB, with their bytes 18 KB at most.
+/// Remembers names, a bounded number of them: 13 KB, and at most 128 names of 40 bytes.
 pub struct Names<T> {
     /// Each at the place that its bytes decide; made with the first name.
     kept: Box<[Option<Kept<T>>]>,

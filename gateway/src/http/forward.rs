@@ -432,7 +432,7 @@ pub(super) fn clean_answer(headers: &mut HeaderList) {
     for (name, value) in headers.iter() {
         match name.as_str() {
             "connection" => {
-                named_by_connection(value, &mut gone);
+                named_by_connection(value, headers, &mut gone);
             }
             "keep-alive" | "proxy-connection" | "transfer-encoding" | "upgrade" => {}
             _ => continue,

@@ -228,7 +228,7 @@ fn clean(
     }
     let mut bytes = 0;
     let mut gone: SmallVec<[HeaderName; 8]> = SmallVec::new();
-    let (mut upgrades, mut cookies, mut te_trailers, mut has_length) = (false, 0, false, false);
+    let (mut upgrades, mut named, mut cookies, mut te_trailers, mut has_length) = (false, 0, 0, false, false);
     for (name, value) in headers.iter() {
         bytes += name.as_str().len() + value.len() + 4;
         // HTTP/1 has no such values; who forwards one to HTTP/1 changes it behind the back of every policy (RFC 9113 8.2.1).
@@ -237,7 +237,11 @@ fn clean(
         }
         match name.as_str() {
             "connection" => {
-                upgrades |= named_by_connection(value, &mut gone);
+                named += tokens(value).count();
+                if named > limits::MAX_HEADERS {
+                    return Err(Reply::too_large("http1.too_many_headers"));
+                }
+                upgrades |= named_by_connection(value, headers, &mut gone);
             }
             // Over HTTP/1 it has been seen; h2 compares it with the body, but takes it in other forms, too.
             "content-length" => {
@@ -289,9 +293,13 @@ fn clean(
     Ok((bytes as u64, asked == Asked::WebSocket))
 }
 
-/// Adds the headers that a `Connection` value names, except those a client must not be able to remove.
+/// Adds those of the headers that a `Connection` value names, except those a client must not be able to remove.
 /// Returns whether it asks for an upgrade.
-pub(super) fn named_by_connection(value: &HeaderValue, gone: &mut SmallVec<[HeaderName; 8]>) -> bool {
+pub(super) fn named_by_connection(
+    value: &HeaderValue,
+    headers: &HeaderList,
+    gone: &mut SmallVec<[HeaderName; 8]>,
+) -> bool {
     let mut upgrades = false;
     for token in tokens(value) {
         if token.eq_ignore_ascii_case(b"upgrade") {
@@ -301,6 +309,8 @@ pub(super) fn named_by_connection(value: &HeaderValue, gone: &mut SmallVec<[Head
                 name.as_str(),
                 "host" | "content-length" | "authorization" | "te" | "x-forwarded-for" | "x-request-id"
             )
+            && headers.contains_key(&name)
+            && !gone.contains(&name)
         {
             gone.push(name);
         }
@@ -489,5 +499,16 @@ mod tests {
             headers.append(HeaderName::try_from(format!("x-{number}")).unwrap(), HeaderValue::from_static("v"));
         }
         assert_eq!(clean(&mut headers, &Method::GET, Version::HTTP_11, false).unwrap_err().status, 431);
+    }
+
+    #[test]
+    fn a_connection_names_no_more_than_there_may_be() {
+        for (names, status) in [(100, None), (101, Some(431)), (30_000, Some(431))] {
+            let mut headers = map(&[("host", "a"), ("a", "1"), ("b", "2")]);
+            headers.append("connection", HeaderValue::try_from(vec!["a"; names].join(",")).unwrap());
+            let refused = clean(&mut headers, &Method::GET, Version::HTTP_11, false).err();
+            assert_eq!(refused.map(|reply| reply.status.as_u16()), status, "{names}");
+            assert_eq!(headers.contains_key("a"), status.is_some());
+        }
     }
 }

@@ -102,7 +102,7 @@ impl<B: RequestBody> Http1<B> {
         match poll_fn(|cx| self.poll_exchange(&mut request.headers, asked, reused, cx)).await {
             Ok(status) => Ok(ResponseHead { status, headers: std::mem::take(&mut request.headers) }),
             Err(failure) => {
-                // Once something else has come, the map may hold the head of an answer.
+                // Once something else has come, the list may hold the head of an answer.
                 let is_whole = is_empty && matches!(failure, Failure::Reset { .. });
                 Err(UpstreamError { failure, request: if is_whole { Remains::Whole } else { Remains::Spent } })
             }

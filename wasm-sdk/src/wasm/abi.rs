@@ -79,7 +79,7 @@ const PARSE_FAILURE: u32 = 4;
 const PLUGIN_CONFIGURATION: u32 = 7;
 
 /// Room for short answers, by a name that this gateway knows: it writes them here and need not call the allocator. Other
-/// hosts do call it.
+/// hosts do call it. That goes for all host functions: what an answer points to is the plugin's own only if it is not this.
 #[unsafe(export_name = "gateway_small_answers")]
 static SMALL_ANSWERS: SmallAnswers = SmallAnswers(UnsafeCell::new([0; 256]));
 

@@ -102,7 +102,9 @@ async fn http(vm: Rc<Vm>, call: HttpCall) {
     vm.stats().call();
     if !trailers.is_empty() {
         // Many HTTP/1 implementations drop trailers that were not announced.
-        let names: Vec<&str> = trailers.names().map(http::HeaderName::as_str).collect();
+        let mut names: Vec<&str> = trailers.names().map(http::HeaderName::as_str).collect();
+        names.sort_unstable();
+        names.dedup();
         head.headers.extend(HeaderValue::try_from(names.join(", ")).ok().map(|names| (header::TRAILER, names)));
     } else if !body.is_empty() || has_body(&head) {
         head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));

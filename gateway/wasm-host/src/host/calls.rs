@@ -87,6 +87,7 @@ pub(super) fn grpc(call: &mut Call<'_>, parts: &GrpcParts, out: u32) -> HostResu
         state.refuse(Quota::Body);
         return Err(Status::InternalFailure.into());
     }
+    // Added, not put in its place (Envoy's `HeaderMapImpl::copyFrom`).
     more.extend(metadata);
     let kind = if message.is_some() { Kind::GrpcUnary } else { Kind::GrpcStream };
     let token = begin(state, kind)?;

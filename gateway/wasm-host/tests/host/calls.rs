@@ -111,7 +111,15 @@ fn grpc_targets_may_be_what_envoy_takes() {
     let (statuses, wanted) = run(program()
         .call(
             UNARY,
-            [b(target), b("pkg.Service"), b("Method"), map(&[("x-m", "1"), ("te", "x")]), b("message"), N(10), Out(0)],
+            [
+                b(target),
+                b("pkg.Service"),
+                b("Method"),
+                map(&[("x-m", "1"), ("te", "x"), ("k", "w")]),
+                b("message"),
+                N(10),
+                Out(0),
+            ],
         )
         .call(STREAM, [b(other), b("s"), b("m"), b(""), Out(0)]));
     assert_eq!(statuses, [0, 4]);
@@ -119,7 +127,8 @@ fn grpc_targets_may_be_what_envoy_takes() {
     assert_eq!((call.token, call.upstream.as_str(), call.path.as_str()), (9, "known", "/pkg.Service/Method"));
     assert_eq!(call.authority.as_ref().unwrap(), "a");
     let names = |map: &HeaderList| map.names().map(|name| name.as_str().to_owned()).collect::<Vec<_>>();
-    assert_eq!(names(&call.metadata), ["k", "x-m"]);
+    assert_eq!(names(&call.metadata), ["k", "x-m", "k"], "the call's own is added, as by Envoy");
+    assert!(call.metadata.get_all("k").eq(["v", "w"]));
     assert_eq!(call.message.as_deref(), Some(&b"message"[..]));
 }
 
