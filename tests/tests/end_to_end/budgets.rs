@@ -7,6 +7,8 @@
 //!
 //! It is the unoptimised build that the other tests run. Its instructions are some times those of a release, but a
 //! clone, a lookup or a copy that is added to the request path is seen here just as well; `make bench` has the times.
+//! (Dependencies are optimised, our own crates are not: the list of fields of the crate `heads` took 7 % more here than
+//! the map of a dependency did before it, and in a release build 15 % of a request's instructions less.)
 //! A change of the compiler or of a library changes the numbers, too: then the budget changes with it.
 
 use anyhow::{Context as _, ensure};
@@ -24,13 +26,13 @@ use std::process::Command;
 /// size, so that an idle connection to an upstream keeps nothing.
 const SYSTEM_CALLS: Budget = Budget { what: "system calls per request", most: 6.0, found: 6.0 };
 const PLAIN: [Budget; 2] = [
-    Budget { what: "instructions per request", most: 147_000.0, found: 137_700.0 },
-    Budget { what: "heap allocations per request", most: 7.5, found: 7.19 },
+    Budget { what: "instructions per request", most: 157_000.0, found: 146_800.0 },
+    Budget { what: "heap allocations per request", most: 7.5, found: 7.24 },
 ];
 /// One `add-header` plugin that adds a header to the request and one to the response.
 const WITH_PLUGIN: [Budget; 2] = [
-    Budget { what: "instructions per request with a plugin", most: 219_000.0, found: 204_800.0 },
-    Budget { what: "heap allocations per request with a plugin", most: 14.5, found: 14.19 },
+    Budget { what: "instructions per request with a plugin", most: 214_000.0, found: 200_300.0 },
+    Budget { what: "heap allocations per request with a plugin", most: 12.5, found: 12.26 },
 ];
 
 /// The command, built with these tests.
