@@ -96,6 +96,9 @@
 //! * **Nothing to remember costs nothing.** A plugin whose `Context` is written as `()`, and that has no handlers of bodies
 //!   and trailers, is not told where streams begin and end, which is a fifth of what a small one costs. Its module says so
 //!   with an export that other hosts do not look at.
+//! * **Short answers of the host need no allocation.** This gateway puts them, up to 256 bytes, where the export
+//!   `gateway_small_answers` says. The SDK copies them; a plugin that declares host functions of its own must do so, too,
+//!   and not free what it got there.
 //! * **Modules run everywhere.** They carry the marker of ABI 0.2.1 and import only functions that every host of
 //!   that version has.
 

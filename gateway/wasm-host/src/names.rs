@@ -1,7 +1,6 @@
 //! Names of header fields as plugins write them.
 //!
-//! A plugin writes the same few names for every request; each instance remembers those that it has written lately, which
-//! saves a sixth of what a call about a header costs.
+//! A plugin writes the same few names for every request; each instance remembers those that it has written lately.
 
 use heads::Known;
 use http::header::{self, HeaderName};
